@@ -1,0 +1,101 @@
+"""An adapter on disk: which modules it changes and by what, without PEFT and without the base."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hiplora.adapters.delta import Delta
+from hiplora.errors import HiploraError
+from hiplora.files import Tensors, require_finite
+from hiplora.sources import strip_peft_prefix
+
+
+class Adapter(ABC):
+    """One adapter folder. Deltas are read one module at a time.
+
+    Attributes:
+        path: the folder.
+        name: what to call it; the folder's name.
+        method: `LoRA`, `rsLoRA` or `HiP-LoRA`.
+        config: `adapter_config.json`.
+        tensors: `adapter_model.safetensors`.
+        modules: names of the changed matrices, without PEFT's prefix, in file order.
+        notes: one sentence each for whatever is trained beside the low-rank part, or looks wrong.
+    """
+
+    method: str
+
+    def __init__(self, path: Path, config: dict[str, Any], tensors: Tensors):
+        self.path = path
+        self.name = path.resolve().name
+        self.config = config
+        self.tensors = tensors
+        self._prefixes = self._find_modules()
+        if not self._prefixes:
+            raise HiploraError(f"{tensors.path} holds no {self.method} weights: check that the folder is an adapter.")
+        self.modules = list(self._prefixes)
+        self.notes = _notes_on_extras(self._extra_keys()) + self._notes()
+
+    @property
+    def base_name(self) -> str:
+        """The base that the adapter says it was trained on; may be empty."""
+        return str(self.config.get("base_model_name_or_path") or "")
+
+    @abstractmethod
+    def _find_modules(self) -> dict[str, str]:
+        """Return `{module: prefix of its keys in the file}`."""
+
+    @abstractmethod
+    def _is_own(self, key: str) -> bool:
+        """Whether a key belongs to the low-rank part."""
+
+    @abstractmethod
+    def delta(self, module: str) -> Delta:
+        """Return the update of one module, (m, n) out x in, scaling included.
+
+        Raises:
+            HiploraError: NaN or infinity in its weights, or factors that do not fit each other.
+        """
+
+    @abstractmethod
+    def shape(self, module: str) -> tuple[int, int]:
+        """Return `(m, n)`, out x in, of one module's update, from the file's header alone."""
+
+    def epsilon(self, module: str) -> float | None:
+        """Return the budget that a module was trained under; None when the method has none."""
+        return None
+
+    def principal_rank(self, module: str) -> int | None:
+        """Return the principal rank that a module was trained at; None when the method has none."""
+        return None
+
+    def _notes(self) -> list[str]:
+        return []
+
+    def _extra_keys(self) -> list[str]:
+        return [key for key in self.tensors.shapes if not self._is_own(key)]
+
+    def _read(self, key: str) -> np.ndarray:
+        array = self.tensors.read(key)
+        return require_finite(array.astype(np.float64), f"{self.tensors.path}: {key}")
+
+
+def _notes_on_extras(keys: list[str]) -> list[str]:
+    """Say what is trained beside the low-rank part: it is not in any number shown."""
+    groups: dict[str, list[str]] = {"embedding": [], "bias": [], "module kept whole": []}
+    for key in keys:
+        if "lora_embedding" in key:
+            groups["embedding"].append(key)
+        elif key.endswith("bias"):
+            groups["bias"].append(key)
+        else:
+            groups["module kept whole"].append(key)
+    plural = {"embedding": "embedding adapters", "bias": "trained biases", "module kept whole": "tensors kept whole"}
+    return [
+        f"{len(found)} {plural[kind]} are trained too and are not in these numbers "
+        f"({strip_peft_prefix(found[0])}{', …' if len(found) > 1 else ''})."
+        for kind, found in groups.items()
+        if found
+    ]

@@ -1,0 +1,165 @@
+"""What an adapter adds to one frozen weight: low-rank or dense, both answering the same few questions."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import scipy.linalg
+
+
+class Delta(Protocol):
+    """An update `dW` (m x n, out x in) of one weight. All arithmetic is in float64."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(m, n)`, out x in."""
+
+    @property
+    def rank(self) -> int:
+        """The most that the rank of `dW` can be, by its form."""
+
+    @property
+    def energy(self) -> float:
+        """`||dW||_F^2`."""
+
+    @property
+    def compact_svd(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`Q1 (m x q), s (q), Q2t (q x n)` with `dW = Q1 diag(s) Q2t`."""
+
+    def project(self, Ut: np.ndarray | None = None, Vt: np.ndarray | None = None) -> "Delta":
+        """Return `U^T dW V` for bases given as rows, `Ut` (k x m) and `Vt` (k x n); None leaves a side alone."""
+
+    def row_energy(self) -> np.ndarray:
+        """Squared norm of each row of `dW`, (m,)."""
+
+    def column_energy(self) -> np.ndarray:
+        """Squared norm of each column of `dW`, (n,)."""
+
+    def inner(self, other: "Delta") -> float:
+        """Return `<dW, dW'> = tr(dW^T dW')`."""
+
+    def dense(self) -> np.ndarray:
+        """Return `dW` itself, (m, n)."""
+
+
+@dataclass(frozen=True, eq=False)
+class LowRankDelta:
+    """`dW = L R`, never formed: every answer costs O((m + n) q (k + q)).
+
+    Attributes:
+        L: (m, q), float64.
+        R: (q, n), float64.
+
+    Raises:
+        ValueError: the factors do not multiply.
+    """
+
+    L: np.ndarray
+    R: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.L.ndim != 2 or self.R.ndim != 2 or self.L.shape[1] != self.R.shape[0]:
+            raise ValueError(f"factors of shapes {self.L.shape} and {self.R.shape} do not multiply")
+        object.__setattr__(self, "L", np.asarray(self.L, dtype=np.float64))
+        object.__setattr__(self, "R", np.asarray(self.R, dtype=np.float64))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(m, n)`, out x in."""
+        return self.L.shape[0], self.R.shape[1]
+
+    @property
+    def rank(self) -> int:
+        """Inner size `q`, or the smaller side where that is less."""
+        return min(self.L.shape[1], *self.shape)
+
+    @property
+    def energy(self) -> float:
+        """`||dW||_F^2 = tr(L^T L R R^T)`."""
+        return max(self.inner(self), 0.0)
+
+    @cached_property
+    def compact_svd(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`Q1 (m x q), s (q), Q2t (q x n)`, by a QR of either factor and the SVD of a q x q matrix."""
+        Q1, T1 = scipy.linalg.qr(self.L, mode="economic")
+        Q2, T2 = scipy.linalg.qr(self.R.T, mode="economic")
+        P, s, Qt = scipy.linalg.svd(T1 @ T2.T, full_matrices=False)
+        return Q1 @ P, s, Qt @ Q2.T
+
+    def project(self, Ut: np.ndarray | None = None, Vt: np.ndarray | None = None) -> "LowRankDelta":
+        """Return `(U^T L) (R V)`."""
+        return LowRankDelta(self.L if Ut is None else Ut @ self.L, self.R if Vt is None else self.R @ Vt.T)
+
+    def row_energy(self) -> np.ndarray:
+        """`l_i^T (R R^T) l_i` for each row `l_i` of `L`."""
+        return np.maximum(np.sum((self.L @ (self.R @ self.R.T)) * self.L, axis=1), 0.0)
+
+    def column_energy(self) -> np.ndarray:
+        """`r_j^T (L^T L) r_j` for each column `r_j` of `R`."""
+        return np.maximum(np.sum(((self.L.T @ self.L) @ self.R) * self.R, axis=0), 0.0)
+
+    def inner(self, other: Delta) -> float:
+        """`tr(L^T L' R' R^T)`."""
+        if isinstance(other, LowRankDelta):
+            return float(np.sum((self.L.T @ other.L) * (self.R @ other.R.T)))
+        return float(np.sum(self.dense() * other.dense()))
+
+    def dense(self) -> np.ndarray:
+        """`L R`, (m, n)."""
+        return self.L @ self.R
+
+
+@dataclass(frozen=True, eq=False)
+class DenseDelta:
+    """`dW` of any form, held whole: one layer at a time.
+
+    Attributes:
+        matrix: (m, n), float64.
+    """
+
+    matrix: np.ndarray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "matrix", np.asarray(self.matrix, dtype=np.float64))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(m, n)`, out x in."""
+        return self.matrix.shape[0], self.matrix.shape[1]
+
+    @property
+    def rank(self) -> int:
+        """`min(m, n)`."""
+        return min(self.shape)
+
+    @property
+    def energy(self) -> float:
+        """`||dW||_F^2`."""
+        return float(np.sum(self.matrix**2))
+
+    @cached_property
+    def compact_svd(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The thin SVD."""
+        return scipy.linalg.svd(self.matrix, full_matrices=False)
+
+    def project(self, Ut: np.ndarray | None = None, Vt: np.ndarray | None = None) -> "DenseDelta":
+        """Return `U^T dW V`."""
+        rows = self.matrix if Ut is None else Ut @ self.matrix
+        return DenseDelta(rows if Vt is None else rows @ Vt.T)
+
+    def row_energy(self) -> np.ndarray:
+        """Squared norm of each row, (m,)."""
+        return np.sum(self.matrix**2, axis=1)
+
+    def column_energy(self) -> np.ndarray:
+        """Squared norm of each column, (n,)."""
+        return np.sum(self.matrix**2, axis=0)
+
+    def inner(self, other: Delta) -> float:
+        """Return `<dW, dW'>`."""
+        return float(np.sum(self.matrix * other.dense()))
+
+    def dense(self) -> np.ndarray:
+        """`dW`, (m, n)."""
+        return self.matrix

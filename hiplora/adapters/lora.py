@@ -1,0 +1,87 @@
+"""PEFT's LoRA and rsLoRA folders."""
+
+import math
+import re
+
+from hiplora.adapters.adapter import Adapter
+from hiplora.adapters.delta import Delta, LowRankDelta
+from hiplora.errors import HiploraError
+from hiplora.sources import strip_peft_prefix
+
+# PEFT 0.3 and older wrote the adapter's name between the two.
+_A_KEY = re.compile(r"^(?P<module>.+)\.lora_A\.(?:[^.]+\.)?weight$")
+_OWN_KEY = re.compile(r"\.lora_[AB]\.(?:[^.]+\.)?weight$")
+
+
+def matches_pattern(pattern: str, module: str) -> bool:
+    """Whether a key of PEFT's `rank_pattern` or `alpha_pattern` means this module (PEFT's own rule)."""
+    return re.match(rf"(.*\.)?({pattern})$", module) is not None
+
+
+class LoraAdapter(Adapter):
+    """`dW = scaling * B A` with `scaling = alpha / r`, or `alpha / sqrt(r)` for rsLoRA.
+
+    Raises:
+        HiploraError: the folder is a DoRA or another variant whose update is not `scaling * B A`.
+    """
+
+    @property
+    def method(self) -> str:  # type: ignore[override]
+        """`LoRA` or `rsLoRA`."""
+        return "rsLoRA" if self.config.get("use_rslora") else "LoRA"
+
+    def _find_modules(self) -> dict[str, str]:
+        if self.config.get("use_dora") or any("lora_magnitude_vector" in key for key in self.tensors.shapes):
+            raise HiploraError(f"{self.path} is a DoRA adapter, which is not read yet: pass a LoRA or HiP-LoRA adapter.")
+        for flag in ("use_qalora", "use_bdlora", "alora_invocation_tokens"):
+            if self.config.get(flag):
+                raise HiploraError(f"{self.path} uses {flag}, which is not read yet: pass a plain LoRA adapter.")
+        matches = (_A_KEY.match(key) for key in self.tensors.shapes)
+        return {strip_peft_prefix(match["module"]): match["module"] for match in matches if match}
+
+    def _is_own(self, key: str) -> bool:
+        return _OWN_KEY.search(key) is not None
+
+    def _key(self, module: str, factor: str) -> str:
+        prefix = f"{self._prefixes[module]}.lora_{factor}."
+        found = next((key for key in self.tensors.shapes if key.startswith(prefix) and key.endswith("weight")), None)
+        if found is None:
+            raise HiploraError(f"{self.tensors.path}: {prefix}weight is missing, so {module} is incomplete: save it again.")
+        return found
+
+    def shape(self, module: str) -> tuple[int, int]:
+        """Return `(m, n)`, out x in."""
+        shapes = self.tensors.shapes
+        return shapes[self._key(module, "B")][0], shapes[self._key(module, "A")][-1]
+
+    def scaling(self, module: str, r: int) -> float:
+        """Return what `B A` is multiplied with: `alpha / r`, or `alpha / sqrt(r)` for rsLoRA."""
+        patterns = self.config.get("alpha_pattern") or {}
+        default = self.config.get("lora_alpha", r)
+        alpha = next((value for key, value in patterns.items() if matches_pattern(key, module)), default)
+        return alpha / (math.sqrt(r) if self.config.get("use_rslora") else r)
+
+    def delta(self, module: str) -> Delta:
+        """Return `scaling * B A`, (m, n) out x in; PEFT stores both factors so for Conv1D as well.
+
+        Raises:
+            HiploraError: NaN or infinity in its weights, or factors that do not fit each other.
+        """
+        A, B = self._read(self._key(module, "A")), self._read(self._key(module, "B"))
+        if A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1]:
+            raise HiploraError(
+                f"{self.tensors.path}: the factors of {module} are {B.shape} and {A.shape}, which do not multiply: only "
+                "adapters of linear maps are read."
+            )
+        return LowRankDelta(self.scaling(module, A.shape[0]) * B, A)
+
+    def _notes(self) -> list[str]:
+        notes = []
+        shapes = self.tensors.shapes
+        sizes = {module: (shapes[self._key(module, "A")], shapes[self._key(module, "B")]) for module in self.modules}
+        wide = [m for m, (a, b) in sizes.items() if len(a) == len(b) == 2 and a[0] > min(a[1], b[0])]
+        if wide:
+            notes.append(f"r is larger than the layer in {len(wide)} modules ({wide[0]}): the rank beyond it does nothing.")
+        if self.config.get("lora_bias"):
+            notes.append("lora_bias is on: the biases of B are not in these numbers.")
+        return notes

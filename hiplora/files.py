@@ -1,0 +1,150 @@
+"""Reading what users hand us and writing what they keep: safetensors and JSON only, whole files or nothing."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401 - teaches numpy, and so safetensors, bfloat16 and float8
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from hiplora.errors import HiploraError
+
+_LFS_MAGIC = b"version https://git-lfs"
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def reject_lfs_pointer(path: Path) -> None:
+    """Raise if `path` is a Git LFS pointer in place of the file itself.
+
+    Raises:
+        HiploraError: `path` is a pointer.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_LFS_MAGIC)) == _LFS_MAGIC:
+            raise HiploraError(
+                f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository, or download "
+                "the file again."
+            )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        HiploraError: the file is missing, a Git LFS pointer, not JSON or not an object.
+    """
+    if not path.is_file():
+        raise HiploraError(f"{path} is missing: pass the folder that holds it.")
+    reject_lfs_pointer(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise HiploraError(f"{path} is not valid JSON ({error}): download or save it again.") from None
+    if not isinstance(value, dict):
+        raise HiploraError(f"{path} holds a {type(value).__name__} where a JSON object is expected.")
+    return value
+
+
+class Tensors:
+    """The tensors of one safetensors file, read one at a time so that memory follows the largest, not the file.
+
+    Attributes:
+        path: the file.
+        shapes: `{key: shape}`, from the header alone.
+
+    Raises:
+        HiploraError: the file is missing, a Git LFS pointer, a pickle, or not a readable safetensors file.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        if path.suffix in _PICKLE_SUFFIXES:
+            raise HiploraError(
+                f"{path} is a pickle, which could run code when opened: convert it to safetensors first, with "
+                "`save_pretrained(..., safe_serialization=True)`."
+            )
+        if not path.is_file():
+            raise HiploraError(f"{path} is missing: pass the folder that holds it.")
+        reject_lfs_pointer(path)
+        try:
+            with safe_open(path, "np") as file:
+                self.metadata: dict[str, str] = file.metadata() or {}
+                self.shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise HiploraError(
+                f"{path} is not a readable safetensors file ({error}): download or save it again."
+            ) from None
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.shapes
+
+    def read(self, key: str) -> np.ndarray:
+        """Return one tensor in its stored dtype.
+
+        Raises:
+            HiploraError: the tensor is cut short, or of a dtype that numpy cannot hold.
+        """
+        try:
+            with safe_open(self.path, "np") as file:
+                return file.get_tensor(key)
+        except (SafetensorError, OSError, TypeError) as error:
+            raise HiploraError(f"{self.path}: tensor {key} cannot be read ({error}).") from None
+
+
+def require_finite(array: np.ndarray, what: str) -> np.ndarray:
+    """Return `array`, or raise when it holds NaN or infinity (both load without a word).
+
+    Raises:
+        HiploraError: naming `what`.
+    """
+    if not np.isfinite(array).all():
+        raise HiploraError(f"{what} holds NaN or infinite values: the run that wrote it diverged, use an earlier one.")
+    return array
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Hand out a temporary path beside `target` and rename it into place when the block succeeds.
+
+    Works for a file and for a folder (the block makes whichever it wants); an existing target is replaced. When the
+    block raises, nothing is left behind.
+
+    Raises:
+        HiploraError: the parent folder cannot be made or written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        holder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise HiploraError(f"{target} cannot be written ({error.strerror}): choose another place.") from None
+    try:
+        draft = holder / target.name
+        yield draft
+        if draft.is_dir() and target.is_dir():
+            target.replace(holder / "replaced")
+        os.replace(draft, target)  # noqa: PTH105 - Path.replace reads as str.replace here
+    except OSError as error:
+        raise HiploraError(f"{target} cannot be written ({error.strerror}): choose another place.") from None
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def check_writable(cache: Path) -> None:
+    """Raise before the work rather than after it when nothing can be written to the cache folder.
+
+    Raises:
+        HiploraError: naming the folder.
+    """
+    probe = cache / "probe"
+    try:
+        with atomic_path(probe) as draft:
+            draft.touch()
+        probe.unlink(missing_ok=True)
+    except HiploraError:
+        raise HiploraError(f"The cache folder {cache} cannot be written: set HIPLORA_CACHE to a folder that can.") from None

@@ -1,0 +1,278 @@
+"""The layer table: one row per adapter and module, with every measure of METHOD.md section 4 that one layer has."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from hiplora.adapters import Adapter, Delta
+from hiplora.errors import HiploraError
+from hiplora.measures.budget import budget_cost, tightness
+from hiplora.measures.channels import Channels, channels
+from hiplora.measures.intruders import Intruders, intruder_dimensions
+from hiplora.measures.null import Null, isotropic_null
+from hiplora.measures.ranks import effective_rank, energy_shares, stable_rank
+from hiplora.sources import BaseModel, Weight, layer_and_kind
+from hiplora.sources.base import in_data_order
+from hiplora.spectrum import Spectrum
+from hiplora.spectrum.prepare import BaseSpectra
+
+DEFAULT_EPSILON = 0.05
+"""Budget of an adapter that states none (a plain LoRA), the default of `HipLoraConfig`."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one adapter does to one weight, at one `k`. The budget is left open: it is cheap, and sliders move it.
+
+    Attributes:
+        adapter: name of the adapter.
+        method: its method.
+        module: name of the module in the base.
+        shape: `(m, n)`.
+        rank: most that the rank of the update can be.
+        channels: the four blocks and the core.
+        sigma: (k,), leading singular values of the weight.
+        frobenius: `||W0||_F`.
+        singular_values: of the update, falling.
+        null: of the principal block's share.
+        epsilon: the adapter's own budget for this module, None when it states none.
+        intruders: None unless asked for.
+    """
+
+    adapter: str
+    method: str
+    module: str
+    shape: tuple[int, int]
+    rank: int
+    channels: Channels
+    sigma: np.ndarray
+    frobenius: float
+    singular_values: np.ndarray
+    null: Null
+    epsilon: float | None = None
+    intruders: Intruders | None = None
+
+    def row(self, epsilon: float | None = None, power: float = 1.0) -> dict[str, object]:
+        """Return one row of the layer table.
+
+        Args:
+            epsilon: budget; None for the adapter's own.
+            power: `p` of the budget's weights.
+        """
+        m, n = self.shape
+        k, s, parts = len(self.sigma), self.singular_values, self.channels
+        layer, kind = layer_and_kind(self.module)
+        used_epsilon = epsilon or self.epsilon or DEFAULT_EPSILON
+        cost = budget_cost(parts.core, self.sigma, power)
+        norm = math.sqrt(parts.total)
+        pp, pr, rp, rr = (parts.share(block) for block in ("pp", "pr", "rp", "rr"))
+        return {
+            "adapter": self.adapter,
+            "method": self.method,
+            "module": self.module,
+            "layer": layer,
+            "kind": kind,
+            "rows": m,
+            "cols": n,
+            "rank": self.rank,
+            "principal_rank": k,
+            "norm": norm,
+            "relative_norm": _ratio(norm, self.frobenius),
+            "relative_spectral_norm": _ratio(float(s[0]), float(self.sigma[0])),
+            "pp": pp,
+            "pr": pr,
+            "rp": rp,
+            "rr": rr,
+            "left_share": pp + pr,
+            "right_share": pp + rp,
+            "enrichment": pp / (k * k / (m * n)),
+            "enrichment_left": (pp + pr) / (k / m),
+            "enrichment_right": (pp + rp) / (k / n),
+            "pp_null": self.null.mean,
+            "pp_null_sd": self.null.sd,
+            "pp_null_low": self.null.low,
+            "pp_null_high": self.null.high,
+            "cost": cost,
+            "epsilon": used_epsilon,
+            "tightness": tightness(cost, used_epsilon),
+            "stable_rank": stable_rank(s),
+            "effective_rank": effective_rank(s),
+            "base_norm": self.frobenius,
+            "intruders": self.intruders.count if self.intruders else None,
+            "intruder_share": self.intruders.share if self.intruders else None,
+        }
+
+
+def measure(
+    spectrum: Spectrum,
+    delta: Delta,
+    k: int,
+    *,
+    adapter: str = "",
+    method: str = "",
+    module: str = "",
+    epsilon: float | None = None,
+    intruders: bool = False,
+) -> Measurement:
+    """Measure one update on one weight.
+
+    Args:
+        spectrum: of the weight, at least `k` triplets; complete when `intruders` are asked for.
+        delta: (m, n), of the weight's shape.
+        k: principal rank.
+        adapter: name, for the table.
+        method: name, for the table.
+        module: name, for the table.
+        epsilon: the adapter's own budget, if it has one.
+        intruders: whether to count intruder dimensions too (a decomposition of `W0 + dW`).
+
+    Raises:
+        ValueError: shapes differ, or the spectrum is too short.
+    """
+    if delta.shape != spectrum.shape:
+        raise ValueError(f"update of shape {delta.shape} on a weight of shape {spectrum.shape}")
+    head = spectrum.truncate(k)
+    s = delta.compact_svd[1]
+    return Measurement(
+        adapter=adapter,
+        method=method,
+        module=module,
+        shape=spectrum.shape,
+        rank=delta.rank,
+        channels=channels(delta, head.Ut, head.Vt),
+        sigma=head.sigma,
+        frobenius=spectrum.frobenius,
+        singular_values=s,
+        null=isotropic_null(k, spectrum.shape, energy_shares(s)),
+        epsilon=epsilon,
+        intruders=intruder_dimensions(spectrum, delta) if intruders else None,
+    )
+
+
+def measure_layers(
+    spectra: BaseSpectra,
+    adapters: Sequence[Adapter],
+    k: int,
+    *,
+    intruders: bool = False,
+    modules: Iterable[str] | None = None,
+    on_layer: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Measurement]:
+    """Measure several adapters on one base, weight by weight, so that memory follows the largest.
+
+    Args:
+        spectra: the base's spectra; what is missing is computed.
+        adapters: which.
+        k: principal rank, for all modules.
+        intruders: whether to count intruder dimensions; needs complete spectra.
+        modules: restrict to these modules of the base; all changed ones by default.
+        on_layer: called after each weight with how many are done, and the total.
+
+    Raises:
+        HiploraError: an adapter does not fit the base, holds NaN, or `k` is larger than a layer.
+    """
+    plan: dict[str, list[tuple[Adapter, str, Weight]]] = {}
+    for adapter in adapters:
+        for module, weight in matched_weights(spectra.base, adapter).items():
+            plan.setdefault(weight.module, []).append((adapter, module, weight))
+    chosen = in_data_order(plan if modules is None else (m for m in plan if m in set(modules)))
+    found = []
+    for done, name in enumerate(chosen, start=1):
+        weight = plan[name][0][2]
+        if k > min(weight.shape):
+            raise HiploraError(
+                f"k={k} is larger than {name} ({weight.shape[0]} x {weight.shape[1]}): use at most {min(weight.shape)}."
+            )
+        spectrum = spectra.get(weight, None if intruders else k)
+        for adapter, module, _ in plan[name]:
+            found.append(
+                measure(
+                    spectrum,
+                    adapter.delta(module),
+                    k,
+                    adapter=adapter.name,
+                    method=adapter.method,
+                    module=name,
+                    epsilon=adapter.epsilon(module),
+                    intruders=intruders,
+                )
+            )
+        on_layer(done, len(chosen))
+    return found
+
+
+def layer_table(
+    measurements: Iterable[Measurement], *, epsilon: float | None = None, power: float = 1.0
+) -> pd.DataFrame:
+    """Return the tidy table: one row per adapter and module.
+
+    Args:
+        measurements: from `measure_layers`.
+        epsilon: budget for all; None for each adapter's own (`DEFAULT_EPSILON` where it states none).
+        power: `p` of the budget's weights.
+    """
+    table = pd.DataFrame([measurement.row(epsilon, power) for measurement in measurements])
+    return table.astype({"layer": "Int64", "intruders": "Int64", "intruder_share": "float64"}) if len(table) else table
+
+
+def matched_weights(base: BaseModel, adapter: Adapter) -> dict[str, Weight]:
+    """Return `{module of the adapter: weight of the base}`.
+
+    Raises:
+        HiploraError: no module is in the base, or a module's shape differs: the adapter is of another base.
+    """
+    found = {module: weight for module in adapter.modules if (weight := base.find(module)) is not None}
+    says = f" (it names {adapter.base_name})" if adapter.base_name else ""
+    if not found:
+        raise HiploraError(
+            f"{adapter.path} belongs to another base{says}: none of its modules, such as {adapter.modules[0]}, is in "
+            f"{base.name}."
+        )
+    for module, weight in found.items():
+        shape = adapter.shape(module)
+        if shape != weight.shape:
+            raise HiploraError(
+                f"{adapter.path} belongs to another base{says}: {module} is {shape[0]} x {shape[1]} there and "
+                f"{weight.shape[0]} x {weight.shape[1]} in {base.name}."
+            )
+    return found
+
+
+def notes_on(base: BaseModel, adapter: Adapter, table: pd.DataFrame, k: int) -> list[str]:
+    """Return one sentence for each thing a reader of the numbers must know.
+
+    Args:
+        base: the base they were measured on.
+        adapter: one adapter.
+        table: the layer table; its rows of this adapter are used.
+        k: principal rank of the table.
+    """
+    rows = table[table["adapter"] == adapter.name]
+    notes = list(adapter.notes)
+    unmatched = len(adapter.modules) - len(rows)
+    if unmatched > 0:
+        notes.append(f"{unmatched} of its {len(adapter.modules)} modules are not in {base.name} and are left out.")
+    names = {part.lower() for part in (base.name, base.path.name, str(base.config.get("_name_or_path", "")))}
+    if adapter.base_name and not any(name and _last(name) == _last(adapter.base_name.lower()) for name in names):
+        notes.append(f"It names {adapter.base_name} as its base, this is {base.name}: fitting shapes prove nothing.")
+    silent = int((rows["norm"] == 0).sum())
+    if silent:
+        notes.append(f"{silent} of its modules do nothing: their update is zero.")
+    if (rows["relative_norm"] > 1).any():
+        notes.append("Its update is larger than the weight itself in places, a sign of another base.")
+    trained_at = {rank for module in adapter.modules if (rank := adapter.principal_rank(module)) is not None}
+    if trained_at and trained_at != {k}:
+        ranks = ", ".join(str(rank) for rank in sorted(trained_at))
+        notes.append(f"It was trained at principal rank {ranks}; at k = {k} its channels mix.")
+    return notes
+
+
+def _last(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2]
+
+
+def _ratio(value: float, scale: float) -> float:
+    return value / scale if scale > 0 else float("nan")

@@ -1,0 +1,7 @@
+"""Where frozen weights come from: a folder, an installed package or a hub, read one matrix at a time."""
+
+from hiplora.sources.base import BaseModel, Weight
+from hiplora.sources.locate import known_bases, open_base
+from hiplora.sources.names import layer_and_kind, strip_peft_prefix
+
+__all__ = ["BaseModel", "Weight", "known_bases", "layer_and_kind", "open_base", "strip_peft_prefix"]

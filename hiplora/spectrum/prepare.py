@@ -1,0 +1,123 @@
+"""The spectra of a base model: found in the cache, or computed with progress, and kept as they come."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hiplora.files import atomic_path, check_writable
+from hiplora.sources import BaseModel, Weight
+from hiplora.spectrum.cache import SpectrumCache, default_cache
+from hiplora.spectrum.spectrum import Spectrum, content_hash
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a preparation is.
+
+    Attributes:
+        done: weights finished.
+        total: weights in all.
+        share: share of the work done, by operation count, 0 to 1.
+        module: the weight finished last, empty at the start.
+        remaining: estimated seconds to the end; None until something was computed.
+    """
+
+    done: int
+    total: int
+    share: float
+    module: str
+    remaining: float | None
+
+
+class BaseSpectra:
+    """Access to the spectra of one base model through a cache.
+
+    The hash of each weight is remembered per file (path, size, modification time), so that a warm start reads no
+    weight at all.
+
+    Args:
+        base: the model.
+        cache: where the spectra are kept; the user's cache by default.
+    """
+
+    def __init__(self, base: BaseModel, cache: SpectrumCache | None = None):
+        self.base = base
+        self.cache = cache or default_cache()
+        name = hashlib.sha256(repr(base.identity).encode()).hexdigest()
+        self._memo_path = self.cache.folder / "hashes" / f"{name}.json"
+        self._hashes: dict[str, str] = _read_memo(self._memo_path)
+
+    def weight_hash(self, weight: Weight) -> str:
+        """Return the content hash of a weight, reading it only the first time.
+
+        Raises:
+            HiploraError: the weight cannot be read or is not finite.
+        """
+        if weight.module not in self._hashes:
+            self._remember(weight, content_hash(self.base.read(weight)))
+        return self._hashes[weight.module]
+
+    def get(self, weight: Weight, k: int | None = None) -> Spectrum:
+        """Return the leading `k` triplets (None: all) of a weight, from the cache or computed and kept.
+
+        Raises:
+            HiploraError: `k` does not fit, the weight cannot be read, or the cache cannot be written.
+        """
+        known = self._hashes.get(weight.module)
+        found = self.cache.lookup(known, k) if known else None
+        if found is None:
+            found = self.cache.fetch(self.base.read(weight), k)
+            self._remember(weight, found.weight_hash)
+        return found
+
+    def missing(self, weights: Iterable[Weight], k: int | None = None) -> list[Weight]:
+        """Return the weights whose spectrum would have to be computed, without reading any."""
+        return [w for w in weights if w.module not in self._hashes or not self.cache.holds(self._hashes[w.module], k)]
+
+    def prepare(
+        self, weights: Iterable[Weight], k: int | None = None, stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[Progress]:
+        """Compute what is missing, one weight after the other, yielding progress after each.
+
+        Each spectrum is kept the moment it is there: stopping, or a crash, loses at most one weight's work, and the
+        next call does the rest. Memory follows the largest weight.
+
+        Args:
+            weights: which.
+            k: how many triplets, None for all.
+            stop: asked before each weight; True ends the preparation.
+
+        Raises:
+            HiploraError: a weight cannot be read, `k` does not fit, or the cache cannot be written.
+        """
+        missing = self.missing(weights, k)
+        if missing:
+            check_writable(self.cache.folder)
+        cost = {w.module: w.shape[0] * w.shape[1] * min(w.shape) for w in missing}
+        total, done, start = sum(cost.values()), 0, time.monotonic()
+        yield Progress(0, len(missing), 0.0 if missing else 1.0, "", None if missing else 0.0)
+        for count, weight in enumerate(missing, start=1):
+            if stop():
+                return
+            self.get(weight, k)
+            done += cost[weight.module]
+            elapsed = time.monotonic() - start
+            yield Progress(count, len(missing), done / total, weight.module, elapsed * (total - done) / done)
+
+    def _remember(self, weight: Weight, weight_hash: str) -> None:
+        if self._hashes.get(weight.module) != weight_hash:
+            self._hashes[weight.module] = weight_hash
+            with atomic_path(self._memo_path) as draft:
+                draft.write_text(json.dumps(self._hashes))
+
+
+def _read_memo(path: Path) -> dict[str, str]:
+    """Return remembered hashes; a damaged memo is forgotten, since it can be made again."""
+    try:
+        memo = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return memo if isinstance(memo, dict) else {}
