@@ -4,18 +4,23 @@
 `HipLoraConfig` (or `import hiplora.tuner`) registers the method with PEFT.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hiplora import figures, measures
+    from hiplora.analysis import analyze, directions, sweep
     from hiplora.tuner import HipLoraConfig
 
 __version__ = "0.1.0"
-__all__ = ["HipLoraConfig", "__version__"]
+__all__ = ["HipLoraConfig", "__version__", "analyze", "directions", "figures", "measures", "sweep"]
+
+_HOMES = {"HipLoraConfig": "tuner", "analyze": "analysis", "directions": "analysis", "sweep": "analysis"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "HipLoraConfig":
-        from hiplora.tuner import HipLoraConfig
-
-        return HipLoraConfig
+    if name in ("figures", "measures"):
+        return importlib.import_module(f"hiplora.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"hiplora.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'hiplora' has no attribute {name!r}")

@@ -147,4 +147,6 @@ def check_writable(cache: Path) -> None:
             draft.touch()
         probe.unlink(missing_ok=True)
     except HiploraError:
-        raise HiploraError(f"The cache folder {cache} cannot be written: set HIPLORA_CACHE to a folder that can.") from None
+        raise HiploraError(
+            f"The cache folder {cache} cannot be written: set HIPLORA_CACHE to a folder that can."
+        ) from None

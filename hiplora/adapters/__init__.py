@@ -2,6 +2,6 @@
 
 from hiplora.adapters.adapter import Adapter
 from hiplora.adapters.delta import Delta, DenseDelta, LowRankDelta
-from hiplora.adapters.read import read_adapter
+from hiplora.adapters.read import name_apart, read_adapter, read_adapters
 
-__all__ = ["Adapter", "Delta", "DenseDelta", "LowRankDelta", "read_adapter"]
+__all__ = ["Adapter", "Delta", "DenseDelta", "LowRankDelta", "name_apart", "read_adapter", "read_adapters"]

@@ -32,7 +32,9 @@ class LoraAdapter(Adapter):
 
     def _find_modules(self) -> dict[str, str]:
         if self.config.get("use_dora") or any("lora_magnitude_vector" in key for key in self.tensors.shapes):
-            raise HiploraError(f"{self.path} is a DoRA adapter, which is not read yet: pass a LoRA or HiP-LoRA adapter.")
+            raise HiploraError(
+                f"{self.path} is a DoRA adapter, which is not read yet: pass a LoRA or HiP-LoRA adapter."
+            )
         for flag in ("use_qalora", "use_bdlora", "alora_invocation_tokens"):
             if self.config.get(flag):
                 raise HiploraError(f"{self.path} uses {flag}, which is not read yet: pass a plain LoRA adapter.")
@@ -46,7 +48,9 @@ class LoraAdapter(Adapter):
         prefix = f"{self._prefixes[module]}.lora_{factor}."
         found = next((key for key in self.tensors.shapes if key.startswith(prefix) and key.endswith("weight")), None)
         if found is None:
-            raise HiploraError(f"{self.tensors.path}: {prefix}weight is missing, so {module} is incomplete: save it again.")
+            raise HiploraError(
+                f"{self.tensors.path}: {prefix}weight is missing, so {module} is incomplete: save it again."
+            )
         return found
 
     def shape(self, module: str) -> tuple[int, int]:
@@ -81,7 +85,9 @@ class LoraAdapter(Adapter):
         sizes = {module: (shapes[self._key(module, "A")], shapes[self._key(module, "B")]) for module in self.modules}
         wide = [m for m, (a, b) in sizes.items() if len(a) == len(b) == 2 and a[0] > min(a[1], b[0])]
         if wide:
-            notes.append(f"r is larger than the layer in {len(wide)} modules ({wide[0]}): the rank beyond it does nothing.")
+            notes.append(
+                f"r is larger than the layer in {len(wide)} modules ({wide[0]}): the rank beyond it does nothing."
+            )
         if self.config.get("lora_bias"):
             notes.append("lora_bias is on: the biases of B are not in these numbers.")
         return notes

@@ -1,5 +1,7 @@
 """Any adapter on disk, opened by what its config says it is."""
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from hiplora.adapters.adapter import Adapter
@@ -32,12 +34,43 @@ def read_adapter(path: str | Path) -> Adapter:
         raise HiploraError(f"{weights_path} is missing: pass a folder that `PeftModel.save_pretrained` wrote.")
     reject_lfs_pointer(weights_path)
     if not config_path.is_file():
-        raise HiploraError(f"{weights_path} has no adapter_config.json beside it: r, alpha and the base are unknown "
-                           "without it, so add the file from the same run.")  # fmt: skip
+        raise HiploraError(
+            f"{weights_path} has no adapter_config.json beside it: r, alpha and the base are unknown "
+            "without it, so add the file from the same run."
+        )
     config = read_json(config_path)
     peft_type = str(config.get("peft_type", "")).upper()
     reader = _READERS.get(peft_type)
     if reader is None:
-        raise HiploraError(f"{config_path} says peft_type {peft_type or 'nothing'}, which is not read yet: LoRA, rsLoRA "
-                           "and HiP-LoRA are.")  # fmt: skip
+        raise HiploraError(
+            f"{config_path} says peft_type {peft_type or 'nothing'}, which is not read yet: LoRA, rsLoRA "
+            "and HiP-LoRA are."
+        )
     return reader(folder, config, Tensors(weights_path))
+
+
+def read_adapters(paths: Iterable[str | Path]) -> list[Adapter]:
+    """Open several adapter folders, in order, with names told apart.
+
+    Raises:
+        HiploraError: as `read_adapter`, for the first that cannot be opened.
+    """
+    return name_apart([read_adapter(path) for path in paths])
+
+
+def name_apart(adapters: list[Adapter]) -> list[Adapter]:
+    """Give adapters that share a name longer ones, by parent folder, then by number; returns the same list."""
+    for lengthen in (_with_parent, _with_number):
+        for name, count in Counter(adapter.name for adapter in adapters).items():
+            if count > 1:
+                for number, adapter in enumerate([a for a in adapters if a.name == name], start=1):
+                    adapter.name = lengthen(adapter, number)
+    return adapters
+
+
+def _with_parent(adapter: Adapter, number: int) -> str:
+    return f"{adapter.path.resolve().parent.name}/{adapter.name}"
+
+
+def _with_number(adapter: Adapter, number: int) -> str:
+    return f"{adapter.name}#{number}"

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from hiplora.adapters import Adapter, Delta
+from hiplora.budget import budget_cost, tightness
 from hiplora.errors import HiploraError
-from hiplora.measures.budget import budget_cost, tightness
 from hiplora.measures.channels import Channels, channels
 from hiplora.measures.intruders import Intruders, intruder_dimensions
 from hiplora.measures.null import Null, isotropic_null
@@ -179,13 +179,10 @@ def measure_layers(
         for module, weight in matched_weights(spectra.base, adapter).items():
             plan.setdefault(weight.module, []).append((adapter, module, weight))
     chosen = in_data_order(plan if modules is None else (m for m in plan if m in set(modules)))
+    require_rank((plan[name][0][2] for name in chosen), k)
     found = []
     for done, name in enumerate(chosen, start=1):
         weight = plan[name][0][2]
-        if k > min(weight.shape):
-            raise HiploraError(
-                f"k={k} is larger than {name} ({weight.shape[0]} x {weight.shape[1]}): use at most {min(weight.shape)}."
-            )
         spectrum = spectra.get(weight, None if intruders else k)
         for adapter, module, _ in plan[name]:
             found.append(
@@ -202,6 +199,34 @@ def measure_layers(
             )
         on_layer(done, len(chosen))
     return found
+
+
+def changed_weights(base: BaseModel, adapters: Iterable[Adapter], k: int) -> list[Weight]:
+    """Return the weights of a base that adapters change, each once: what `measure_layers` needs the spectra of.
+
+    Args:
+        base: the model.
+        adapters: which.
+        k: principal rank that they will be measured at.
+
+    Raises:
+        HiploraError: an adapter does not fit the base, or `k` is larger than a layer.
+    """
+    found = {w.module: w for adapter in adapters for w in matched_weights(base, adapter).values()}
+    require_rank(found.values(), k)
+    return [found[module] for module in in_data_order(found)]
+
+
+def require_rank(weights: Iterable[Weight], k: int) -> None:
+    """Raise when `k` is larger than one of the weights.
+
+    Raises:
+        HiploraError: naming the smallest weight.
+    """
+    smallest = min(weights, key=lambda weight: min(weight.shape), default=None)
+    if smallest is not None and k > min(smallest.shape):
+        m, n = smallest.shape
+        raise HiploraError(f"k={k} is larger than {smallest.module} ({m} x {n}): use at most {min(m, n)}.")
 
 
 def layer_table(

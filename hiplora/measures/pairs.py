@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from hiplora.adapters import Delta
-from hiplora.measures.budget import budget_cost, tightness
+from hiplora.budget import budget_cost, tightness
 from hiplora.spectrum import Spectrum
 
 

@@ -1,4 +1,4 @@
-"""One row per adapter: the whole of the layer table in a few numbers, each with its null and the update's size."""
+"""The layer table summed up: per adapter, per layer and channel, and as what a hard budget would have cut."""
 
 import numpy as np
 import pandas as pd
@@ -44,3 +44,48 @@ def summary_table(layers: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def channel_table(layers: pd.DataFrame, kind: str | None = None) -> pd.DataFrame:
+    """Return the norms of the channels per adapter and layer, the modules of a layer together.
+
+    Columns: `adapter, layer, principal_norm, mixed_norm, residual_norm, norm` (Frobenius). Modules outside the
+    numbered layers are left out.
+
+    Args:
+        layers: from `layer_table`.
+        kind: one kind of module only; all by default.
+    """
+    rows = layers[layers["layer"].notna() & ((layers["kind"] == kind) if kind else True)]
+    energy = rows["norm"] ** 2
+    squares = pd.DataFrame(
+        {
+            "adapter": rows["adapter"],
+            "layer": rows["layer"],
+            "principal_norm": energy * rows["pp"].fillna(0),
+            "mixed_norm": energy * (rows["pr"] + rows["rp"]).fillna(0),
+            "residual_norm": energy * rows["rr"].fillna(0),
+            "norm": energy,
+        }
+    )
+    sums = squares.groupby(["adapter", "layer"], sort=False).sum().reset_index()
+    columns = ["principal_norm", "mixed_norm", "residual_norm", "norm"]
+    sums[columns] = np.sqrt(sums[columns])
+    return sums
+
+
+def cut_table(layers: pd.DataFrame) -> pd.DataFrame:
+    """Return what a hard budget would have cut: `C` scaled by `min(1, 1 / tightness)` (METHOD.md section 3).
+
+    Columns: `adapter, module, layer, kind, tightness, scale, energy` (`||dW||_F^2`), `removed` (energy that goes with
+    the scaling of the principal block), `removed_share`.
+
+    Args:
+        layers: from `layer_table`.
+    """
+    table = layers[["adapter", "module", "layer", "kind", "tightness"]].copy()
+    table["scale"] = 1 / np.maximum(layers["tightness"].fillna(0), 1)
+    table["energy"] = layers["norm"] ** 2
+    table["removed"] = table["energy"] * layers["pp"].fillna(0) * (1 - table["scale"] ** 2)
+    table["removed_share"] = table["removed"] / table["energy"].where(table["energy"] > 0)
+    return table

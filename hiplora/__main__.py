@@ -1,0 +1,7 @@
+"""`python -m hiplora`."""
+
+import sys
+
+from hiplora.cli import main
+
+sys.exit(main())

@@ -1,0 +1,74 @@
+"""HiP-LoRA folders, read without PEFT."""
+
+from hiplora.adapters.adapter import Adapter
+from hiplora.adapters.delta import Delta, LowRankDelta
+from hiplora.adapters.hiplora_format import (
+    ModuleSettings,
+    group_keys,
+    low_rank_factors,
+    module_settings,
+    split_key,
+    with_factors,
+)
+from hiplora.errors import HiploraError
+
+
+class HipLoraAdapter(Adapter):
+    """Both channels of a HiP-LoRA adapter as one low-rank update of rank at most `k + r`.
+
+    Raises:
+        HiploraError: the config does not say on which base weights a module was trained.
+    """
+
+    method = "HiP-LoRA"
+
+    def _find_modules(self) -> dict[str, str]:
+        self._keys = group_keys(self.tensors.shapes)
+        self._base_weights = self.config.get("base_weights") or {}
+        unknown = next((module for module in self._keys if module not in self._base_weights), None)
+        if unknown:
+            raise HiploraError(
+                f"{self.path / 'adapter_config.json'} does not say which base weight {unknown} was trained "
+                "on (base_weights): save the adapter again."
+            )
+        return {module: module for module in self._keys}
+
+    def _is_own(self, key: str) -> bool:
+        return split_key(key) is not None
+
+    def settings(self, module: str) -> ModuleSettings:
+        """Return what the config says about a module, patterns applied."""
+        return module_settings(self.config, module)
+
+    def weight_hash(self, module: str) -> str:
+        """Return the content hash of the base weight that a module was trained on."""
+        return str(self._base_weights[module]["hash"])
+
+    def shape(self, module: str) -> tuple[int, int]:
+        """Return `(m, n)`, out x in."""
+        keys, shapes = self._keys[module], self.tensors.shapes
+        try:
+            return shapes[keys["hiplora_B"]][0], shapes[keys["hiplora_A"]][1]
+        except KeyError as error:
+            raise HiploraError(
+                f"{self.tensors.path}: {error} of {module} is missing: save the adapter again."
+            ) from None
+
+    def epsilon(self, module: str) -> float | None:
+        """Return the budget that a module was trained under."""
+        return self.settings(module).epsilon
+
+    def principal_rank(self, module: str) -> int | None:
+        """Return the principal rank that a module was trained at."""
+        return int(self._base_weights[module]["principal_rank"])
+
+    def delta(self, module: str) -> Delta:
+        """Return `[U_k | B'] [C 0; 0 alpha/r] [V_k | A'^T]^T`, (m, n) out x in.
+
+        Raises:
+            HiploraError: NaN or infinity in its weights, a missing tensor, or factors that were left out of the file
+                and are not in the cache.
+        """
+        tensors = {name: self._read(key) for name, key in self._keys[module].items()}
+        entry = self._base_weights[module]
+        return LowRankDelta(*low_rank_factors(with_factors(tensors, entry, module), self.settings(module)))

@@ -1,0 +1,215 @@
+r"""The saved form of a HiP-LoRA adapter, and the one way from its tensors to its update. numpy only.
+
+`adapter_model.safetensors` holds, for each adapted module of shape (m, n), out x in (Conv1D too), with
+`base_model.model.` and the module's name before the dot, everything in float32:
+
+    .hiplora_A   (r, n)            residual channel, before projection
+    .hiplora_B   (m, r)
+    .hiplora_C   (k, k) or (k,)    the core; with `core="diagonal"` the relative gains g
+    .hiplora_S   (k,)              leading singular values of the frozen weight, falling
+    .hiplora_Ut  (k, m)            its left singular vectors as rows, in canonical sign  \ left out when
+    .hiplora_Vt  (k, n)            its right singular vectors as rows                    / `save_factors` is false
+
+and, under their own names, the tensors of `modules_to_save`.
+
+`adapter_config.json` holds the fields of `HipLoraConfig`. Its `base_weights` has one entry per adapted module, named
+without `base_model.model.`:
+
+    hash             `hiplora.spectrum.content_hash` of the frozen weight: the adapter fits no other
+    principal_rank   k, also where `principal_rank` is a share of spectral energy
+    factors          SHA-256 of the bytes of Ut, S and Vt: the core fits no other basis
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hiplora.adapters.lora import matches_pattern
+from hiplora.errors import HiploraError
+
+PREFIX = "hiplora_"
+FACTORS = ("hiplora_Ut", "hiplora_Vt")
+"""The tensors that a cache can give back."""
+
+
+@dataclass(frozen=True)
+class ModuleSettings:
+    """What the config says about one module, patterns applied.
+
+    Attributes:
+        r: rank of the residual channel.
+        alpha: the residual channel is scaled by `alpha / r`.
+        principal_rank: k, or a share of spectral energy when it is a float below 1.
+        core: `full` or `diagonal`.
+        budget_mode: `soft` or `hard`.
+        epsilon: the budget, dimensionless.
+        budget_power: p of the weights `(s_i / s_1)^p`.
+    """
+
+    r: int
+    alpha: float
+    principal_rank: int | float
+    core: str
+    budget_mode: str
+    epsilon: float
+    budget_power: float
+
+    @property
+    def scaling(self) -> float:
+        """`alpha / r`."""
+        return self.alpha / self.r
+
+
+def module_settings(config: Mapping[str, Any], module: str) -> ModuleSettings:
+    """Return what a config says about one module.
+
+    Args:
+        config: the fields of `HipLoraConfig`, as saved.
+        module: the module's name without `base_model.model.`.
+
+    Raises:
+        HiploraError: a field is missing.
+    """
+
+    def field(name: str, pattern: str = "") -> Any:
+        if name not in config:
+            raise HiploraError(
+                f"adapter_config.json has no {name!r}: it was not written by HipLoraConfig, save it again."
+            )
+        found = config.get(pattern) or {}
+        return next((value for key, value in found.items() if matches_pattern(key, module)), config[name])
+
+    return ModuleSettings(
+        r=field("r", "rank_pattern"),
+        alpha=field("lora_alpha", "alpha_pattern"),
+        principal_rank=field("principal_rank", "principal_rank_pattern"),
+        core=field("core"),
+        budget_mode=field("budget_mode"),
+        epsilon=field("epsilon", "epsilon_pattern"),
+        budget_power=field("budget_power"),
+    )
+
+
+def split_key(key: str) -> tuple[str, str] | None:
+    """Return `(module, tensor name)` of a key such as `base_model.model.x.q_proj.hiplora_A`, None for any other."""
+    module, _, name = key.rpartition(".")
+    if not name.startswith(PREFIX):
+        return None
+    return module.removeprefix("base_model.model."), name
+
+
+def group_keys(keys: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return `{module: {tensor name: key}}` of the HiP-LoRA tensors among `keys`, in their order."""
+    groups: dict[str, dict[str, str]] = {}
+    for key in keys:
+        parts = split_key(key)
+        if parts:
+            groups.setdefault(parts[0], {})[parts[1]] = key
+    return groups
+
+
+def factors_hash(Ut: np.ndarray, S: np.ndarray, Vt: np.ndarray) -> str:
+    """Return the SHA-256 of the float32 bytes of a basis: the same bytes, the same outputs.
+
+    Args:
+        Ut: (k, m).
+        S: (k,).
+        Vt: (k, n).
+    """
+    digest = hashlib.sha256()
+    for array in (Ut, S, Vt):
+        digest.update(np.ascontiguousarray(array, dtype=np.float32))
+    return digest.hexdigest()
+
+
+def with_factors(tensors: Mapping[str, np.ndarray], entry: Mapping[str, Any], module: str) -> dict[str, np.ndarray]:
+    """Return the tensors of one module with `hiplora_Ut` and `hiplora_Vt`, from the user's cache if left out.
+
+    Args:
+        tensors: tensor name -> array.
+        entry: the module's entry in `base_weights`.
+        module: its name, for the errors.
+
+    Raises:
+        HiploraError: they are not in the cache, or the cache holds others than the core was trained on.
+    """
+    complete = dict(tensors)
+    if all(name in complete for name in FACTORS):
+        return complete
+    from hiplora.spectrum import default_cache
+
+    spectrum = default_cache().lookup(entry["hash"], entry["principal_rank"])
+    if spectrum is None:
+        raise HiploraError(
+            f"The adapter was saved without its singular vectors and the cache does not hold those of {module}: load "
+            "it once on its base model, or save it with save_factors=True."
+        )
+    check_factors(spectrum.Ut, spectrum.sigma, spectrum.Vt, entry, module)
+    return complete | {"hiplora_Ut": spectrum.Ut, "hiplora_Vt": spectrum.Vt}
+
+
+def check_factors(Ut: np.ndarray, S: np.ndarray, Vt: np.ndarray, entry: Mapping[str, Any], module: str) -> None:
+    """Raise unless this is the basis, bit for bit, that the module's core was trained on.
+
+    Args:
+        Ut: (k, m).
+        S: (k,).
+        Vt: (k, n).
+        entry: the module's entry in `base_weights`.
+        module: its name, for the error.
+
+    Raises:
+        HiploraError: it is another.
+    """
+    if factors_hash(Ut, S, Vt) != entry["factors"]:
+        raise HiploraError(
+            f"The singular vectors of {module} found here differ in their last digits from those its core was trained "
+            "on: save the adapter with save_factors=True where it was trained."
+        )
+
+
+def low_rank_factors(tensors: Mapping[str, np.ndarray], settings: ModuleSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Return `(L, R)` with `dW = L R`, both channels, scaled, in float64 (METHOD.md section 2).
+
+        L = [U_k C | (alpha/r) (I - U_k U_k^T) B]   (m, k + r)
+        R = [V_k^T ; A (I - V_k V_k^T)]             (k + r, n)
+
+    In hard mode `C` is the effective core, `C * min(1, epsilon / sqrt(cost))`.
+
+    Args:
+        tensors: tensor name -> array of one module, factors included.
+        settings: what the config says about it.
+
+    Raises:
+        HiploraError: a tensor is missing or the shapes do not fit each other.
+    """
+    missing = [n for n in ("A", "B", "C", "S", "Ut", "Vt") if PREFIX + n not in tensors]
+    if missing:
+        raise HiploraError(f"The adapter file holds no {PREFIX}{missing[0]} for one of its modules: save it again.")
+    A, B, C, S, Ut, Vt = (np.asarray(tensors[PREFIX + n], dtype=np.float64) for n in ("A", "B", "C", "S", "Ut", "Vt"))
+    k, shapes = len(S), {"A": A.shape, "B": B.shape, "C": C.shape, "Ut": Ut.shape, "Vt": Vt.shape}
+    r, n, m = settings.r, Vt.shape[-1], Ut.shape[-1]
+    core_shape = (k, k) if settings.core == "full" else (k,)
+    if shapes != {"A": (r, n), "B": (m, r), "C": core_shape, "Ut": (k, m), "Vt": (k, n)}:
+        raise HiploraError(f"The shapes of a module's tensors do not fit r={r} and core={settings.core!r}: {shapes}.")
+    L = np.concatenate([Ut.T @ effective_core(C, S, settings), settings.scaling * (B - Ut.T @ (Ut @ B))], axis=1)
+    return L, np.concatenate([Vt, A - (A @ Vt.T) @ Vt])
+
+
+def effective_core(C: np.ndarray, S: np.ndarray, settings: ModuleSettings) -> np.ndarray:
+    """Return the core as the forward uses it, (k, k), float64: diagonal gains spread out, hard budget applied.
+
+    Args:
+        C: (k, k), or (k,) with `core="diagonal"`.
+        S: (k,).
+        settings: what the config says about the module.
+    """
+    from hiplora.budget import budget_cost, tightness
+
+    core = np.diag(S * C) if settings.core == "diagonal" else C
+    if settings.budget_mode == "hard":
+        core = core / max(1.0, tightness(budget_cost(core, S, settings.budget_power), settings.epsilon))
+    return core

@@ -1,0 +1,315 @@
+"""The command line: `hiplora analyze`, `svd`, `export-lora`, `demo build`, `app` and `cache`.
+
+What needs numpy or more is imported by the command that needs it, so that `--help` is quick.
+"""
+
+import argparse
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hiplora import __version__
+from hiplora.errors import HiploraError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hiplora.sources import Weight
+    from hiplora.spectrum.prepare import BaseSpectra
+
+_BASE_HELP = "a transformers folder, a known name (demo, smollm2-135m, all-minilm-l6-v2) or a hub name (owner/model)"
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments without the program's name; those of the process by default.
+
+    Returns:
+        Exit code: 0, 2 when something handed in cannot be used (one sentence on stderr), 130 after Ctrl-C.
+    """
+    parser = _parser()
+    args, extra = parser.parse_known_args(argv)
+    if extra and args.run is not _app:
+        parser.error(f"unrecognized arguments: {' '.join(extra)}")
+    args.extra = extra
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            return int(args.run(args) or 0)
+        except KeyboardInterrupt:
+            _say("hiplora: stopped.")
+            return _INTERRUPTED
+        except BrokenPipeError:
+            # The reader, such as `head`, has gone: nothing is left to say, and Python must not try at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except (HiploraError, OSError) as error:
+            _say(f"hiplora: {error}")
+            return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("hiplora", description="Budgeted spectral plasticity for low-rank adapters.")
+    parser.add_argument("--version", action="version", version=f"hiplora {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.set_defaults(run=run)
+        return command
+
+    def add_base(command: argparse.ArgumentParser) -> None:
+        command.add_argument("base", metavar="BASE", help=_BASE_HELP)
+        command.add_argument("--download", action="store_true", help="allow fetching a hub name")
+
+    command = add("analyze", _analyze, "measure adapters against the spectrum of their base")
+    add_base(command)
+    command.add_argument("adapters", metavar="ADAPTER", nargs="+", type=Path, help="adapter folder")
+    command.add_argument("--k", type=_rank, default=16, help="principal rank (default: 16)")
+    command.add_argument(
+        "--epsilon", type=_positive, help="budget for all adapters (default: each one's own, else 0.05)"
+    )
+    command.add_argument("--power", type=float, default=1.0, help="p of the budget's weights (s_i/s_1)^p (default: 1)")
+    command.add_argument("--out", type=Path, metavar="FILE", help="write the layer table: .csv, .json or .parquet")
+    command.add_argument("--intruders", action="store_true", help="count intruder dimensions too (needs complete SVDs)")
+
+    command = add("svd", _svd, "fill the cache with the spectra of a base, so that later work starts at once")
+    add_base(command)
+    command.add_argument("--k", type=_rank, default=64, help="leading singular directions of each weight (default: 64)")
+    command.add_argument("--full", action="store_true", help="all of them")
+
+    command = add(
+        "export-lora", _export_lora, "write a HiP-LoRA adapter as an ordinary LoRA adapter with the same update"
+    )
+    command.add_argument("adapter", metavar="ADAPTER", type=Path, help="HiP-LoRA folder")
+    command.add_argument("out", metavar="OUT", type=Path, help="folder to write")
+
+    command = add("demo", _demo_build, "the demo world: train its base and its adapters again from seeds")
+    command.add_argument("action", choices=["build"], help="build: train everything (about 20 minutes on a laptop)")
+    command.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default: assets/demo of the app)")
+    command.add_argument("--seed", type=int, default=0, help="seeds everything (default: 0)")
+
+    command = add("app", _app, "open the app in the browser; further options go to streamlit")
+    command.add_argument("--port", type=int, help="port to serve on (default: 8501)")
+
+    command = add("cache", _cache, "show where spectra are kept and what they take")
+    command.add_argument("--clear", action="store_true", help="remove them")
+    return parser
+
+
+def _rank(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
+    return value
+
+
+def _analyze(args: argparse.Namespace) -> None:
+    save = _table_writer(args.out)
+    from hiplora.adapters import read_adapters
+    from hiplora.measures import changed_weights, layer_table, measure_layers, notes_on, summary_table
+    from hiplora.sources import open_base
+    from hiplora.spectrum.prepare import BaseSpectra
+
+    base = open_base(args.base, download=args.download)
+    adapters = read_adapters(args.adapters)
+    weights = changed_weights(base, adapters, args.k)
+    spectra = BaseSpectra(base)
+    computed, spectra_seconds = _prepare(spectra, weights, None if args.intruders else args.k)
+    start = time.monotonic()
+    measurements = measure_layers(spectra, adapters, args.k, intruders=args.intruders)
+    layers = layer_table(measurements, epsilon=args.epsilon, power=args.power)
+    seconds = time.monotonic() - start
+    for adapter, row in zip(adapters, summary_table(layers).to_dict("records"), strict=True):
+        print(_headline(row, args.k))
+        for note in notes_on(base, adapter, layers, args.k):
+            print(f"  {note}")
+    if save:
+        save(layers)
+        print(f"{len(layers)} rows in {args.out}")
+    _say(
+        f"{len(weights)} maps, spectra {spectra_seconds:.1f} s ({len(weights) - computed} from cache), "
+        f"measures {seconds:.1f} s{_peak_memory()}"
+    )
+
+
+def _headline(row: dict[Any, Any], k: int) -> str:
+    """Say in one line what an adapter does, every share with its null and the size of the update beside it."""
+    what = f"{row['adapter']} ({row['method']}, {row['modules']} maps, k = {k})"
+    if row["relative_norm"] == 0:
+        return f"{what}: does nothing, its update is zero."
+    chance = row["pp_null"]
+    over = f", over budget in {row['over_budget']} maps" if row["over_budget"] else ""
+    return (
+        f"{what}: {row['enrichment']:.2g}x its share by chance in the principal block "
+        f"(95 % of random updates: {row['pp_null_low'] / chance:.2g}x to {row['pp_null_high'] / chance:.2g}x), "
+        f"{row['pp']:.2%} of its energy; relative norm {row['relative_norm']:.2g}; "
+        f"max tightness {row['max_tightness']:.2g}{over}"
+    )
+
+
+def _table_writer(path: Path | None) -> "Callable[[pd.DataFrame], None] | None":
+    """Return what writes a table to `path` by its suffix.
+
+    Raises:
+        HiploraError: the suffix is none that can be written, or `path` is a folder.
+    """
+    if path is None:
+        return None
+    writers: dict[str, Callable[[pd.DataFrame, Path], object]] = {
+        ".csv": lambda table, draft: table.to_csv(draft, index=False),
+        ".json": lambda table, draft: table.to_json(draft, orient="records", indent=2),
+        ".parquet": lambda table, draft: table.to_parquet(draft, index=False),
+    }
+    writer = writers.get(path.suffix.lower())
+    if writer is None:
+        raise HiploraError(f"{path} ends in none of {', '.join(writers)}: choose one of them.")
+    if path.is_dir():
+        raise HiploraError(f"{path} is a folder: name a file in it.")
+
+    def save(table: "pd.DataFrame") -> None:
+        from hiplora.files import atomic_path
+
+        with atomic_path(path) as draft:
+            writer(table, draft)
+
+    return save
+
+
+def _svd(args: argparse.Namespace) -> None:
+    from hiplora.sources import open_base
+    from hiplora.spectrum.prepare import BaseSpectra
+
+    base = open_base(args.base, download=args.download)
+    weights = [base.weights[module] for module in base.linear_maps]
+    spectra = BaseSpectra(base)
+    computed, seconds = _prepare(spectra, weights, None if args.full else args.k)
+    print(
+        f"{len(weights)} maps of {base.name}: {len(weights) - computed} were there, {computed} computed; "
+        f"{spectra.cache.folder} takes {_bytes(spectra.cache.size())}"
+    )
+    _say(f"spectra {seconds:.1f} s{_peak_memory()}")
+
+
+def _prepare(spectra: "BaseSpectra", weights: "Sequence[Weight]", k: int | None) -> tuple[int, float]:
+    """Compute missing spectra under a progress bar; return how many, and the seconds.
+
+    Raises:
+        SystemExit: after Ctrl-C, having said what is kept.
+    """
+    from tqdm import tqdm
+
+    start, done, total = time.monotonic(), 0, 0
+    with tqdm(
+        total=1.0, desc="spectra", bar_format="{desc} {percentage:3.0f}%|{bar:30}|{postfix}", disable=None
+    ) as bar:
+        try:
+            for progress in spectra.prepare(weights, k):
+                done, total = progress.done, progress.total
+                left = "" if progress.remaining is None else f", {_duration(progress.remaining)} left"
+                bar.set_postfix_str(f"{done} of {total} maps{left}", refresh=False)
+                bar.update(progress.share - bar.n)
+        except KeyboardInterrupt:
+            bar.close()
+            _say(
+                f"hiplora: stopped; {done} of {total} spectra are done and kept in {spectra.cache.folder}: run the same "
+                "command again to go on."
+            )
+            raise SystemExit(_INTERRUPTED) from None
+    return done, time.monotonic() - start
+
+
+def _export_lora(args: argparse.Namespace) -> None:
+    from hiplora.tuner.export import export_lora
+
+    export_lora(args.adapter, args.out)
+    print(f"{args.out} holds the same update as an ordinary LoRA adapter")
+
+
+def _demo_build(args: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from hiplora.demo.build import build
+    from hiplora.paths import site_root
+
+    out = args.out or site_root() / "assets" / "demo"
+    with tqdm(total=1.0, bar_format="{desc} {percentage:3.0f}%|{bar:30}| {remaining} left", disable=None) as bar:
+
+        def report(what: str, share: float) -> None:
+            if what != bar.desc:
+                bar.reset()
+                bar.set_description_str(what, refresh=False)
+            bar.update(share - bar.n)
+
+        build(out, seed=args.seed, progress=report)
+    print(f"{out} holds the demo world")
+
+
+def _app(args: argparse.Namespace) -> int:
+    import subprocess
+
+    from hiplora.paths import cache_root, site_root
+
+    command = [sys.executable, "-m", "streamlit", "run", "app.py"]
+    if args.port is not None:
+        command += ["--server.port", str(args.port)]
+    # The app runs from its own folder, where streamlit looks for its settings: a relative path would move with it.
+    environment = os.environ | {"HIPLORA_CACHE": str(cache_root().absolute())}
+    try:
+        return subprocess.run([*command, *args.extra], cwd=site_root(), env=environment, check=False).returncode
+    except KeyboardInterrupt:
+        return 0
+
+
+def _cache(args: argparse.Namespace) -> None:
+    from hiplora.spectrum import default_cache
+
+    cache = default_cache()
+    size = cache.size()
+    if args.clear:
+        cache.clear()
+        print(f"{cache.folder}: {_bytes(size)} of spectra removed")
+    else:
+        print(f"{cache.folder}: {_bytes(size)} of spectra, at most {_bytes(cache.limit)}")
+
+
+def _peak_memory() -> str:
+    """Return `, peak memory ...` of this process; empty where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return ""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return f", peak memory {_bytes(peak if sys.platform == 'darwin' else peak * 1024)}"
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    _say(f"hiplora: {message}")
+
+
+def _say(text: str) -> None:
+    """Print one line on stderr."""
+    print(" ".join(text.split()), file=sys.stderr)

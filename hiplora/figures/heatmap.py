@@ -1,0 +1,136 @@
+"""Layers x modules, one map per adapter, and a way to click on a cell."""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from hiplora.figures.style import DIVERGING, SEQUENTIAL, finish, row_of_max, two_digits
+from hiplora.catalog import MeasureInfo
+
+_OUTSIDE = "other"
+
+
+def layer_map(table: pd.DataFrame, info: MeasureInfo, selected: str | None = None) -> go.Figure:
+    """Draw a measure for every module: layers left to right, kinds top to bottom in the order data meets them.
+
+    Clicking a heat map selects nothing in Streamlit, so an invisible square lies over each cell: its `customdata` is
+    the module's name. All maps share one colour scale.
+
+    Args:
+        table: the layer table.
+        info: which measure.
+        selected: module to mark with a frame.
+    """
+    adapters = list(dict.fromkeys(table["adapter"]))
+    kinds = list(dict.fromkeys(table["kind"]))
+    layers = sorted(table["layer"].dropna().unique().tolist())
+    columns = [str(layer) for layer in layers] + ([_OUTSIDE] if table["layer"].isna().any() else [])
+    table = table.assign(
+        column=[_OUTSIDE if pd.isna(layer) else str(layer) for layer in table["layer"]], shown=_shown(table, info)
+    )
+    figure = make_subplots(
+        rows=len(adapters), cols=1, shared_xaxes=True, subplot_titles=adapters, vertical_spacing=0.16 / len(adapters)
+    )
+    for row, adapter in enumerate(adapters, start=1):
+        part = table[table["adapter"] == adapter]
+        grid = part.pivot_table(index="kind", columns="column", values="shown", observed=False)
+        grid = grid.reindex(index=kinds, columns=columns)
+        figure.add_heatmap(
+            z=grid.to_numpy(np.float32),
+            x=columns,
+            y=kinds,
+            coloraxis="coloraxis",
+            xgap=1,
+            ygap=1,
+            hoverinfo="skip",
+            row=row,
+            col=1,
+        )
+        null = part["pp_null"] if info.column in ("pp", "enrichment") else pd.Series(np.nan, index=part.index)
+        figure.add_scatter(
+            x=part["column"],
+            y=part["kind"],
+            mode="markers",
+            marker={"symbol": "square", "size": 16, "color": "rgba(0,0,0,0)"},
+            selected={"marker": {"color": "rgba(0,0,0,0)"}},
+            unselected={"marker": {"color": "rgba(0,0,0,0)"}},
+            customdata=np.column_stack(
+                [
+                    part["module"],
+                    part[info.column].map(two_digits),
+                    null.map(two_digits),
+                    part["relative_norm"].map(two_digits),
+                ]
+            ),
+            hovertemplate=f"<b>%{{customdata[0]}}</b><br>{info.title}: %{{customdata[1]}}"
+            + ("<br>principal share by chance: %{customdata[2]}" if null.notna().any() else "")
+            + f"<br>relative norm: %{{customdata[3]}}<extra>{adapter}</extra>",
+            showlegend=False,
+            row=row,
+            col=1,
+        )
+        marked = part[part["module"] == selected]
+        if len(marked):
+            x, y = columns.index(marked["column"].iloc[0]), kinds.index(marked["kind"].iloc[0])
+            figure.add_shape(
+                type="rect",
+                x0=x - 0.5,
+                x1=x + 0.5,
+                y0=y - 0.5,
+                y1=y + 0.5,
+                row=row,
+                col=1,
+                line={"color": "#000000", "width": 3},
+            )
+            figure.add_shape(
+                type="rect",
+                x0=x - 0.5,
+                x1=x + 0.5,
+                y0=y - 0.5,
+                y1=y + 0.5,
+                row=row,
+                col=1,
+                line={"color": "#FFFFFF", "width": 1},
+            )
+    figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
+    figure.update_xaxes(type="category", showgrid=False)
+    figure.update_xaxes(title="Layer", row=len(adapters), col=1)
+    figure.update_layout(coloraxis=_color_axis(table["shown"], info), hoverdistance=-1, dragmode=False)
+    figure.update_annotations(x=0, xanchor="left", font_size=13)
+    height = 130 + len(adapters) * (44 + 26 * len(kinds))
+    return finish(figure, _finding(table, info), info.meaning, height)
+
+
+def _shown(table: pd.DataFrame, info: MeasureInfo) -> pd.Series:
+    """Return what colour encodes: the logarithm where the scale is a ratio, the value otherwise."""
+    values = table[info.column].astype("float64")
+    if info.scale in ("chance", "budget"):
+        return values.where(values > 0).map(np.log2)
+    return values.where(values > 0).map(np.log10) if info.scale == "log" else values
+
+
+def _color_axis(shown: pd.Series, info: MeasureInfo) -> dict[str, object]:
+    bar: dict[str, object] = {"thickness": 12, "outlinewidth": 0, "title": {"text": "", "side": "right"}}
+    finite = shown[np.isfinite(shown)]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    if info.scale in ("chance", "budget"):
+        reach = float(np.clip(max(abs(low), abs(high)), 1.0, 6.0))
+        ticks = np.linspace(-np.floor(reach), np.floor(reach), 5 if reach >= 2 else 3)
+        bar |= {"tickvals": ticks, "ticktext": [f"{two_digits(2.0**tick)}×" for tick in ticks]}
+        return {"colorscale": DIVERGING, "cmin": -reach, "cmax": reach, "colorbar": bar}
+    if info.scale == "log":
+        first, last = int(np.floor(low)), int(np.ceil(high))
+        ticks = np.arange(first, last + 1) if last - first > 1 else np.linspace(low, high, 4)
+        bar |= {"tickvals": ticks, "ticktext": [two_digits(10.0**tick) for tick in ticks]}
+        return {"colorscale": SEQUENTIAL, "cmin": low, "cmax": high, "colorbar": bar}
+    if info.scale == "share":
+        bar |= {"tickformat": ".0%" if high > 0.05 else ".2~%"}
+    return {"colorscale": SEQUENTIAL, "cmin": 0, "cmax": high or 1, "colorbar": bar}
+
+
+def _finding(table: pd.DataFrame, info: MeasureInfo) -> str:
+    top = row_of_max(table, info.column)
+    if top is None:
+        return f"{info.title}: not known here."
+    return f"{info.name} peaks at {two_digits(float(top[info.column]))} in {top['module']} ({top['adapter']})."

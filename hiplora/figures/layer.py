@@ -1,0 +1,257 @@
+"""One layer, one adapter or several: where along the weight's singular directions the update lies."""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from hiplora.figures.style import BASE, NULL, PRINCIPAL, adapter_colors, finish, percent, row_of_max, two_digits
+
+_DIRECTION = "Singular direction of the weight, leading first"
+
+
+def singular_values(table: pd.DataFrame, k: int) -> go.Figure:
+    """Draw the singular values of the weight, with the principal ones marked.
+
+    Args:
+        table: direction table(s) of one layer.
+        k: principal rank.
+    """
+    one = table.drop_duplicates("direction")
+    figure = go.Figure()
+    figure.add_scatter(
+        x=_f32(one["direction"]),
+        y=_f32(one["sigma"]),
+        mode="lines",
+        line={"color": BASE, "width": 2},
+        name="σ",
+        hovertemplate="direction %{x}<br>σ = %{y:.4g}<extra></extra>",
+        showlegend=False,
+    )
+    _mark_principal(figure, k)
+    energy = one["sigma"] ** 2
+    share = float(energy[one["direction"] <= k].sum() / energy.sum())
+    scope = "all its directions" if len(one) > k else "those at hand"
+    figure.update_xaxes(title=_DIRECTION, **_direction_axis(len(one)))
+    figure.update_yaxes(title="Singular value σ of the weight", rangemode="tozero")
+    return finish(
+        figure,
+        f"The top {k} directions hold {percent(share)} of the weight's energy.",
+        f"Singular values of the frozen weight; share of the energy of {scope}.",
+        340,
+    )
+
+
+def direction_energy(table: pd.DataFrame, k: int) -> go.Figure:
+    """Draw the share of the update's energy on each left and right singular direction, with its mean by chance.
+
+    Args:
+        table: direction table(s) of one layer, one block of rows per adapter.
+        k: principal rank.
+    """
+    figure = make_subplots(
+        rows=1,
+        cols=2,
+        shared_yaxes=True,
+        horizontal_spacing=0.04,
+        subplot_titles=("left: what it writes", "right: what it reads"),
+    )
+    adapters = list(dict.fromkeys(table["adapter"]))
+    colors = adapter_colors(adapters)
+    for adapter in adapters:
+        part = table[table["adapter"] == adapter]
+        for col, side in enumerate(("left", "right"), start=1):
+            figure.add_scatter(
+                x=_f32(part["direction"]),
+                y=_f32(part[side]),
+                mode="lines+markers" if len(part) <= 64 else "lines",
+                marker={"size": 4},
+                line={"color": colors[adapter], "width": 1.5},
+                name=adapter,
+                legendgroup=adapter,
+                showlegend=col == 1,
+                row=1,
+                col=col,
+                hovertemplate="direction %{x}<br>%{y:.3%} of the energy<extra>" + adapter + "</extra>",
+            )
+    for col, side in enumerate(("left", "right"), start=1):
+        figure.add_hline(
+            y=float(table[f"{side}_null"].iloc[0]), line={"color": NULL, "dash": "dash", "width": 2}, row=1, col=col
+        )
+    _mark_principal(figure, k)
+    figure.update_xaxes(title="Singular direction", **_direction_axis(table["direction"].max()))
+    figure.update_yaxes(title="Share of the update's energy", tickformat=".2~%", row=1, col=1)
+    figure.update_yaxes(rangemode="tozero")
+    head = table[table["direction"] <= k].groupby("adapter", sort=False)[["left", "right"]].sum().mean(axis=1)
+    words = ", ".join(f"{name} {percent(value)}" for name, value in head.items())
+    return finish(
+        figure,
+        f"On the top {k} directions: {words}.",
+        "Energy of the update on each singular direction of "
+        "the weight (mean of both sides in the title); dashed: one direction's share by chance.",
+        380,
+        panels=True,
+    )
+
+
+def cumulative_energy(table: pd.DataFrame, k: int) -> go.Figure:
+    """Draw the cumulative share of energy against the isotropic null with its 95 % band, left and right.
+
+    Args:
+        table: direction table(s) of one layer.
+        k: principal rank.
+    """
+    figure = make_subplots(
+        rows=1,
+        cols=2,
+        shared_yaxes=True,
+        horizontal_spacing=0.04,
+        subplot_titles=("left: what it writes", "right: what it reads"),
+    )
+    adapters = list(dict.fromkeys(table["adapter"]))
+    colors = adapter_colors(adapters)
+    widest = table.groupby("adapter", sort=False)["left_null_high"].sum().idxmax()
+    for col, side in enumerate(("left", "right"), start=1):
+        null = table[table["adapter"] == widest]
+        x = _f32(null["direction"])
+        figure.add_scatter(
+            x=np.concatenate([x, x[::-1]]),
+            y=np.concatenate([_f32(null[f"{side}_null_high"]), _f32(null[f"{side}_null_low"])[::-1]]),
+            fill="toself",
+            fillcolor="rgba(138,138,138,0.3)",
+            line={"width": 0},
+            hoverinfo="skip",
+            name="95 % band",
+            showlegend=False,
+            row=1,
+            col=col,
+        )
+        figure.add_scatter(
+            x=x,
+            y=_f32(null[f"{side}_null"]),
+            mode="lines",
+            name="by chance, 95 % band",
+            line={"color": NULL, "dash": "dash", "width": 2},
+            showlegend=col == 1,
+            row=1,
+            col=col,
+            hovertemplate="top %{x}<br>%{y:.2%} by chance<extra></extra>",
+        )
+        for adapter in adapters:
+            part = table[table["adapter"] == adapter]
+            figure.add_scatter(
+                x=_f32(part["direction"]),
+                y=_f32(part[f"{side}_cumulative"]),
+                mode="lines",
+                name=adapter,
+                line={"color": colors[adapter], "width": 2},
+                legendgroup=adapter,
+                showlegend=col == 1,
+                row=1,
+                col=col,
+                hovertemplate="top %{x}<br>%{y:.2%} of the energy<extra>" + adapter + "</extra>",
+            )
+    _mark_principal(figure, k)
+    figure.update_xaxes(title="Leading directions counted", **_direction_axis(table["direction"].max()))
+    figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
+    figure.update_yaxes(title="Cumulative share of energy", row=1, col=1)
+    above = [
+        adapter
+        for adapter in adapters
+        if (row := table[(table["adapter"] == adapter) & (table["direction"] == k)]).size
+        and (row["left_cumulative"] > row["left_null_high"]).iloc[0]
+        and (row["right_cumulative"] > row["right_null_high"]).iloc[0]
+    ]
+    words = (
+        f"{', '.join(above)}: more than chance on both sides." if above else "No adapter is above chance on both sides."
+    )
+    return finish(
+        figure,
+        f"Up to direction {k}, {words}",
+        "Cumulative energy against an isotropic update with the same singular values.",
+        380,
+        panels=True,
+    )
+
+
+def gains(table: pd.DataFrame, k: int) -> go.Figure:
+    """Draw the first-order relative change of each principal singular value.
+
+    Args:
+        table: direction table(s) of one layer.
+        k: principal rank; only these directions are drawn.
+    """
+    head = table[table["direction"] <= k]
+    adapters = list(dict.fromkeys(head["adapter"]))
+    colors = adapter_colors(adapters)
+    figure = go.Figure()
+    for adapter in adapters:
+        part = head[head["adapter"] == adapter]
+        figure.add_bar(
+            x=_f32(part["direction"]),
+            y=_f32(part["gain"]),
+            marker_color=colors[adapter],
+            name=adapter,
+            customdata=_f32(part["core_change"]),
+            hovertemplate="direction %{x}<br>gain %{y:+.3%}<br>change %{customdata:+.3g}<extra>" + adapter + "</extra>",
+        )
+    figure.add_hline(y=0, line={"color": NULL, "width": 1})
+    figure.update_xaxes(title="Principal direction", dtick=max(1, k // 16))
+    figure.update_yaxes(title="Gain c / σ", tickformat="+.1~%")
+    strongest = row_of_max(head.assign(size=head["gain"].abs()), "size")
+    title = (
+        f"The largest gain is {two_digits(100 * strongest['gain'])} %, on direction {int(strongest['direction'])} "
+        f"({strongest['adapter']})."
+        if strongest is not None
+        else "The update changes no singular value."
+    )
+    return finish(figure, title, "First-order relative change of each singular value of the weight.", 340)
+
+
+def sweep(table: pd.DataFrame, k: int) -> go.Figure:
+    """Draw the principal block's enrichment for every `k` at once.
+
+    Args:
+        table: sweep table(s) of one layer.
+        k: principal rank in use, marked.
+    """
+    adapters = list(dict.fromkeys(table["adapter"]))
+    colors = adapter_colors(adapters)
+    figure = go.Figure()
+    for adapter in adapters:
+        part = table[(table["adapter"] == adapter) & (table["pp"] > 0)]
+        figure.add_scatter(
+            x=_f32(part["principal_rank"]),
+            y=_f32(part["enrichment"]),
+            mode="lines",
+            name=adapter,
+            line={"color": colors[adapter], "width": 2},
+            customdata=_f32(part["pp"]),
+            hovertemplate="k = %{x}<br>%{y:.3g}× chance<br>share %{customdata:.3%}<extra>" + adapter + "</extra>",
+        )
+    figure.add_hline(y=1, line={"color": NULL, "dash": "dash", "width": 2})
+    figure.add_vline(x=k, line={"color": PRINCIPAL, "width": 1.5, "dash": "dot"})
+    figure.update_xaxes(title="Principal rank k", **_direction_axis(table["principal_rank"].max()))
+    figure.update_yaxes(title="Enrichment (1 = chance)", type="log")
+    at_k = table[table["principal_rank"] == k]
+    words = ", ".join(f"{row['adapter']} {two_digits(row['enrichment'])}×" for _, row in at_k.iterrows())
+    return finish(
+        figure,
+        f"At k = {k}: {words}.",
+        "Principal block's share over its share by chance, for every k: the split depends on k.",
+        340,
+    )
+
+
+def _mark_principal(figure: go.Figure, k: int) -> None:
+    figure.add_vrect(x0=0.8, x1=k + 0.5, fillcolor=PRINCIPAL, opacity=0.12, line_width=0, layer="below")
+
+
+def _direction_axis(last: int) -> dict[str, object]:
+    """Logarithmic, so that the leading directions are seen beside hundreds of others; ticks at powers of two."""
+    ticks = [2**power for power in range(int(last).bit_length())]
+    return {"type": "log", "range": [np.log10(0.8), np.log10(last * 1.1)], "tickvals": ticks}
+
+
+def _f32(column: pd.Series) -> np.ndarray:
+    return column.to_numpy(dtype=np.float32)

@@ -1,0 +1,95 @@
+"""One visual language: fixed colours with fixed meanings, safe for the colour-blind, the same in light and dark."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+# Okabe-Ito. Vermilion and blue belong to the channels; adapters take the others, in the order they were chosen.
+PRINCIPAL = "#D55E00"
+RESIDUAL = "#0072B2"
+MIXED = ("#7F7F7F", "#B8B8B8")
+NULL = "#8A8A8A"
+BUDGET = "#8A8A8A"
+BASE = "#8A8A8A"
+_ADAPTERS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#B5A900", "#A0522D")
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
+# Blue below chance, vermilion above: residual and principal, as everywhere.
+DIVERGING = ((0.0, "#004B76"), (0.25, "#4A9CC9"), (0.5, "#F2F2F2"), (0.75, "#EE9A5E"), (1.0, "#A64800"))
+SEQUENTIAL = "Cividis"
+# Pixels above the plot for title, subtitle and legend, and about as many below for the axis.
+TITLE_HEIGHT, _TOP, _BOTTOM = 52, 84, 48
+
+
+def adapter_colors(adapters: Iterable[str]) -> dict[str, str]:
+    """Return `{adapter: colour}`, by the order in which the adapters were chosen."""
+    return {name: _ADAPTERS[i % len(_ADAPTERS)] for i, name in enumerate(dict.fromkeys(adapters))}
+
+
+def adapter_symbols(adapters: Iterable[str]) -> dict[str, str]:
+    """Return `{adapter: marker symbol}`, so that colour is never alone in telling adapters apart."""
+    return {name: SYMBOLS[i % len(SYMBOLS)] for i, name in enumerate(dict.fromkeys(adapters))}
+
+
+def finish(figure: go.Figure, title: str, subtitle: str, height: int, *, panels: bool = False) -> go.Figure:
+    """Give a figure its finding as title, its measure as subtitle, and the common layout.
+
+    Args:
+        figure: drawn.
+        title: what is seen, computed.
+        subtitle: the measure.
+        height: pixels.
+        panels: whether panels have titles of their own, which the legend must clear.
+    """
+    gap = 26 if panels else 4
+    plot = height - _TOP - _BOTTOM
+    figure.update_layout(
+        title={"text": title, "subtitle": {"text": subtitle}, "x": 0, "xref": "paper"},
+        height=height,
+        margin={"l": 8, "r": 8, "t": _TOP + gap, "b": 8},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1 + gap / plot, "xanchor": "left", "x": 0},
+        hoverlabel={"align": "left"},
+        separators=". ",
+    )
+    figure.update_xaxes(automargin=True)
+    figure.update_yaxes(automargin=True)
+    return figure
+
+
+def two_digits(value: float) -> str:
+    """Return a number as words want it: two significant digits, no exponent where people would write none."""
+    if not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e5:
+        digits = max(1 - math.floor(math.log10(abs(value))), 0)
+        rounded = round(value, digits)
+        return f"{rounded:.{digits}f}" if digits else f"{rounded:.0f}"
+    return f"{value:.1e}"
+
+
+def percent(value: float) -> str:
+    """Return a share as a percentage with two significant digits."""
+    return f"{two_digits(100 * value)} %"
+
+
+def times_chance(value: float) -> str:
+    """Return an enrichment in words."""
+    if not math.isfinite(value):
+        return "nothing that can be compared with chance"
+    return f"{two_digits(value)}× its share by chance"
+
+
+def row_of_max(table: pd.DataFrame, column: str) -> pd.Series | None:
+    """Return the row where a column is largest; None where it is nowhere known."""
+    values = table[column].to_numpy(dtype=np.float64, na_value=np.nan)
+    return None if np.isnan(values).all() else table.iloc[int(np.nanargmax(values))]
+
+
+def layer_axis(layers: Sequence[int]) -> dict[str, object]:
+    """Return axis settings for layer numbers: whole numbers only, no more ticks than fit."""
+    count = len(set(layers))
+    return {"title": "Layer", "dtick": max(1, math.ceil(count / 16)), "tick0": 0}

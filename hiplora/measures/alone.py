@@ -1,0 +1,45 @@
+"""An adapter without its base: what its own factors say."""
+
+import math
+
+import pandas as pd
+
+from hiplora.adapters import Adapter
+from hiplora.measures.ranks import effective_rank, stable_rank
+from hiplora.sources import layer_and_kind
+from hiplora.sources.base import in_data_order
+
+
+def adapter_table(adapter: Adapter) -> pd.DataFrame:
+    """Return one row per module with what needs no base.
+
+    Columns: `adapter, method, module, layer, kind, rows, cols, rank, norm, spectral_norm, stable_rank, effective_rank`.
+
+    Args:
+        adapter: an open adapter.
+
+    Raises:
+        HiploraError: NaN or infinity in its weights.
+    """
+    rows = []
+    for module in in_data_order(adapter.modules):
+        delta = adapter.delta(module)
+        s = delta.compact_svd[1]
+        layer, kind = layer_and_kind(module)
+        rows.append(
+            {
+                "adapter": adapter.name,
+                "method": adapter.method,
+                "module": module,
+                "layer": layer,
+                "kind": kind,
+                "rows": delta.shape[0],
+                "cols": delta.shape[1],
+                "rank": delta.rank,
+                "norm": math.sqrt(delta.energy),
+                "spectral_norm": float(s[0]),
+                "stable_rank": stable_rank(s),
+                "effective_rank": effective_rank(s),
+            }
+        )
+    return pd.DataFrame(rows).astype({"layer": "Int64"})

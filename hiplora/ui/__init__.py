@@ -1,0 +1,1 @@
+"""What the pages share. With `app.py` and `pages/` the only place that knows Streamlit."""

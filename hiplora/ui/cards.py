@@ -1,0 +1,95 @@
+"""A figure as a page shows it: its finding above, its formula and everything to take away below."""
+
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from hiplora.figures.style import TITLE_HEIGHT
+from hiplora.catalog import MeasureInfo
+from hiplora.ui.data import Loaded
+
+_CONFIG = {
+    "displaylogo": False,
+    "toImageButtonOptions": {"format": "svg"},
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+}
+
+
+def figure_card(
+    figure: go.Figure,
+    *,
+    name: str,
+    table: pd.DataFrame,
+    measures: tuple[MeasureInfo, ...] = (),
+    formula: str = "",
+    python: str,
+    **chart: Any,
+) -> None:
+    """Show a figure with its title as text that wraps, and what belongs to it a click away.
+
+    Args:
+        figure: titled; the title is kept in what is taken away.
+        name: file name of what is taken away, and key of the chart.
+        table: what the figure shows.
+        measures: whose formula, meaning and source to show.
+        formula: more LaTeX, for what is no column of the layer table.
+        python: the lines that make the figure anew.
+        chart: passed on to `st.plotly_chart`.
+    """
+    title = figure.layout.title
+    st.markdown(f"#### {title.text}")
+    st.caption(title.subtitle.text)
+    shown = go.Figure(figure).update_layout(title=None, margin_t=figure.layout.margin.t - TITLE_HEIGHT)
+    st.plotly_chart(shown, key=name, config=_CONFIG, alt=title.text, **chart)
+    with st.container(horizontal=True, gap="small"):
+        if measures or formula:
+            with st.popover("Formula", icon=":material/function:"):
+                for info in measures:
+                    st.markdown(f"**{info.title}**")
+                    st.latex(info.formula)
+                    st.caption(f"{info.meaning} Source: {info.source}.")
+                if formula:
+                    st.latex(formula)
+        st.download_button(
+            "CSV",
+            lambda: table.to_csv(index=False),
+            f"{name}.csv",
+            "text/csv",
+            icon=":material/table:",
+            key=f"{name}-csv",
+            on_click="ignore",
+        )
+        st.download_button(
+            "HTML",
+            lambda: figure.to_html(include_plotlyjs=True),
+            f"{name}.html",
+            "text/html",
+            icon=":material/download:",
+            key=f"{name}-html",
+            on_click="ignore",
+            help="The figure with its title, stand-alone. The camera above the figure saves it as SVG.",
+        )
+        with st.popover("Python", icon=":material/code:"):
+            st.code(python, language="python")
+
+
+def snippet(loaded: Loaded, figure: str, *, source: str = "analyze", module: str = "", **choices: float) -> str:
+    """Return the three lines of Python that make a figure anew.
+
+    Args:
+        loaded: what is shown.
+        figure: the call of a function of `hiplora.figures`, on `table`.
+        source: the function that makes the table.
+        module: for tables of one module.
+        choices: further arguments of the source.
+    """
+    paths = [str(adapter.path) for adapter in loaded.adapters]
+    where = f", {module!r}" if module else ""
+    more = "".join(f", {name}={value:g}" for name, value in choices.items())
+    return (
+        f"from hiplora import {source}, figures{', measures' if 'measures.' in figure else ''}\n"
+        f"table = {source}({loaded.session.base!r}, {paths!r}{where}, k={loaded.session.k}{more})\n"
+        f"figures.{figure}.show()"
+    )

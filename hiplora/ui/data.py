@@ -1,0 +1,209 @@
+"""From the sidebar's choices to open models and tables: cached, prepared in the background, and stoppable."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from hiplora.adapters import Adapter, name_apart, read_adapter
+from hiplora.analysis import layer_tables
+from hiplora.errors import HiploraError
+from hiplora.jobs import Job
+from hiplora.measures import Measurement, layer_table, matched_weights, measure_layers
+from hiplora.sources import BaseModel, Weight, open_base
+from hiplora.spectrum.prepare import BaseSpectra, Progress
+from hiplora.ui.session import Session
+
+_Identity = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the choices stand for, opened.
+
+    Attributes:
+        session: the choices.
+        spectra: of the base.
+        adapters: those that fit the base, in the order chosen.
+        strangers: those that do not, with the sentence that says why.
+        problems: one sentence for each adapter that cannot be read.
+    """
+
+    session: Session
+    spectra: BaseSpectra
+    adapters: list[Adapter]
+    strangers: list[tuple[Adapter, str]]
+    problems: list[str]
+
+    @property
+    def base(self) -> BaseModel:
+        """The base model."""
+        return self.spectra.base
+
+    @property
+    def weights(self) -> list[Weight]:
+        """The matrices that the adapters change."""
+        found = {w.module: w for a in self.adapters for w in matched_weights(self.base, a).values()}
+        return list(found.values())
+
+
+def load(session: Session) -> Loaded:
+    """Open the base and the adapters. One adapter that cannot be used does not keep the others from being shown.
+
+    Raises:
+        HiploraError: the base cannot be opened.
+    """
+    spectra = _spectra(session.base, session.download)
+    adapters, strangers, problems = [], [], []
+    for path in session.adapters:
+        try:
+            adapters.append(read_adapter(path))
+        except HiploraError as error:
+            problems.append(str(error))
+    fitting = []
+    for adapter in name_apart(adapters):
+        try:
+            matched_weights(spectra.base, adapter)
+            fitting.append(adapter)
+        except HiploraError as error:
+            strangers.append((adapter, str(error)))
+    return Loaded(session, spectra, fitting, strangers, problems)
+
+
+def show_problems(loaded: Loaded) -> None:
+    """Show one sentence for each adapter that cannot be read."""
+    for problem in loaded.problems:
+        st.error(problem.replace("`", ""), icon=":material/error:")
+
+
+def require_adapters(loaded: Loaded) -> None:
+    """Show what is wrong with the chosen adapters, and stop the page here when none is left to be shown."""
+    show_problems(loaded)
+    for _, reason in loaded.strangers:
+        st.warning(reason.replace("`", ""), icon=":material/link_off:")
+    if not loaded.adapters:
+        st.info("Choose an adapter of this base in the sidebar.", icon=":material/arrow_back:")
+        st.stop()
+
+
+def measured(loaded: Loaded, *, intruders: bool = False) -> list[Measurement]:
+    """Return the measurements of all adapters, or show the preparation of the spectra in place of the page.
+
+    Raises:
+        HiploraError: an adapter holds NaN, or `k` is larger than a layer.
+    """
+    k = loaded.session.k
+    for weight in loaded.weights:
+        loaded.spectra.cache.stored_k(weight.shape, k)
+    prepare(loaded, None if intruders else k)
+    with st.spinner("Measuring…", show_time=True):
+        return [
+            measurement
+            for adapter in loaded.adapters
+            for measurement in _measured(
+                loaded.base.identity, _identity(adapter), k, intruders, loaded.spectra, adapter
+            )
+        ]
+
+
+def layers(loaded: Loaded, *, power: float = 1.0, intruders: bool = False) -> pd.DataFrame:
+    """Return the layer table of all adapters under the session's budget."""
+    return layer_table(measured(loaded, intruders=intruders), epsilon=loaded.session.epsilon, power=power)
+
+
+def one_layer(loaded: Loaded, module: str, table: Callable[..., pd.DataFrame]) -> pd.DataFrame:
+    """Return the direction or sweep table of one module for all adapters that change it."""
+    identities = tuple(_identity(adapter) for adapter in loaded.adapters)
+    k = loaded.session.k
+    return _one_layer(loaded.base.identity, identities, module, k, table.__name__, loaded, table)
+
+
+def prepare(loaded: Loaded, k: int | None) -> None:
+    """Make sure that the spectra are there; while they are computed, show how far that is and stop the page here."""
+    missing = loaded.spectra.missing(loaded.weights, k)
+    if not missing:
+        return
+    key = (loaded.base.identity, k, frozenset(weight.module for weight in missing))
+    jobs = _jobs()
+    if key not in jobs:
+        jobs[key] = Job(lambda stopped: loaded.spectra.prepare(missing, k, stopped))
+        jobs[key].wait(1.0)
+    snapshot = jobs[key].snapshot()
+    if snapshot.running:
+        _show_progress(jobs[key], loaded.base.name)
+        st.stop()
+    del jobs[key]
+    if snapshot.error:
+        raise HiploraError(snapshot.error)
+    if snapshot.stopped:
+        st.info(f"Stopped with {len(missing)} spectra of {loaded.base.name} to go. What is done is kept.")
+        st.button("Go on", type="primary")
+        st.stop()
+
+
+@st.fragment(run_every=0.5)
+def _show_progress(job: Job[Progress], name: str) -> None:
+    snapshot = job.snapshot()
+    if not snapshot.running:
+        st.rerun()
+    st.subheader(f"Decomposing {name}")
+    st.caption("Once per weight: the singular vectors are kept on disk and shared by every page, adapter and session.")
+    progress = snapshot.latest
+    if progress is None:
+        st.progress(0.0, "Looking at the weights…")
+    else:
+        left = "" if progress.remaining is None else f", about {progress.remaining:.0f} s left"
+        st.progress(progress.share, f"{progress.done} of {progress.total} weights{left}")
+    if st.button("Stop", help="What is done is kept."):
+        job.stop()
+
+
+@st.cache_resource
+def _jobs() -> dict[object, Job[Progress]]:
+    return {}
+
+
+def _spectra(base: str, download: bool) -> BaseSpectra:
+    """Return the open base; opened again when its files have changed."""
+    opened, identity = _open(base, download)
+    try:
+        unchanged = opened.base.identity == identity
+    except OSError:
+        unchanged = False
+    if not unchanged:
+        _open.clear(base, download)
+        opened, _ = _open(base, download)
+    return opened
+
+
+@st.cache_resource(max_entries=4, show_spinner="Opening the base model…")
+def _open(base: str, download: bool) -> tuple[BaseSpectra, _Identity]:
+    model = open_base(base, download=download)
+    return BaseSpectra(model), model.identity
+
+
+def _identity(adapter: Adapter) -> tuple[str, str, int, int, int]:
+    weights, config = adapter.tensors.path.stat(), (adapter.path / "adapter_config.json").stat()
+    return adapter.name, str(adapter.path.resolve()), weights.st_size, weights.st_mtime_ns, config.st_mtime_ns
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _measured(
+    base: _Identity, adapter: tuple[object, ...], k: int, intruders: bool, _spectra: BaseSpectra, _adapter: Adapter
+) -> list[Measurement]:
+    return measure_layers(_spectra, [_adapter], k, intruders=intruders)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _one_layer(
+    base: _Identity,
+    adapters: tuple[object, ...],
+    module: str,
+    k: int,
+    table_name: str,
+    _loaded: Loaded,
+    _table: Callable[..., pd.DataFrame],
+) -> pd.DataFrame:
+    return layer_tables(_loaded.spectra, _loaded.adapters, module, k, partial(_table))

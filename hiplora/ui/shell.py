@@ -1,0 +1,60 @@
+"""The frame around every page: navigation, sidebar, and one sentence in place of a page that cannot be shown."""
+
+import streamlit as st
+from streamlit.navigation.page import StreamlitPage
+
+from hiplora.errors import HiploraError
+from hiplora.paths import site_root
+from hiplora.ui.session import Session, sidebar
+
+_PAGES = (
+    ("overview", "Overview", ":material/flare:"),
+    ("spectrum", "Spectrum", ":material/grid_on:"),
+    ("channels", "Channels", ":material/call_split:"),
+    ("budget", "Budget", ":material/speed:"),
+)
+_FRAME, _SESSION = "_frame_runs", "_session"
+
+
+def run() -> None:
+    """Run the app: called by `app.py` and nothing else."""
+    assets = site_root() / "assets"
+    st.set_page_config(page_title="hiplora", page_icon=str(assets / "icon.svg"), layout="wide")
+    st.logo(str(assets / "logo.svg"), size="large", icon_image=str(assets / "icon.svg"))
+    page = _navigation()
+    st.session_state[_FRAME] = True
+    try:
+        st.session_state[_SESSION] = sidebar()
+        page.run()
+    except HiploraError as error:
+        show_error(error)
+    finally:
+        # A flag that outlives the run would let a page run without its frame.
+        st.session_state.pop(_FRAME, None)
+
+
+def require() -> Session:
+    """Return what is chosen in the sidebar; called first by every page.
+
+    On a fresh server the first visit to `/spectrum` runs the page file without `app.py`: the navigation is then
+    registered and the run starts again, with the frame.
+    """
+    if _FRAME not in st.session_state:
+        _navigation()
+        st.rerun()
+    session: Session = st.session_state[_SESSION]
+    return session
+
+
+def show_error(error: HiploraError) -> None:
+    """Show the sentence of an error, as plain text."""
+    st.error(str(error).replace("`", ""), icon=":material/error:")
+
+
+def _navigation() -> StreamlitPage:
+    folder = site_root() / "pages"
+    pages = [
+        st.Page(folder / f"{name}.py", title=title, icon=icon, url_path=name, default=name == "overview")
+        for name, title, icon in _PAGES
+    ]
+    return st.navigation(pages)

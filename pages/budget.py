@@ -1,0 +1,73 @@
+"""How much of the stability budget each layer spends, and what the budget would have cut."""
+
+import streamlit as st
+
+from hiplora import figures
+from hiplora.measures import cut_table, layer_table
+from hiplora.catalog import MEASURES
+from hiplora.ui import cards, data, shell
+from hiplora.ui.session import EPSILONS
+
+session = shell.require()
+loaded = data.load(session)
+st.title("The stability budget")
+data.require_adapters(loaded)
+
+measurements = data.measured(loaded)
+
+
+def set_epsilon() -> None:
+    """The sidebar's epsilon and this page's are one."""
+    st.session_state["epsilon"] = st.session_state["epsilon-here"]
+
+
+chart, controls, cut = st.container(), st.container(), st.container()
+with controls:
+    left, right = st.columns(2, gap="large")
+    st.session_state["epsilon-here"] = session.epsilon
+    left.select_slider(
+        "Budget ε",
+        EPSILONS,
+        key="epsilon-here",
+        on_change=set_epsilon,
+        help="Share of the layer's weighted principal spectrum that may be moved.",
+    )
+    power = right.slider(
+        "Power p of the weights",
+        0.0,
+        3.0,
+        1.0,
+        0.25,
+        key="power",
+        bind="query-params",
+        persist_state="session",
+        help="0: all principal directions cost the same; larger: leading ones cost more.",
+    )
+
+layers = layer_table(measurements, epsilon=session.epsilon, power=power)
+with chart:
+    cards.figure_card(
+        figures.tightness_by_layer(layers),
+        name="tightness",
+        table=layers,
+        measures=(MEASURES["tightness"],),
+        python=cards.snippet(loaded, "tightness_by_layer(table)", epsilon=session.epsilon, power=power),
+    )
+with cut:
+    cuts = cut_table(layers)
+    cards.figure_card(
+        figures.cut_by_layer(cuts),
+        name="cut",
+        table=cuts,
+        formula=r"C \mapsto C \cdot \min\bigl(1, \varepsilon / \sqrt{\mathrm{cost}(C)}\bigr), \quad"
+        r" C = U_k^\top \Delta W V_k",
+        python=cards.snippet(loaded, "cut_by_layer(measures.cut_table(table))", epsilon=session.epsilon, power=power),
+    )
+    trained = {a.name: sorted({e for m in a.modules if (e := a.epsilon(m)) is not None}) for a in loaded.adapters}
+    for name, budgets in trained.items():
+        words = (
+            f"was trained under ε = {', '.join(map(str, budgets))}; the sliders ask what another budget would mean."
+            if budgets
+            else "was trained without a budget: its tightness is a counterfactual and may exceed 1."
+        )
+        st.caption(f"{name} {words}")
