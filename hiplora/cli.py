@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hiplora.sources import Weight
     from hiplora.spectrum.prepare import BaseSpectra
 
-_BASE_HELP = "a transformers folder, a known name (demo, smollm2-135m, all-minilm-l6-v2) or a hub name (owner/model)"
+_BASE_HELP = "a transformers folder, a known name (demo, SmolLM2-135M-Instruct, all-MiniLM-L6-v2) or a hub name (owner/model)"
 _INTERRUPTED = 130
 
 
@@ -73,9 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add_base(command)
     command.add_argument("adapters", metavar="ADAPTER", nargs="+", type=Path, help="adapter folder")
     command.add_argument("--k", type=_rank, default=16, help="principal rank (default: 16)")
-    command.add_argument(
-        "--epsilon", type=_positive, help="budget for all adapters (default: each one's own, else 0.05)"
-    )
+    command.add_argument("--epsilon", type=_positive, help="budget for all (default: each adapter's own, else 0.05)")
     command.add_argument("--power", type=float, default=1.0, help="p of the budget's weights (s_i/s_1)^p (default: 1)")
     command.add_argument("--out", type=Path, metavar="FILE", help="write the layer table: .csv, .json or .parquet")
     command.add_argument("--intruders", action="store_true", help="count intruder dimensions too (needs complete SVDs)")
@@ -85,9 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--k", type=_rank, default=64, help="leading singular directions of each weight (default: 64)")
     command.add_argument("--full", action="store_true", help="all of them")
 
-    command = add(
-        "export-lora", _export_lora, "write a HiP-LoRA adapter as an ordinary LoRA adapter with the same update"
-    )
+    command = add("export-lora", _export_lora, "write a HiP-LoRA adapter as an ordinary LoRA adapter")
     command.add_argument("adapter", metavar="ADAPTER", type=Path, help="HiP-LoRA folder")
     command.add_argument("out", metavar="OUT", type=Path, help="folder to write")
 
@@ -226,8 +222,8 @@ def _prepare(spectra: "BaseSpectra", weights: "Sequence[Weight]", k: int | None)
         except KeyboardInterrupt:
             bar.close()
             _say(
-                f"hiplora: stopped; {done} of {total} spectra are done and kept in {spectra.cache.folder}: run the same "
-                "command again to go on."
+                f"hiplora: stopped; {done} of {total} spectra are done and kept in {spectra.cache.folder}: run the "
+                "same command again to go on."
             )
             raise SystemExit(_INTERRUPTED) from None
     return done, time.monotonic() - start

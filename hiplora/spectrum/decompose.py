@@ -1,9 +1,11 @@
 """The numerical core: singular triplets of one weight, on CPU (scipy) or on the device of a CUDA tensor (torch)."""
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.linalg
+from threadpoolctl import ThreadpoolController
 
 from hiplora.files import require_finite
 from hiplora.spectrum.spectrum import Spectrum, content_hash
@@ -40,7 +42,8 @@ def decompose(weight: "np.ndarray | torch.Tensor", k: int | None = None, weight_
     if isinstance(weight, np.ndarray) or not weight.is_cuda:
         W = np.asarray(weight if isinstance(weight, np.ndarray) else weight.detach().double().numpy(), dtype=np.float64)
         require_finite(W, "the weight")
-        U, sigma, Vt, frobenius, residual, algorithm = _solve(W, k, _Cpu)
+        with _one_blas_thread():
+            U, sigma, Vt, frobenius, residual, algorithm = _solve(W, k, _Cpu)
     else:
         found = _solve(weight.detach().double(), k, _Cuda)
         U, sigma, Vt = (tensor.cpu().numpy() for tensor in found[:3])
@@ -64,15 +67,34 @@ class _Cpu:
     """The three routines the solver needs, in numpy and scipy."""
 
     name = ""
-    svd = staticmethod(lambda W: scipy.linalg.svd(W, full_matrices=False, check_finite=False))
     column_norms = staticmethod(lambda W: np.linalg.norm(W, axis=0))
+
+    @staticmethod
+    def svd(W: np.ndarray) -> Any:
+        """Return the thin SVD; by numpy, which lets other threads (the app) go on meanwhile, as scipy does not."""
+        return np.linalg.svd(W, full_matrices=False)
 
     @staticmethod
     def leading_eigenvectors(gram: np.ndarray, k: int) -> np.ndarray:
         """Return the eigenvectors of the `k` largest eigenvalues as columns, largest first."""
-        size = len(gram)
-        _, vectors = scipy.linalg.eigh(gram, subset_by_index=[size - k, size - 1], overwrite_a=True, check_finite=False)
+        chosen = [len(gram) - k, len(gram) - 1]
+        _, vectors = scipy.linalg.eigh(gram, subset_by_index=chosen, overwrite_a=True, check_finite=False)
         return vectors[:, ::-1]
+
+
+def _one_blas_thread() -> Any:
+    """Return a context in which numpy and scipy use one thread.
+
+    A decomposition has thousands of short parallel steps, and OpenBLAS waits actively at the end of each. Where another
+    process has taken a core, two threads are 6 to 20 times as slow as one; on a quiet machine they save little. One
+    thread also gives the same bits whatever number a process was started with.
+    """
+    return _blas().limit(limits=1, user_api="blas")
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 class _Cuda:

@@ -87,11 +87,11 @@ class BaseSpectra:
 
         Args:
             weights: which.
-            k: how many triplets, None for all.
+            k: how many triplets, or all of a weight that has fewer; None for all.
             stop: asked before each weight; True ends the preparation.
 
         Raises:
-            HiploraError: a weight cannot be read, `k` does not fit, or the cache cannot be written.
+            HiploraError: a weight cannot be read, or the cache cannot be written.
         """
         missing = self.missing(weights, k)
         if missing:
@@ -102,7 +102,7 @@ class BaseSpectra:
         for count, weight in enumerate(missing, start=1):
             if stop():
                 return
-            self.get(weight, k)
+            self.get(weight, None if k is None else min(k, *weight.shape))
             done += cost[weight.module]
             elapsed = time.monotonic() - start
             yield Progress(count, len(missing), done / total, weight.module, elapsed * (total - done) / done)

@@ -11,7 +11,7 @@ from hiplora.adapters import Adapter, name_apart, read_adapter
 from hiplora.analysis import layer_tables
 from hiplora.errors import HiploraError
 from hiplora.jobs import Job
-from hiplora.measures import Measurement, layer_table, matched_weights, measure_layers
+from hiplora.measures import Measurement, changed_weights, layer_table, matched_weights, measure_layers
 from hiplora.sources import BaseModel, Weight, open_base
 from hiplora.spectrum.prepare import BaseSpectra, Progress
 from hiplora.ui.session import Session
@@ -44,9 +44,12 @@ class Loaded:
 
     @property
     def weights(self) -> list[Weight]:
-        """The matrices that the adapters change."""
-        found = {w.module: w for a in self.adapters for w in matched_weights(self.base, a).values()}
-        return list(found.values())
+        """The matrices that the adapters change.
+
+        Raises:
+            HiploraError: `k` is larger than one of them.
+        """
+        return changed_weights(self.base, self.adapters, self.session.k)
 
 
 def load(session: Session) -> Loaded:
@@ -95,8 +98,6 @@ def measured(loaded: Loaded, *, intruders: bool = False) -> list[Measurement]:
         HiploraError: an adapter holds NaN, or `k` is larger than a layer.
     """
     k = loaded.session.k
-    for weight in loaded.weights:
-        loaded.spectra.cache.stored_k(weight.shape, k)
     prepare(loaded, None if intruders else k)
     with st.spinner("Measuring…", show_time=True):
         return [

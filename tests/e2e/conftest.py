@@ -1,0 +1,151 @@
+"""A real server and a real browser. The server starts on a free port with a cache of its own."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from hiplora.paths import site_root
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SETTLED = '[data-testid="stApp"][data-test-script-state="notRunning"]'
+PLOT = ".js-plotly-plot .nsewdrag"
+PAGES = {"": "Overview", "spectrum": "Spectrum", "channels": "Channels", "budget": "Budget"}
+
+expect.set_options(timeout=60_000)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        yield found
+        found.close()
+
+
+def start_server(cache: Path) -> tuple[subprocess.Popen[bytes], str]:
+    """Start the app and wait until it answers; return its process and address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}", "--server.fileWatcherType=none"],
+        cwd=site_root(),
+        env=os.environ | {"HIPLORA_CACHE": str(cache)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://localhost:{port}"
+    opener = urllib.request.build_opener()
+    while process.poll() is None:
+        try:
+            opener.open(f"{url}/_stcore/health", timeout=1).read()
+            return process, url
+        except (urllib.error.URLError, OSError):
+            continue
+    raise RuntimeError(f"the app left with code {process.returncode}")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    process, url = start_server(tmp_path_factory.mktemp("server-cache"))
+    yield url
+    process.terminate()
+    process.wait(20)
+
+
+@pytest.fixture
+def fresh_server(tmp_path: Path) -> Iterator[str]:
+    """A server that nobody has visited."""
+    process, url = start_server(tmp_path / "cache")
+    yield url
+    process.terminate()
+    process.wait(20)
+
+
+@dataclass
+class Visit:
+    """One browser tab on one server, with what it asked for."""
+
+    page: Page
+    url: str
+    requested: list[str] = field(default_factory=list)
+
+    def open(self, path: str = "") -> Page:
+        self.page.goto(f"{self.url}/{path}")
+        self.settle()
+        return self.page
+
+    def settle(self) -> None:
+        self.page.wait_for_selector(SETTLED)
+
+    def wait_for_plots(self, count: int) -> None:
+        expect(self.page.locator(PLOT)).not_to_have_count(0)
+        self.page.wait_for_function(
+            f"document.querySelectorAll('.js-plotly-plot').length >= {count}"
+        )
+        self.settle()
+
+    def assert_sound(self) -> None:
+        expect(self.page.get_by_test_id("stException")).to_have_count(0)
+        outside = [url for url in self.requested if not url.startswith((self.url, "data:", "blob:"))]
+        assert outside == []
+
+
+@pytest.fixture
+def visit(browser: Browser, server: str) -> Iterator[Visit]:
+    yield from _visit(browser, server)
+
+
+@pytest.fixture
+def first_visit(browser: Browser, fresh_server: str) -> Iterator[Visit]:
+    yield from _visit(browser, fresh_server)
+
+
+def _visit(browser: Browser, url: str) -> Iterator[Visit]:
+    context = browser.new_context(viewport={"width": 1400, "height": 1200}, accept_downloads=True)
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    found = Visit(page, url)
+    page.on("request", lambda request: found.requested.append(request.url))
+    yield found
+    context.close()
+
+
+@pytest.fixture
+def cell_position() -> Callable[[Page, str, str, int], tuple[float, float]]:
+    """Where on the screen the cell of a layer and kind lies, in the n-th map of the layer map."""
+
+    def find(page: Page, layer: str, kind: str, row: int) -> tuple[float, float]:
+        x, y = page.evaluate(
+            """([layer, kind, row]) => {
+                const plot = document.querySelector('.js-plotly-plot');
+                plot.scrollIntoView({block: 'center'});
+                const suffix = row > 1 ? String(row) : '';
+                const {xaxis, [`yaxis${suffix}`]: yaxis} = {...plot._fullLayout, xaxis: plot._fullLayout[`xaxis${suffix}`]};
+                const box = plot.getBoundingClientRect();
+                return [box.left + xaxis._offset + xaxis.c2p(xaxis.d2c(layer)),
+                        box.top + yaxis._offset + yaxis.c2p(yaxis.d2c(kind))];
+            }""",
+            [layer, kind, row],
+        )
+        return float(x), float(y)
+
+    return find

@@ -1,0 +1,128 @@
+"""The app in a real browser: every page, from the first visit to what is taken away."""
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from .conftest import Visit
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.mark.parametrize(
+    ("path", "plots", "title"),
+    [
+        ("", 1, "Where an adapter puts its energy"),
+        ("spectrum", 6, "Layer by layer, direction by direction"),
+        ("channels", 2, "Principal and residual channel"),
+        ("budget", 2, "The stability budget"),
+    ],
+)
+def test_page_renders_its_plots_without_leaving_the_machine(visit: Visit, path: str, plots: int, title: str) -> None:
+    page = visit.open(path)
+    visit.wait_for_plots(plots)
+    expect(page.get_by_role("heading", name=title)).to_be_visible()
+    visit.assert_sound()
+
+
+def test_deep_link_works_on_a_server_that_nobody_has_visited(first_visit: Visit) -> None:
+    page = first_visit.open("spectrum")
+    first_visit.wait_for_plots(6)
+    expect(page.get_by_test_id("stSidebarNav")).to_contain_text("Budget")
+    expect(page.get_by_test_id("stSelectbox").filter(has_text="Base model")).to_be_visible()
+    first_visit.assert_sound()
+
+
+def test_first_page_states_the_finding(visit: Visit) -> None:
+    page = visit.open()
+    visit.wait_for_plots(1)
+    heading = page.get_by_role("heading", level=4).first
+    expect(heading).to_contain_text("swap-lora puts")
+    expect(heading).to_contain_text("its share by chance into the top 16 directions")
+
+
+def test_click_on_a_cell_opens_that_layer(
+    visit: Visit, cell_position: Callable[[Page, str, str, int], tuple[float, float]]
+) -> None:
+    page = visit.open("spectrum?module=model.layers.0.self_attn.q_proj")
+    visit.wait_for_plots(6)
+    expect(page.get_by_role("heading", name="model.layers.0.self_attn.q_proj")).to_be_visible()
+    page.mouse.click(*cell_position(page, "2", "mlp.up_proj", 2))
+    expect(page.get_by_role("heading", name="model.layers.2.mlp.up_proj")).to_be_visible()
+    page.mouse.click(*cell_position(page, "3", "self_attn.v_proj", 1))
+    expect(page.get_by_role("heading", name="model.layers.3.self_attn.v_proj")).to_be_visible()
+    visit.assert_sound()
+
+
+def test_choices_survive_a_page_switch_and_stand_in_the_link(visit: Visit) -> None:
+    page = visit.open()
+    visit.wait_for_plots(1)
+    page.get_by_label("Principal rank k").fill("8")
+    page.get_by_label("Principal rank k").press("Enter")
+    expect(page.get_by_role("heading", level=4).first).to_contain_text("top 8 directions")
+    page.get_by_test_id("stSidebarNav").get_by_text("Spectrum").click()
+    expect(page.get_by_text("The principal 8 directions are shaded.")).to_be_visible()
+    assert "k=8" in page.url
+
+
+def test_link_reproduces_the_view(visit: Visit) -> None:
+    page = visit.open("spectrum?adapters=edit-lora&k=4&measure=Relative+norm&module=model.layers.1.mlp.down_proj")
+    visit.wait_for_plots(6)
+    expect(page.get_by_role("heading", name="model.layers.1.mlp.down_proj")).to_be_visible()
+    expect(page.get_by_role("heading", level=4).first).to_contain_text("Relative norm peaks at")
+    expect(page.get_by_role("heading", level=4).first).to_contain_text("edit-lora")
+
+
+def test_tighter_budget_puts_more_modules_over_it(visit: Visit) -> None:
+    page = visit.open("budget?epsilon=1.0&adapters=swap-lora")
+    visit.wait_for_plots(2)
+    expect(page.get_by_role("heading", level=4).first).to_contain_text("swap-lora 0 of 28")
+    slider = page.get_by_role("main").get_by_role("slider", name="Budget ε")
+    slider.focus()
+    slider.press("Home")
+    expect(page.get_by_role("heading", level=4).first).to_contain_text("swap-lora 28 of 28")
+    assert "epsilon=0.002" in page.url
+
+
+def test_table_of_a_figure_can_be_taken_away(visit: Visit) -> None:
+    page = visit.open()
+    visit.wait_for_plots(1)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV").first.click()
+    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
+    assert [row["adapter"] for row in rows] == ["swap-lora", "swap-hiplora"]
+    assert float(rows[0]["enrichment"]) > float(rows[1]["enrichment"])
+
+
+def test_missing_base_gets_one_sentence(visit: Visit) -> None:
+    page = visit.open("?base=./no/such/folder")
+    expect(page.get_by_test_id("stAlert")).to_contain_text("no/such/folder is not a folder")
+    visit.assert_sound()
+
+
+def test_one_bad_adapter_does_not_hide_the_good_one(visit: Visit, tmp_path: Path) -> None:
+    (tmp_path / "adapter_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    page = visit.open(f"?adapters=swap-lora&adapters={tmp_path}")
+    visit.wait_for_plots(1)
+    expect(page.get_by_test_id("stAlert").first).to_contain_text("Git LFS pointer")
+    visit.assert_sound()
+
+
+def test_uploaded_adapter_is_shown(visit: Visit) -> None:
+    from hiplora.paths import demo_adapters
+
+    folder = next(path for path in demo_adapters() if path.name == "edit-lora")
+    page = visit.open("?adapters=swap-lora")
+    visit.wait_for_plots(1)
+    page.get_by_text("Upload an adapter").click()
+    page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files(
+        [folder / "adapter_config.json", folder / "adapter_model.safetensors"]
+    )
+    page.get_by_role("button", name="Add to the adapters").click()
+    expect(page.get_by_role("heading", level=4).first).to_contain_text("upload")
+    visit.assert_sound()
