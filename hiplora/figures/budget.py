@@ -21,9 +21,10 @@ def tightness_by_layer(table: pd.DataFrame) -> go.Figure:
     for i, adapter in enumerate(adapters):
         part = numbered[numbered["adapter"] == adapter]
         # Kinds stand side by side within a layer, adapters beside each other within a kind.
-        place = (part["kind"].map(kinds.index) + (i + 0.5) / len(adapters)) / len(kinds) - 0.5
+        kind = np.array([kinds.index(name) for name in part["kind"]], dtype=np.float64)
+        place = (kind + (i + 0.5) / len(adapters)) / len(kinds) - 0.5
         figure.add_scatter(
-            x=(part["layer"].astype(float) + 0.8 * place).to_numpy(np.float32),
+            x=part["layer"].to_numpy(np.float32) + np.float32(0.8) * place,
             y=part["tightness"].to_numpy(np.float32),
             mode="markers",
             name=adapter,

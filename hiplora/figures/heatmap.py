@@ -58,7 +58,7 @@ def layer_map(table: pd.DataFrame, info: MeasureInfo, selected: str | None = Non
             customdata=np.column_stack(
                 [
                     part["module"],
-                    part[info.column].map(two_digits),
+                    part[info.column].astype("float64").map(two_digits),
                     null.map(two_digits),
                     part["relative_norm"].map(two_digits),
                 ]

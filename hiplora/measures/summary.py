@@ -21,7 +21,7 @@ def summary_table(layers: pd.DataFrame) -> pd.DataFrame:
     for adapter, group in layers.groupby("adapter", sort=False):
         energy = group["norm"].to_numpy() ** 2
         total = energy.sum()
-        weight = energy / total if total > 0 else np.full(len(energy), np.nan)
+        weight = energy / total if total > 0 else np.full(len(energy), 1 / len(energy))
         live = energy > 0
         shares = {block: float(np.sum((weight * group[block])[live])) for block in ("pp", "pr", "rp", "rr")}
         if not live.any():

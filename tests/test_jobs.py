@@ -1,0 +1,70 @@
+"""Background work: progress is seen, a stop is obeyed, an error becomes a sentence, and the process can exit."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+from hiplora.errors import HiploraError
+from hiplora.jobs import Job
+
+
+def count_until(stopped: Callable[[], bool]) -> Iterator[int]:
+    number = 0
+    while not stopped():
+        number += 1
+        yield number
+
+
+def test_latest_result_is_kept_when_the_work_ends() -> None:
+    job = Job(lambda _: iter([1, 2, 3]))
+    assert job.wait(10)
+    snapshot = job.snapshot()
+    assert (snapshot.latest, snapshot.running, snapshot.stopped, snapshot.error) == (3, False, False, None)
+
+
+def test_progress_is_seen_while_it_runs() -> None:
+    gate, seen = threading.Event(), threading.Event()
+
+    def work(_: Callable[[], bool]) -> Iterator[int]:
+        yield 1
+        seen.set()
+        gate.wait(10)
+
+    job = Job(work)
+    assert seen.wait(10)
+    assert (job.snapshot().latest, job.snapshot().running) == (1, True)
+    gate.set()
+    assert job.wait(10)
+
+
+def test_stop_ends_the_work_and_says_so() -> None:
+    job = Job(count_until)
+    job.stop()
+    assert job.wait(10)
+    assert job.snapshot().stopped
+
+
+def test_error_of_the_user_is_one_sentence() -> None:
+    def work(_: Callable[[], bool]) -> Iterator[int]:
+        yield 1
+        raise HiploraError("x.safetensors is missing.")
+
+    job = Job(work)
+    job.wait(10)
+    snapshot = job.snapshot()
+    assert (snapshot.error, snapshot.details, snapshot.latest) == ("x.safetensors is missing.", None, 1)
+
+
+def test_error_of_ours_keeps_its_traceback() -> None:
+    job = Job(lambda _: iter([1 // 0]))
+    job.wait(10)
+    snapshot = job.snapshot()
+    assert snapshot.error is not None
+    assert snapshot.error.startswith("ZeroDivisionError")
+    assert "1 // 0" in (snapshot.details or "")
+
+
+def test_process_exits_while_a_job_runs() -> None:
+    code = "import tests.test_jobs as t; t.Job(t.count_until)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
