@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from hiplora.sources import Weight
     from hiplora.spectrum.prepare import BaseSpectra
 
-_BASE_HELP = "a transformers folder, a known name (demo, SmolLM2-135M-Instruct, all-MiniLM-L6-v2) or a hub name (owner/model)"
+_BASE_HELP = (
+    "a transformers folder, a known name (demo, SmolLM2-135M-Instruct, all-MiniLM-L6-v2) or a hub name (owner/model)"
+)
 _INTERRUPTED = 130
 
 
@@ -286,11 +288,16 @@ def _cache(args: argparse.Namespace) -> None:
 def _peak_memory() -> str:
     """Return `, peak memory ...` of this process; empty where the system does not tell."""
     try:
-        import resource
-    except ImportError:
-        return ""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return f", peak memory {_bytes(peak if sys.platform == 'darwin' else peak * 1024)}"
+        # On Linux getrusage would also count what the parent held when it started this process.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        peak = 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    except (OSError, StopIteration):
+        try:
+            import resource
+        except ImportError:
+            return ""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return f", peak memory {_bytes(peak)}"
 
 
 def _bytes(count: float) -> str:

@@ -1,7 +1,6 @@
 """Reading what users hand us and writing what they keep: safetensors and JSON only, whole files or nothing."""
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -126,10 +125,21 @@ def atomic_path(target: Path) -> Iterator[Path]:
     try:
         draft = holder / target.name
         yield draft
+        replaced = holder / "replaced"
         if draft.is_dir() and target.is_dir():
-            target.replace(holder / "replaced")
-        os.replace(draft, target)  # noqa: PTH105 - Path.replace reads as str.replace here
+            target.replace(replaced)
+        try:
+            draft.replace(target)
+        except OSError:
+            if replaced.is_dir():
+                replaced.replace(target)
+            raise
+    except SafetensorError as error:
+        raise HiploraError(f"{target} cannot be written ({error}): choose another place.") from None
     except OSError as error:
+        # An error without a number is not the system's: libraries raise it for what they cannot read.
+        if error.errno is None:
+            raise
         raise HiploraError(f"{target} cannot be written ({error.strerror}): choose another place.") from None
     finally:
         shutil.rmtree(holder, ignore_errors=True)

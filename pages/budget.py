@@ -3,8 +3,8 @@
 import streamlit as st
 
 from hiplora import figures
-from hiplora.measures import cut_table, layer_table
 from hiplora.catalog import MEASURES
+from hiplora.measures import cut_table, layer_table
 from hiplora.ui import cards, data, shell
 from hiplora.ui.session import EPSILONS
 

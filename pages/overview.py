@@ -1,18 +1,30 @@
 """What is loaded, and the finding in one sentence with the one plot that shows it."""
 
-import pandas as pd
 import streamlit as st
 
 from hiplora import figures
+from hiplora.catalog import MEASURES
 from hiplora.measures import notes_on, summary_table
 from hiplora.measures.alone import adapter_table
-from hiplora.catalog import MEASURES
 from hiplora.ui import cards, data, shell
+
+COLUMNS = {
+    "adapter": "Adapter",
+    "method": "Method",
+    "modules": "Modules",
+    "relative_norm": "Relative norm",
+    "pp": "Principal share",
+    "pp_null": "By chance",
+    "enrichment": "Enrichment",
+    "max_tightness": "Highest tightness",
+    "mean_stable_rank": "Mean stable rank",
+    "task_score": "Task score",
+    "retention": "Base skills kept",
+}
 
 session = shell.require()
 loaded = data.load(session)
 base = loaded.base
-
 st.title("Where an adapter puts its energy")
 data.show_problems(loaded)
 
@@ -38,36 +50,22 @@ with st.container(horizontal=True):
     st.metric("Principal rank k", session.k, border=True)
 
 if loaded.adapters:
+    scored = summary.assign(
+        **{score: [a.card.get(score) for a in loaded.adapters] for score in ("task_score", "retention")}
+    ).dropna(axis="columns", how="all")
+    shown = {column: title for column, title in COLUMNS.items() if column in scored}
     st.dataframe(
-        summary[
-            [
-                "adapter",
-                "method",
-                "modules",
-                "relative_norm",
-                "pp",
-                "pp_null",
-                "enrichment",
-                "max_tightness",
-                "mean_stable_rank",
-            ]
-        ],
+        scored[list(shown)].rename(columns=shown),
         hide_index=True,
         column_config={
-            "adapter": st.column_config.TextColumn("Adapter"),
-            "method": st.column_config.TextColumn("Method"),
-            "modules": st.column_config.NumberColumn("Modules"),
-            "relative_norm": st.column_config.NumberColumn("Relative norm", format="%.3g"),
-            "pp": st.column_config.NumberColumn("Principal share", format="%.3g"),
-            "pp_null": st.column_config.NumberColumn("By chance", format="%.3g"),
-            "enrichment": st.column_config.NumberColumn("Enrichment", format="%.3g"),
-            "max_tightness": st.column_config.NumberColumn("Highest tightness", format="%.3g"),
-            "mean_stable_rank": st.column_config.NumberColumn("Mean stable rank", format="%.3g"),
+            title: st.column_config.NumberColumn(format="%.3g")
+            for column, title in shown.items()
+            if column not in ("adapter", "method", "modules")
         },
     )
     st.caption(
-        "These measures describe geometry. Whether geometry or mere size predicts forgetting is contested; only a "
-        "measured score is forgetting."
+        "Norms, shares and tightness describe geometry. Whether geometry or mere size predicts forgetting is "
+        "contested; only a measured score is forgetting. Scores stand here when the adapter's card.json has them."
     )
     for adapter in loaded.adapters:
         for note in notes_on(base, adapter, layers, session.k):
@@ -77,5 +75,4 @@ for adapter, reason in loaded.strangers:
     st.subheader(f"{adapter.name}, without its base")
     st.warning(reason, icon=":material/link_off:")
     st.caption("Its own ranks and norms need no base; where its energy lies along the weights' directions does.")
-    alone: pd.DataFrame = adapter_table(adapter)
-    st.dataframe(alone.drop(columns=["adapter"]), hide_index=True)
+    st.dataframe(adapter_table(adapter).drop(columns=["adapter"]), hide_index=True)

@@ -1,6 +1,7 @@
 """An adapter on disk: which modules it changes and by what, without PEFT and without the base."""
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from hiplora.adapters.delta import Delta
 from hiplora.errors import HiploraError
-from hiplora.files import Tensors, require_finite
+from hiplora.files import Tensors, read_json, require_finite
 from hiplora.sources import strip_peft_prefix
 
 
@@ -32,24 +33,39 @@ class Adapter(ABC):
         self.name = path.resolve().name
         self.config = config
         self.tensors = tensors
-        self._prefixes = self._find_modules()
-        if not self._prefixes:
+        self._keys = self._find_keys()
+        if not self._keys:
             raise HiploraError(f"{tensors.path} holds no {self.method} weights: check that the folder is an adapter.")
-        self.modules = list(self._prefixes)
-        self.notes = _notes_on_extras(self._extra_keys()) + self._notes()
+        self.modules = list(self._keys)
+        own = {key for keys in self._keys.values() for key in keys.values()}
+        self.notes = _notes_on_extras([key for key in tensors.shapes if key not in own]) + self._notes()
 
     @property
     def base_name(self) -> str:
         """The base that the adapter says it was trained on; may be empty."""
         return str(self.config.get("base_model_name_or_path") or "")
 
-    @abstractmethod
-    def _find_modules(self) -> dict[str, str]:
-        """Return `{module: prefix of its keys in the file}`."""
+    @cached_property
+    def card(self) -> dict[str, Any]:
+        """`card.json` beside the adapter, which says how it was made and what it scored; empty where there is none.
+
+        Raises:
+            HiploraError: the file is damaged.
+        """
+        path = self.path / "card.json"
+        return read_json(path) if path.is_file() else {}
 
     @abstractmethod
-    def _is_own(self, key: str) -> bool:
-        """Whether a key belongs to the low-rank part."""
+    def _find_keys(self) -> dict[str, dict[str, str]]:
+        """Return `{module: {tensor of the method: its key in the file}}`."""
+
+    def _key(self, module: str, tensor: str) -> str:
+        try:
+            return self._keys[module][tensor]
+        except KeyError:
+            raise HiploraError(
+                f"{self.tensors.path}: {tensor} of {module} is missing: save the adapter again."
+            ) from None
 
     @abstractmethod
     def delta(self, module: str) -> Delta:
@@ -73,9 +89,6 @@ class Adapter(ABC):
 
     def _notes(self) -> list[str]:
         return []
-
-    def _extra_keys(self) -> list[str]:
-        return [key for key in self.tensors.shapes if not self._is_own(key)]
 
     def _read(self, key: str) -> np.ndarray:
         array = self.tensors.read(key)

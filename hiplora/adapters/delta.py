@@ -24,6 +24,10 @@ class Delta(Protocol):
         """`||dW||_F^2`."""
 
     @property
+    def singular_values(self) -> np.ndarray:
+        """Singular values of `dW`, falling, (q,)."""
+
+    @property
     def compact_svd(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`Q1 (m x q), s (q), Q2t (q x n)` with `dW = Q1 diag(s) Q2t`."""
 
@@ -78,6 +82,12 @@ class LowRankDelta:
     def energy(self) -> float:
         """`||dW||_F^2 = tr(L^T L R R^T)`."""
         return max(self.inner(self), 0.0)
+
+    @cached_property
+    def singular_values(self) -> np.ndarray:
+        """Those of the q x q product of the triangular factors of `L` and `R^T`, (q,)."""
+        T1, T2 = (scipy.linalg.qr(F, mode="r", check_finite=False)[0][: F.shape[1]] for F in (self.L, self.R.T))
+        return scipy.linalg.svd(T1 @ T2.T, compute_uv=False, check_finite=False)
 
     @cached_property
     def compact_svd(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -137,6 +147,11 @@ class DenseDelta:
     def energy(self) -> float:
         """`||dW||_F^2`."""
         return float(np.sum(self.matrix**2))
+
+    @cached_property
+    def singular_values(self) -> np.ndarray:
+        """By a dense SVD, (min(m, n),)."""
+        return scipy.linalg.svd(self.matrix, compute_uv=False)
 
     @cached_property
     def compact_svd(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

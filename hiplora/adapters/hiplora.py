@@ -7,7 +7,6 @@ from hiplora.adapters.hiplora_format import (
     group_keys,
     low_rank_factors,
     module_settings,
-    split_key,
     with_factors,
 )
 from hiplora.errors import HiploraError
@@ -22,19 +21,16 @@ class HipLoraAdapter(Adapter):
 
     method = "HiP-LoRA"
 
-    def _find_modules(self) -> dict[str, str]:
-        self._keys = group_keys(self.tensors.shapes)
+    def _find_keys(self) -> dict[str, dict[str, str]]:
+        keys = group_keys(self.tensors.shapes)
         self._base_weights = self.config.get("base_weights") or {}
-        unknown = next((module for module in self._keys if module not in self._base_weights), None)
+        unknown = next((module for module in keys if module not in self._base_weights), None)
         if unknown:
             raise HiploraError(
-                f"{self.path / 'adapter_config.json'} does not say which base weight {unknown} was trained "
-                "on (base_weights): save the adapter again."
+                f"{self.path / 'adapter_config.json'} does not say which base weight {unknown} was trained on "
+                "(base_weights): save the adapter again."
             )
-        return {module: module for module in self._keys}
-
-    def _is_own(self, key: str) -> bool:
-        return split_key(key) is not None
+        return keys
 
     def settings(self, module: str) -> ModuleSettings:
         """Return what the config says about a module, patterns applied."""
@@ -46,13 +42,8 @@ class HipLoraAdapter(Adapter):
 
     def shape(self, module: str) -> tuple[int, int]:
         """Return `(m, n)`, out x in."""
-        keys, shapes = self._keys[module], self.tensors.shapes
-        try:
-            return shapes[keys["hiplora_B"]][0], shapes[keys["hiplora_A"]][1]
-        except KeyError as error:
-            raise HiploraError(
-                f"{self.tensors.path}: {error} of {module} is missing: save the adapter again."
-            ) from None
+        shapes = self.tensors.shapes
+        return shapes[self._key(module, "hiplora_B")][0], shapes[self._key(module, "hiplora_A")][1]
 
     def epsilon(self, module: str) -> float | None:
         """Return the budget that a module was trained under."""

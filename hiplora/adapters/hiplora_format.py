@@ -121,7 +121,7 @@ def factors_hash(Ut: np.ndarray, S: np.ndarray, Vt: np.ndarray) -> str:
     """
     digest = hashlib.sha256()
     for array in (Ut, S, Vt):
-        digest.update(np.ascontiguousarray(array, dtype=np.float32))
+        digest.update(np.ascontiguousarray(array, dtype=np.float32).tobytes())
     return digest.hexdigest()
 
 

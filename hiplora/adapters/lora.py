@@ -9,8 +9,7 @@ from hiplora.errors import HiploraError
 from hiplora.sources import strip_peft_prefix
 
 # PEFT 0.3 and older wrote the adapter's name between the two.
-_A_KEY = re.compile(r"^(?P<module>.+)\.lora_A\.(?:[^.]+\.)?weight$")
-_OWN_KEY = re.compile(r"\.lora_[AB]\.(?:[^.]+\.)?weight$")
+_KEY = re.compile(r"^(?P<module>.+)\.(?P<factor>lora_[AB])\.(?:[^.]+\.)?weight$")
 
 
 def matches_pattern(pattern: str, module: str) -> bool:
@@ -30,7 +29,7 @@ class LoraAdapter(Adapter):
         """`LoRA` or `rsLoRA`."""
         return "rsLoRA" if self.config.get("use_rslora") else "LoRA"
 
-    def _find_modules(self) -> dict[str, str]:
+    def _find_keys(self) -> dict[str, dict[str, str]]:
         if self.config.get("use_dora") or any("lora_magnitude_vector" in key for key in self.tensors.shapes):
             raise HiploraError(
                 f"{self.path} is a DoRA adapter, which is not read yet: pass a LoRA or HiP-LoRA adapter."
@@ -38,25 +37,16 @@ class LoraAdapter(Adapter):
         for flag in ("use_qalora", "use_bdlora", "alora_invocation_tokens"):
             if self.config.get(flag):
                 raise HiploraError(f"{self.path} uses {flag}, which is not read yet: pass a plain LoRA adapter.")
-        matches = (_A_KEY.match(key) for key in self.tensors.shapes)
-        return {strip_peft_prefix(match["module"]): match["module"] for match in matches if match}
-
-    def _is_own(self, key: str) -> bool:
-        return _OWN_KEY.search(key) is not None
-
-    def _key(self, module: str, factor: str) -> str:
-        prefix = f"{self._prefixes[module]}.lora_{factor}."
-        found = next((key for key in self.tensors.shapes if key.startswith(prefix) and key.endswith("weight")), None)
-        if found is None:
-            raise HiploraError(
-                f"{self.tensors.path}: {prefix}weight is missing, so {module} is incomplete: save it again."
-            )
-        return found
+        keys: dict[str, dict[str, str]] = {}
+        for match in (_KEY.match(key) for key in self.tensors.shapes):
+            if match:
+                keys.setdefault(strip_peft_prefix(match["module"]), {})[match["factor"]] = match.string
+        return keys
 
     def shape(self, module: str) -> tuple[int, int]:
         """Return `(m, n)`, out x in."""
         shapes = self.tensors.shapes
-        return shapes[self._key(module, "B")][0], shapes[self._key(module, "A")][-1]
+        return shapes[self._key(module, "lora_B")][0], shapes[self._key(module, "lora_A")][-1]
 
     def scaling(self, module: str, r: int) -> float:
         """Return what `B A` is multiplied with: `alpha / r`, or `alpha / sqrt(r)` for rsLoRA."""
@@ -71,18 +61,21 @@ class LoraAdapter(Adapter):
         Raises:
             HiploraError: NaN or infinity in its weights, or factors that do not fit each other.
         """
-        A, B = self._read(self._key(module, "A")), self._read(self._key(module, "B"))
+        A, B = self._read(self._key(module, "lora_A")), self._read(self._key(module, "lora_B"))
         if A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1]:
             raise HiploraError(
-                f"{self.tensors.path}: the factors of {module} are {B.shape} and {A.shape}, which do not multiply: only "
-                "adapters of linear maps are read."
+                f"{self.tensors.path}: the factors of {module} are {B.shape} and {A.shape}, which do not multiply: "
+                "only adapters of linear maps are read."
             )
         return LowRankDelta(self.scaling(module, A.shape[0]) * B, A)
 
     def _notes(self) -> list[str]:
         notes = []
         shapes = self.tensors.shapes
-        sizes = {module: (shapes[self._key(module, "A")], shapes[self._key(module, "B")]) for module in self.modules}
+        sizes = {
+            module: (shapes[self._key(module, "lora_A")], shapes[self._key(module, "lora_B")])
+            for module in self.modules
+        }
         wide = [m for m, (a, b) in sizes.items() if len(a) == len(b) == 2 and a[0] > min(a[1], b[0])]
         if wide:
             notes.append(

@@ -4,7 +4,17 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from hiplora.figures.style import BUDGET, adapter_colors, adapter_symbols, finish, layer_axis, percent, two_digits
+from hiplora.figures.style import (
+    BUDGET,
+    adapter_colors,
+    adapter_symbols,
+    finish,
+    layer_axis,
+    log_axis,
+    percent,
+    percent_format,
+    two_digits,
+)
 
 
 def tightness_by_layer(table: pd.DataFrame) -> go.Figure:
@@ -38,7 +48,7 @@ def tightness_by_layer(table: pd.DataFrame) -> go.Figure:
     spans = len(values) > 0 and values.max() / values.min() > 30
     figure.update_xaxes(**layer_axis(numbered["layer"].astype(int).tolist()))
     if spans:
-        figure.update_yaxes(type="log")
+        figure.update_yaxes(**log_axis(values))
     else:
         figure.update_yaxes(range=[0, 1.1 * max(float(values.max()) if len(values) else 0.0, 1.0)])
     figure.update_yaxes(title="Tightness √cost / ε (1 = budget spent)")
@@ -63,6 +73,7 @@ def cut_by_layer(table: pd.DataFrame) -> go.Figure:
     colors = adapter_colors(adapters)
     numbered = table[table["layer"].notna()]
     by_layer = numbered.groupby(["adapter", "layer"], sort=False)[["removed", "energy"]].sum().reset_index()
+    by_layer["share"] = by_layer["removed"] / by_layer["energy"].where(by_layer["energy"] > 0)
     figure = go.Figure()
     for adapter in adapters:
         part = by_layer[by_layer["adapter"] == adapter].sort_values("layer")
@@ -70,11 +81,13 @@ def cut_by_layer(table: pd.DataFrame) -> go.Figure:
             x=part["layer"].to_numpy(np.float32),
             name=adapter,
             marker_color=colors[adapter],
-            y=(part["removed"] / part["energy"].where(part["energy"] > 0)).to_numpy(np.float32),
+            y=part["share"].to_numpy(np.float32),
             hovertemplate="layer %{x}<br>%{y:.3%} of the update's energy<extra>" + adapter + "</extra>",
         )
     figure.update_xaxes(**layer_axis(numbered["layer"].astype(int).tolist()))
-    figure.update_yaxes(title="Energy the budget would remove", tickformat=".1~%", rangemode="tozero")
+    figure.update_yaxes(
+        title="Energy the budget would remove", tickformat=percent_format(by_layer["share"].max()), rangemode="tozero"
+    )
     totals = table.groupby("adapter", sort=False)[["removed", "energy"]].sum()
     words = ", ".join(
         f"{percent(row['removed'] / row['energy'])} of {name}" if row["energy"] else f"nothing of {name}"

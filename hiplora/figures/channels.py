@@ -5,7 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from hiplora.figures.style import MIXED, PRINCIPAL, RESIDUAL, finish, layer_axis, percent
+from hiplora.figures.style import MIXED, PRINCIPAL, RESIDUAL, finish, layer_axis, log_axis, percent
 
 _BLOCKS = (
     ("pp", "PP  principal on both sides", PRINCIPAL),
@@ -52,7 +52,7 @@ def channel_norms(table: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(**layer_axis(table["layer"].astype(int).tolist()))
     shown = np.concatenate([table[c][table[c] > floor].to_numpy() for c, *_ in styles])
     spans = len(shown) > 0 and shown.max() / shown.min() > 100
-    figure.update_yaxes(type="log" if spans else "linear", rangemode="tozero")
+    figure.update_yaxes(**(log_axis(pd.Series(shown)) if spans else {"rangemode": "tozero"}))
     figure.update_yaxes(title="Frobenius norm of the channel", row=1, col=1)
     sums = table.assign(pp=table["principal_norm"] ** 2, rr=table["residual_norm"] ** 2)
     sums = sums.groupby("adapter", sort=False)[["pp", "rr"]].sum() ** 0.5

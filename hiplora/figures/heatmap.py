@@ -5,8 +5,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from hiplora.figures.style import DIVERGING, SEQUENTIAL, finish, row_of_max, two_digits
 from hiplora.catalog import MeasureInfo
+from hiplora.figures.style import DIVERGING, SEQUENTIAL, finish, log_ticks, percent_format, row_of_max, two_digits
 
 _OUTSIDE = "other"
 
@@ -93,8 +93,8 @@ def layer_map(table: pd.DataFrame, info: MeasureInfo, selected: str | None = Non
                 col=1,
                 line={"color": "#FFFFFF", "width": 1},
             )
-    figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
-    figure.update_xaxes(type="category", showgrid=False)
+    figure.update_yaxes(range=[len(kinds) - 0.5, -0.5], type="category", showgrid=False)
+    figure.update_xaxes(range=[-0.5, len(columns) - 0.5], type="category", showgrid=False)
     figure.update_xaxes(title="Layer", row=len(adapters), col=1)
     figure.update_layout(coloraxis=_color_axis(table["shown"], info), hoverdistance=-1, dragmode=False)
     figure.update_annotations(x=0, xanchor="left", font_size=13)
@@ -120,12 +120,11 @@ def _color_axis(shown: pd.Series, info: MeasureInfo) -> dict[str, object]:
         bar |= {"tickvals": ticks, "ticktext": [f"{two_digits(2.0**tick)}×" for tick in ticks]}
         return {"colorscale": DIVERGING, "cmin": -reach, "cmax": reach, "colorbar": bar}
     if info.scale == "log":
-        first, last = int(np.floor(low)), int(np.ceil(high))
-        ticks = np.arange(first, last + 1) if last - first > 1 else np.linspace(low, high, 4)
+        ticks = np.log10(log_ticks(10**low, 10**high))
         bar |= {"tickvals": ticks, "ticktext": [two_digits(10.0**tick) for tick in ticks]}
         return {"colorscale": SEQUENTIAL, "cmin": low, "cmax": high, "colorbar": bar}
     if info.scale == "share":
-        bar |= {"tickformat": ".0%" if high > 0.05 else ".2~%"}
+        bar |= {"tickformat": percent_format(high)}
     return {"colorscale": SEQUENTIAL, "cmin": 0, "cmax": high or 1, "colorbar": bar}
 
 

@@ -5,7 +5,18 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from hiplora.figures.style import BASE, NULL, PRINCIPAL, adapter_colors, finish, percent, row_of_max, two_digits
+from hiplora.figures.style import (
+    BASE,
+    NULL,
+    PRINCIPAL,
+    adapter_colors,
+    finish,
+    log_axis,
+    percent,
+    percent_format,
+    row_of_max,
+    two_digits,
+)
 
 _DIRECTION = "Singular direction of the weight, leading first"
 
@@ -80,7 +91,12 @@ def direction_energy(table: pd.DataFrame, k: int) -> go.Figure:
         )
     _mark_principal(figure, k)
     figure.update_xaxes(title="Singular direction", **_direction_axis(table["direction"].max()))
-    figure.update_yaxes(title="Share of the update's energy", tickformat=".2~%", row=1, col=1)
+    figure.update_yaxes(
+        title="Share of the update's energy",
+        tickformat=percent_format(table[["left", "right"]].max().max()),
+        row=1,
+        col=1,
+    )
     figure.update_yaxes(rangemode="tozero")
     head = table[table["direction"] <= k].groupby("adapter", sort=False)[["left", "right"]].sum().mean(axis=1)
     words = ", ".join(f"{name} {percent(value)}" for name, value in head.items())
@@ -162,12 +178,10 @@ def cumulative_energy(table: pd.DataFrame, k: int) -> go.Figure:
         and (row["left_cumulative"] > row["left_null_high"]).iloc[0]
         and (row["right_cumulative"] > row["right_null_high"]).iloc[0]
     ]
-    words = (
-        f"{', '.join(above)}: more than chance on both sides." if above else "No adapter is above chance on both sides."
-    )
+    words = f"{', '.join(above)} is above chance" if above else "no adapter is above chance"
     return finish(
         figure,
-        f"Up to direction {k}, {words}",
+        f"Up to direction {k}, {words} on both sides.",
         "Cumulative energy against an isotropic update with the same singular values.",
         380,
         panels=True,
@@ -197,7 +211,7 @@ def gains(table: pd.DataFrame, k: int) -> go.Figure:
         )
     figure.add_hline(y=0, line={"color": NULL, "width": 1})
     figure.update_xaxes(title="Principal direction", dtick=max(1, k // 16))
-    figure.update_yaxes(title="Gain c / σ", tickformat="+.1~%")
+    figure.update_yaxes(title="Gain c / σ", tickformat="+" + percent_format(head["gain"].abs().max()))
     strongest = row_of_max(head.assign(size=head["gain"].abs()), "size")
     title = (
         f"The largest gain is {two_digits(100 * strongest['gain'])} %, on direction {int(strongest['direction'])} "
@@ -232,7 +246,7 @@ def sweep(table: pd.DataFrame, k: int) -> go.Figure:
     figure.add_hline(y=1, line={"color": NULL, "dash": "dash", "width": 2})
     figure.add_vline(x=k, line={"color": PRINCIPAL, "width": 1.5, "dash": "dot"})
     figure.update_xaxes(title="Principal rank k", **_direction_axis(table["principal_rank"].max()))
-    figure.update_yaxes(title="Enrichment (1 = chance)", type="log")
+    figure.update_yaxes(title="Enrichment (1 = chance)", **log_axis(table["enrichment"]))
     at_k = table[table["principal_rank"] == k]
     words = ", ".join(f"{row['adapter']} {two_digits(row['enrichment'])}×" for _, row in at_k.iterrows())
     return finish(
@@ -249,8 +263,9 @@ def _mark_principal(figure: go.Figure, k: int) -> None:
 
 def _direction_axis(last: int) -> dict[str, object]:
     """Logarithmic, so that the leading directions are seen beside hundreds of others; ticks at powers of two."""
-    ticks = [2**power for power in range(int(last).bit_length())]
-    return {"type": "log", "range": [np.log10(0.8), np.log10(last * 1.1)], "tickvals": ticks}
+    powers = range(0, int(last).bit_length(), 1 if last <= 128 else 2)
+    ticks = [2**power for power in powers]
+    return {"type": "log", "range": [np.log10(0.8), np.log10(last * 1.1)], "tickvals": ticks, "tickangle": 0}
 
 
 def _f32(column: pd.Series) -> np.ndarray:

@@ -51,14 +51,9 @@ def principal_share(summary: pd.DataFrame, k: int) -> go.Figure:
         figure.add_shape(
             type="rect", x0=low, x1=high, y0=row - 0.38, y1=row + 0.38, fillcolor=NULL, opacity=0.35, line_width=0
         )
-        figure.add_shape(
-            type="line",
-            x0=mean,
-            x1=mean,
-            y0=row - 0.42,
-            y1=row + 0.42,
-            line={"color": NULL, "dash": "dash", "width": 2},
-        )
+        # The white line below keeps the dashes readable where they cross a bar.
+        for line in ({"color": "#FFFFFF", "width": 5}, {"color": NULL, "dash": "dash", "width": 2}):
+            figure.add_shape(type="line", x0=mean, x1=mean, y0=row - 0.42, y1=row + 0.42, line=line)
     figure.add_scatter(
         x=[None],
         y=[None],

@@ -73,7 +73,30 @@ def two_digits(value: float) -> str:
 
 def percent(value: float) -> str:
     """Return a share as a percentage with two significant digits."""
-    return f"{two_digits(100 * value)} %"
+    return f"{two_digits(100 * value)}\N{NO-BREAK SPACE}%"
+
+
+def percent_format(largest: float) -> str:
+    """Return the tick format of an axis of shares that reaches up to `largest`: enough digits to tell ticks apart."""
+    if not math.isfinite(largest) or largest <= 0:
+        return ".0%"
+    return f".{max(0, math.ceil(-math.log10(100 * largest)) + 1)}~%"
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return round numbers between two positive ones: powers of ten, with 2 and 5 between where few are there."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if len(decades) <= 4 else (1,)
+    return [tick for power in decades for step in steps if low <= (tick := step * 10.0**power) <= high]
+
+
+def log_axis(values: pd.Series) -> dict[str, object]:
+    """Return settings of a logarithmic axis for positive values, labelled with round numbers."""
+    shown = values[values > 0]
+    if shown.empty:
+        return {}
+    ticks = log_ticks(float(shown.min()) / 2, float(shown.max()) * 2)
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 def times_chance(value: float) -> str:

@@ -24,7 +24,7 @@ def adapter_table(adapter: Adapter) -> pd.DataFrame:
     rows = []
     for module in in_data_order(adapter.modules):
         delta = adapter.delta(module)
-        s = delta.compact_svd[1]
+        s = delta.singular_values
         layer, kind = layer_and_kind(module)
         rows.append(
             {

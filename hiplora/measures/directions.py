@@ -22,7 +22,7 @@ def direction_table(spectrum: Spectrum, delta: Delta, adapter: str = "") -> pd.D
         adapter: name, for the table.
     """
     Ut, Vt = spectrum.Ut.astype(np.float64), spectrum.Vt.astype(np.float64)
-    parts = energy_shares(delta.compact_svd[1])
+    parts = energy_shares(delta.singular_values)
     total = delta.energy or np.nan
     rows = delta.project(Ut)
     change = rows.project(Vt=Vt).dense().diagonal()
@@ -58,7 +58,7 @@ def sweep_table(spectrum: Spectrum, delta: Delta, adapter: str = "") -> pd.DataF
     core = delta.project(spectrum.Ut.astype(np.float64), spectrum.Vt.astype(np.float64)).dense()
     ks = np.arange(1, spectrum.k + 1)
     pp = np.cumsum(np.cumsum(core**2, axis=0), axis=1).diagonal() / (delta.energy or np.nan)
-    null = isotropic_null(ks, spectrum.shape, energy_shares(delta.compact_svd[1]))
+    null = isotropic_null(ks, spectrum.shape, energy_shares(delta.singular_values))
     return pd.DataFrame(
         {
             "adapter": adapter,

@@ -16,7 +16,7 @@ class Intruders:
     Attributes:
         count: vectors whose largest cosine with any `u_i` is below `tau`.
         share: their share of `||W0 + dW||_F^2`.
-        cosines: (q,), the largest cosine of each leading vector.
+        cosines: (q,), the largest cosine of each leading vector; fewer where the rank of `W0 + dW` is below q.
     """
 
     count: int
@@ -44,10 +44,12 @@ def intruder_dimensions(spectrum: Spectrum, delta: Delta, q: int = 10, tau: floa
     smallest = min(m, n)
     gram = W @ W.T if m <= n else W.T @ W
     values, vectors = scipy.linalg.eigh(gram, subset_by_index=[max(smallest - q, 0), smallest - 1], check_finite=False)
-    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+    # Where the changed weight has run out of rank, its singular vectors are arbitrary: they are no directions of it.
+    live = values[::-1] > 1e-12 * max(values[-1], 0.0)
+    values, vectors = values[::-1][live], vectors[:, ::-1][:, live]
     if m > n:
-        vectors = W @ vectors / np.maximum(np.sqrt(values), np.finfo(float).tiny)
-    cosines = np.abs(spectrum.Ut @ vectors).max(axis=0)
+        vectors = W @ vectors / np.sqrt(values)
+    cosines = np.abs(U.T @ vectors).max(axis=0)
     intruding = cosines < tau
     total = float(np.sum(W**2))
     share = float(values[intruding].sum()) / total if total > 0 else float("nan")

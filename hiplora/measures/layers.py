@@ -135,7 +135,7 @@ def measure(
     if delta.shape != spectrum.shape:
         raise ValueError(f"update of shape {delta.shape} on a weight of shape {spectrum.shape}")
     head = spectrum.truncate(k)
-    s = delta.compact_svd[1]
+    s = delta.singular_values
     return Measurement(
         adapter=adapter,
         method=method,

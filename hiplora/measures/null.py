@@ -29,10 +29,10 @@ class Null:
 def isotropic_null(k: int | np.ndarray, shape: tuple[int, int], parts: np.ndarray, side: Side = "both") -> Null:
     """Return the null of an update with the same singular values but singular vectors uniform on the sphere.
 
-    A unit vector of dimension `m` puts `Beta(k/2, (m-k)/2)` of its energy into `k` given directions. A share is the
-    mean of such over the rank-one parts, weighted by their energy; for `side="both"` each part is the product of a
-    left and a right one. Mean `k/m`, `k/n` or `k^2/(mn)`. The parts are taken as independent and the band as that of
-    a Beta with the same mean and variance (our choice; checked against simulation).
+    A rank-one part puts `Beta(k/2, (m-k)/2)` of its energy into `k` given directions of dimension `m`; for
+    `side="both"` the parts also interfere. Mean (`k/m`, `k/n` or `k^2/(mn)`) and variance are exact, with the parts'
+    vectors orthonormal as those of an SVD are; the band is that of the Beta with this mean and variance (our choice,
+    checked against simulation).
 
     Args:
         k: principal rank, or an array of them.
@@ -42,11 +42,18 @@ def isotropic_null(k: int | np.ndarray, shape: tuple[int, int], parts: np.ndarra
     """
     sizes = {"left": shape[:1], "right": shape[1:], "both": shape}[side]
     k = np.asarray(k, dtype=np.float64)
-    mean, second = np.ones_like(k), np.ones_like(k)
+    mean, same, other, crossed = (np.ones_like(k) for _ in range(4))
     for size in sizes:
+        # For orthonormal x, y uniform in this dimension and P the projector on k directions:
+        square = k / size * (k + 2) / (size + 2)  # E[(x'Px)^2]
         mean = mean * k / size
-        second = second * k / size * (k + 2) / (size + 2)
-    return beta_band(mean, (second - mean**2) * np.sum(parts**2))
+        same = same * square
+        other = other * (k * k / size - square) / max(size - 1, 1)  # E[x'Px y'Py]
+        crossed = crossed * (k / size - square) / max(size - 1, 1)  # E[(x'Py)^2]
+    concentrated = np.sum(parts**2)
+    spread = np.sum(parts) ** 2 - concentrated
+    second = concentrated * same + spread * (other + 2 * crossed if side == "both" else other)
+    return beta_band(mean, second - mean**2 * np.sum(parts) ** 2)
 
 
 def beta_band(mean: Any, variance: Any) -> Null:

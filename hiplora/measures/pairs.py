@@ -40,9 +40,10 @@ def pair_table(
     own = {name: inner(name, name) for name in deltas}
     found = []
     for a, b in combinations(deltas, 2):
-        # A residual block below rounding of the whole is no block: its cosine would be noise.
+        # A block below rounding of the whole is no block: its cosine would be noise. The residual one comes by
+        # difference, on float32 vectors.
         scale = np.sqrt(np.maximum(own[a], 0) * np.maximum(own[b], 0))
-        floor = 1e-12 * np.sqrt(own[a][0] * own[b][0])
+        floor = np.array([1e-12, 1e-12, 1e-6]) * np.sqrt(own[a][0] * own[b][0])
         cosine, cosine_pp, cosine_rr = np.where(scale > floor, inner(a, b) / np.where(scale > floor, scale, 1), np.nan)
         found.append(
             {

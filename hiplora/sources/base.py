@@ -19,6 +19,7 @@ _EMBEDDING_PARTS = {"wte", "wpe", "shared", "relative_attention_bias"}
 # Architectures whose maps are transformers' Conv1D: stored in x out.
 _CONV1D_TYPES = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"}
 _CONV1D_LEAVES = {"c_attn", "c_proj", "c_fc", "q_attn"}
+_UNQUANTISED = {"float64", "float32", "float16", "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,17 @@ class BaseModel:
     def __init__(self, path: Path, name: str | None = None):
         if not path.is_dir():
             raise HiploraError(f"{path} is not a folder: pass a transformers model folder, or a known name.")
+        if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+            raise HiploraError(f"{path} is an adapter: pass the base model that it belongs to.")
         self.path = path
         self.name = name or path.resolve().name
         self.config: dict[str, Any] = read_json(path / "config.json")
         files = sorted(path.glob("*.safetensors"))
         index = path / "model.safetensors.index.json"
         if index.is_file():
-            weight_map = read_json(index).get("weight_map", {})
+            weight_map = read_json(index).get("weight_map")
+            if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+                raise HiploraError(f"{index} has no weight_map from tensors to files: download or save it again.")
             files = [path / name for name in sorted(set(weight_map.values()))]
         elif (path / "model.safetensors").is_file():
             files = [path / "model.safetensors"]
@@ -125,10 +130,16 @@ class BaseModel:
         """Return one matrix, (m, n) out x in, in its stored dtype.
 
         Raises:
-            HiploraError: it cannot be read, or holds NaN or infinity.
+            HiploraError: it cannot be read, is quantised, or holds NaN or infinity.
         """
         file = next(file for file in self.files if file.path == weight.path)
-        array = require_finite(file.read(weight.key), f"{weight.path}: {weight.key}")
+        array = file.read(weight.key)
+        if array.dtype.name not in _UNQUANTISED:
+            raise HiploraError(
+                f"{weight.path}: {weight.key} is quantised ({array.dtype.name}), and its scale lies elsewhere: pass "
+                "the model in 16 or 32 bits."
+            )
+        require_finite(array, f"{weight.path}: {weight.key}")
         return np.ascontiguousarray(array.T) if weight.transposed else array
 
     @property

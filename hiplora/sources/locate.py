@@ -44,7 +44,8 @@ def open_base(where: str | Path, *, download: bool = False) -> BaseModel:
     """Open a base model.
 
     Args:
-        where: a known name (`demo`, `SmolLM2-135M-Instruct`, `all-MiniLM-L6-v2`), a folder, or a hub name (`owner/model`).
+        where: a known name (`demo`, `SmolLM2-135M-Instruct`, `all-MiniLM-L6-v2`), a folder, or a hub name
+            (`owner/model`).
         download: whether a hub name may be fetched; otherwise only what was fetched before is used.
 
     Raises:

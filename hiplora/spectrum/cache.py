@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import warnings
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,9 +109,12 @@ class SpectrumCache:
                 continue
             try:
                 spectrum = self._load(path, weight_hash, k)
-            except (SafetensorError, OSError, ValueError, KeyError) as error:
+            except FileNotFoundError:  # another process has made room meanwhile
+                continue
+            except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
                 warnings.warn(f"{path} is damaged ({error}) and will be rebuilt.", stacklevel=2)
-                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.unlink()
                 continue
             return spectrum if k is None else spectrum.truncate(k)
         return None
@@ -124,7 +128,7 @@ class SpectrumCache:
 
     def size(self) -> int:
         """Bytes that the entries take."""
-        return sum(path.stat().st_size for path in self.folder.glob("spectra/*/*.safetensors"))
+        return sum(size for _, size, _ in self._by_last_use())
 
     def clear(self) -> None:
         """Remove every entry."""
@@ -152,12 +156,17 @@ class SpectrumCache:
         }
         check_writable(self.folder)
         with atomic_path(path) as draft:
-            save_file(tensors, draft, {"spectrum": json.dumps(header)})
+            text = json.dumps(header)
+            # One key: the order of several in the file would be random.
+            save_file(tensors, draft, {"spectrum": f"{_checksum(text.encode())} {text}"})
         self._shrink(keep=path)
 
     def _load(self, path: Path, weight_hash: str, k: int | None) -> Spectrum:
         with safe_open(path, "np") as file:
-            header = json.loads(file.metadata()["spectrum"])
+            checksum, _, text = file.metadata()["spectrum"].partition(" ")
+            if _checksum(text.encode()) != checksum:
+                raise ValueError("checksum of the header differs")
+            header = json.loads(text)
 
             def read(name: str) -> np.ndarray:
                 tensor = file.get_tensor(name)
@@ -168,7 +177,8 @@ class SpectrumCache:
             sigma, Ut, Vt = read("sigma"), read("Ut.head"), read("Vt.head")
             if k is None or k > _HEAD:
                 Ut, Vt = np.concatenate([Ut, read("Ut.tail")]), np.concatenate([Vt, read("Vt.tail")])
-        os.utime(path)
+        with suppress(OSError):  # a shared cache may belong to someone else
+            os.utime(path)
         return Spectrum(
             Ut=Ut,
             sigma=sigma[: len(Ut)],
@@ -182,15 +192,25 @@ class SpectrumCache:
 
     def _shrink(self, keep: Path) -> None:
         """Remove the least recently used entries until the limit holds; never the one just written."""
-        entries = [(path.stat(), path) for path in self.folder.glob("spectra/*/*.safetensors")]
-        total = sum(stat.st_size for stat, _ in entries)
-        for stat, path in sorted(entries, key=lambda entry: entry[0].st_mtime_ns):
+        entries = self._by_last_use()
+        total = sum(size for _, size, _ in entries)
+        for _, size, path in entries:
             if total <= self.limit:
                 return
             if path != keep:
-                path.unlink(missing_ok=True)
-                total -= stat.st_size
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+                total -= size
+
+    def _by_last_use(self) -> list[tuple[int, int, Path]]:
+        """Return time of last use, size and path of every entry, oldest first."""
+        entries = []
+        for path in self.folder.glob("spectra/*/*.safetensors"):
+            with suppress(FileNotFoundError):  # removed meanwhile by another process
+                stat = path.stat()
+                entries.append((stat.st_mtime_ns, stat.st_size, path))
+        return sorted(entries)
 
 
-def _checksum(tensor: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(tensor).data).hexdigest()
+def _checksum(data: "np.ndarray | bytes") -> str:
+    return hashlib.sha256(data if isinstance(data, bytes) else np.ascontiguousarray(data).data).hexdigest()

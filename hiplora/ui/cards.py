@@ -6,8 +6,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from hiplora.figures.style import TITLE_HEIGHT
 from hiplora.catalog import MeasureInfo
+from hiplora.figures.style import TITLE_HEIGHT
 from hiplora.ui.data import Loaded
 
 _CONFIG = {

@@ -95,7 +95,7 @@ def test_modules_outside_the_layers_have_a_column_of_their_own(layers: pd.DataFr
 
 
 def test_cumulative_energy_names_who_is_above_chance(directions: pd.DataFrame) -> None:
-    assert "direction 4, leading: more than chance" in figures.cumulative_energy(directions, K).layout.title.text
+    assert "Up to direction 4, leading is above chance" in figures.cumulative_energy(directions, K).layout.title.text
 
 
 def test_blocks_are_stacked_to_the_whole(layers: pd.DataFrame) -> None:
