@@ -27,7 +27,7 @@ def remember_click() -> None:
         st.session_state[MODULE] = points[0]["customdata"][0]
 
 
-@st.fragment
+@shell.fragment
 def explorer() -> None:
     """The map and the layer below it: a click repaints no more than this."""
     overview, detail = st.container(), st.container()

@@ -123,11 +123,13 @@ def one_layer(loaded: Loaded, module: str, table: Callable[..., pd.DataFrame]) -
 
 def prepare(loaded: Loaded, k: int | None) -> None:
     """Make sure that the spectra are there; while they are computed, show how far that is and stop the page here."""
-    missing = loaded.spectra.missing(loaded.weights, k)
-    if not missing:
-        return
-    key = (loaded.base.identity, k, frozenset(weight.module for weight in missing))
+    weights = loaded.weights
+    key = (loaded.base.identity, k, frozenset(weight.module for weight in weights))
     jobs = _jobs()
+    missing = loaded.spectra.missing(weights, k)
+    if not missing:
+        jobs.pop(key, None)
+        return
     if key not in jobs:
         jobs[key] = Job(lambda stopped: loaded.spectra.prepare(missing, k, stopped))
         jobs[key].wait(1.0)

@@ -1,5 +1,8 @@
 """The frame around every page: navigation, sidebar, and one sentence in place of a page that cannot be shown."""
 
+from collections.abc import Callable
+from functools import wraps
+
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
@@ -18,9 +21,6 @@ _FRAME, _SESSION = "_frame_runs", "_session"
 
 def run() -> None:
     """Run the app: called by `app.py` and nothing else."""
-    assets = site_root() / "assets"
-    st.set_page_config(page_title="hiplora", page_icon=str(assets / "icon.svg"), layout="wide")
-    st.logo(str(assets / "logo.svg"), size="large", icon_image=str(assets / "icon.svg"))
     page = _navigation()
     st.session_state[_FRAME] = True
     try:
@@ -46,13 +46,29 @@ def require() -> Session:
     return session
 
 
+def fragment(part: Callable[[], None]) -> Callable[[], None]:
+    """Make a part of a page repaint alone. It then runs outside of `run`, so it shows its errors itself."""
+
+    @wraps(part)
+    def guarded() -> None:
+        try:
+            part()
+        except HiploraError as error:
+            show_error(error)
+
+    return st.fragment(guarded)
+
+
 def show_error(error: HiploraError) -> None:
     """Show the sentence of an error, as plain text."""
     st.error(str(error).replace("`", ""), icon=":material/error:")
 
 
 def _navigation() -> StreamlitPage:
-    folder = site_root() / "pages"
+    assets, folder = site_root() / "assets", site_root() / "pages"
+    # Without an icon of its own the tab would show the page's, which is fetched from outside.
+    st.set_page_config(page_title="hiplora", page_icon=str(assets / "icon.svg"), layout="wide")
+    st.logo(str(assets / "logo.svg"), size="large", icon_image=str(assets / "icon.svg"))
     pages = [
         st.Page(folder / f"{name}.py", title=title, icon=icon, url_path=name, default=name == "overview")
         for name, title, icon in _PAGES

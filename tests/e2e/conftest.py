@@ -7,7 +7,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -98,10 +98,33 @@ class Visit:
 
     def wait_for_plots(self, count: int) -> None:
         expect(self.page.locator(PLOT)).not_to_have_count(0)
-        self.page.wait_for_function(
-            f"document.querySelectorAll('.js-plotly-plot').length >= {count}"
-        )
+        self.page.wait_for_function(f"document.querySelectorAll('.js-plotly-plot').length >= {count}")
         self.settle()
+
+    def click_cell(self, layer: str, kind: str, row: int) -> None:
+        """Click a cell of the layer map as a person does: go there, see the label, press.
+
+        Args:
+            layer: on the x axis.
+            kind: on the y axis.
+            row: which of the maps, from 1.
+        """
+        position = self.page.evaluate(
+            """([layer, kind, row]) => {
+                const plot = document.querySelector('.js-plotly-plot');
+                plot.scrollIntoView({block: 'center'});
+                const suffix = row > 1 ? String(row) : '';
+                const xaxis = plot._fullLayout[`xaxis${suffix}`], yaxis = plot._fullLayout[`yaxis${suffix}`];
+                const box = plot.getBoundingClientRect();
+                return [box.left + xaxis._offset + xaxis.c2p(xaxis.d2c(layer)),
+                        box.top + yaxis._offset + yaxis.c2p(yaxis.d2c(kind))];
+            }""",
+            [layer, kind, row],
+        )
+        self.page.mouse.move(position[0] - 5, position[1])
+        self.page.mouse.move(*position, steps=5)
+        expect(self.page.locator(".hoverlayer .hovertext").first).to_contain_text(f"layers.{layer}.{kind}")
+        self.page.mouse.click(*position)
 
     def assert_sound(self) -> None:
         expect(self.page.get_by_test_id("stException")).to_have_count(0)
@@ -127,25 +150,3 @@ def _visit(browser: Browser, url: str) -> Iterator[Visit]:
     page.on("request", lambda request: found.requested.append(request.url))
     yield found
     context.close()
-
-
-@pytest.fixture
-def cell_position() -> Callable[[Page, str, str, int], tuple[float, float]]:
-    """Where on the screen the cell of a layer and kind lies, in the n-th map of the layer map."""
-
-    def find(page: Page, layer: str, kind: str, row: int) -> tuple[float, float]:
-        x, y = page.evaluate(
-            """([layer, kind, row]) => {
-                const plot = document.querySelector('.js-plotly-plot');
-                plot.scrollIntoView({block: 'center'});
-                const suffix = row > 1 ? String(row) : '';
-                const {xaxis, [`yaxis${suffix}`]: yaxis} = {...plot._fullLayout, xaxis: plot._fullLayout[`xaxis${suffix}`]};
-                const box = plot.getBoundingClientRect();
-                return [box.left + xaxis._offset + xaxis.c2p(xaxis.d2c(layer)),
-                        box.top + yaxis._offset + yaxis.c2p(yaxis.d2c(kind))];
-            }""",
-            [layer, kind, row],
-        )
-        return float(x), float(y)
-
-    return find

@@ -2,11 +2,10 @@
 
 import csv
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from .conftest import Visit
 
@@ -45,15 +44,14 @@ def test_first_page_states_the_finding(visit: Visit) -> None:
     expect(heading).to_contain_text("its share by chance into the top 16 directions")
 
 
-def test_click_on_a_cell_opens_that_layer(
-    visit: Visit, cell_position: Callable[[Page, str, str, int], tuple[float, float]]
-) -> None:
+def test_click_on_a_cell_opens_that_layer(visit: Visit) -> None:
     page = visit.open("spectrum?module=model.layers.0.self_attn.q_proj")
     visit.wait_for_plots(6)
     expect(page.get_by_role("heading", name="model.layers.0.self_attn.q_proj")).to_be_visible()
-    page.mouse.click(*cell_position(page, "2", "mlp.up_proj", 2))
+    visit.click_cell("2", "mlp.up_proj", 2)
     expect(page.get_by_role("heading", name="model.layers.2.mlp.up_proj")).to_be_visible()
-    page.mouse.click(*cell_position(page, "3", "self_attn.v_proj", 1))
+    visit.settle()
+    visit.click_cell("3", "self_attn.v_proj", 1)
     expect(page.get_by_role("heading", name="model.layers.3.self_attn.v_proj")).to_be_visible()
     visit.assert_sound()
 
@@ -61,8 +59,8 @@ def test_click_on_a_cell_opens_that_layer(
 def test_choices_survive_a_page_switch_and_stand_in_the_link(visit: Visit) -> None:
     page = visit.open()
     visit.wait_for_plots(1)
-    page.get_by_label("Principal rank k").fill("8")
-    page.get_by_label("Principal rank k").press("Enter")
+    page.get_by_label("Principal rank k", exact=True).fill("8")
+    page.get_by_label("Principal rank k", exact=True).press("Enter")
     expect(page.get_by_role("heading", level=4).first).to_contain_text("top 8 directions")
     page.get_by_test_id("stSidebarNav").get_by_text("Spectrum").click()
     expect(page.get_by_text("The principal 8 directions are shaded.")).to_be_visible()
