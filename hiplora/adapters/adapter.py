@@ -105,10 +105,10 @@ def _notes_on_extras(keys: list[str]) -> list[str]:
             groups["bias"].append(key)
         else:
             groups["module kept whole"].append(key)
-    plural = {"embedding": "embedding adapters", "bias": "trained biases", "module kept whole": "tensors kept whole"}
+    plural = {"embedding": "embedding adapters", "bias": "biases", "module kept whole": "tensors kept whole"}
     return [
-        f"{len(found)} {plural[kind]} are trained too and are not in these numbers "
-        f"({strip_peft_prefix(found[0])}{', …' if len(found) > 1 else ''})."
+        f"Trained too, but not in these numbers: {plural[kind]} "
+        f"({len(found)}: {strip_peft_prefix(found[0])}{', …' if len(found) > 1 else ''})."
         for kind, found in groups.items()
         if found
     ]

@@ -24,7 +24,8 @@ class HipLoraAdapter(Adapter):
     def _find_keys(self) -> dict[str, dict[str, str]]:
         keys = group_keys(self.tensors.shapes)
         self._base_weights = self.config.get("base_weights") or {}
-        unknown = next((module for module in keys if module not in self._base_weights), None)
+        fields = {"hash", "principal_rank", "factors"}
+        unknown = next((module for module in keys if not fields <= set(self._base_weights.get(module) or ())), None)
         if unknown:
             raise HiploraError(
                 f"{self.path / 'adapter_config.json'} does not say which base weight {unknown} was trained on "

@@ -1,0 +1,137 @@
+"""Where a layer's principal basis comes from, and the check that it is the one an adapter was trained on."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from hiplora.adapters.hiplora_format import ModuleSettings, check_factors, factors_hash
+from hiplora.errors import HiploraError
+
+if TYPE_CHECKING:
+    from hiplora.spectrum import Spectrum
+
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def oriented_weight(base: nn.Module, module: str) -> Tensor:
+    """Return the weight of a linear map as (m, n), out x in; a view for Conv1D.
+
+    Args:
+        base: nn.Linear or Conv1D.
+        module: its name, for the errors.
+
+    Raises:
+        HiploraError: another kind of layer, or a weight that is quantised or not in memory.
+    """
+    if not isinstance(base, nn.Linear | Conv1D):
+        raise HiploraError(
+            f"{module} is a {type(base).__name__}, and HiP-LoRA adapts nn.Linear and Conv1D: leave it out of "
+            "target_modules."
+        )
+    weight = base.weight.detach()
+    if weight.is_meta:
+        raise HiploraError(f"The weight of {module} is not in memory (meta device): load the base model whole first.")
+    if weight.dtype not in _DTYPES or weight.ndim != 2:
+        raise HiploraError(f"The weight of {module} is quantised ({weight.dtype}): load the base in 16 or 32 bits.")
+    return weight.T if isinstance(base, Conv1D) else weight
+
+
+def check_ranks(settings: ModuleSettings, shape: tuple[int, int], module: str) -> None:
+    """Raise when r or k is larger than the layer.
+
+    Args:
+        settings: of the module.
+        shape: (m, n).
+        module: its name, for the error.
+
+    Raises:
+        HiploraError: naming the value.
+    """
+    k = settings.principal_rank
+    for name, value in (("r", settings.r), ("principal_rank", k if isinstance(k, int) else 1)):
+        if value > min(shape):
+            raise HiploraError(
+                f"{name}={value} is larger than {module}, which is {shape[0]} x {shape[1]}: use at most {min(shape)}, "
+                f"or set a smaller one for it in {'rank_pattern' if name == 'r' else 'principal_rank_pattern'}."
+            )
+
+
+def fetch_basis(weight: Tensor, principal_rank: int | float, module: str) -> "Spectrum":
+    """Return the leading triplets of a weight, from the user's cache or computed.
+
+    Args:
+        weight: (m, n), out x in.
+        principal_rank: k, or the share of `||W||_F^2` that the k triplets must reach.
+        module: its name, for the error.
+
+    Raises:
+        HiploraError: the weight is all zeros or not finite, or the cache cannot be written.
+    """
+    from hiplora.spectrum import default_cache
+
+    if isinstance(principal_rank, int):
+        spectrum = default_cache().fetch(weight, principal_rank)
+    else:
+        spectrum = default_cache().fetch(weight)
+        reached = np.cumsum(spectrum.sigma**2) >= principal_rank * spectrum.frobenius**2
+        spectrum = spectrum.truncate(int(np.argmax(reached)) + 1 if reached.any() else spectrum.k)
+    if spectrum.sigma[0] == 0:
+        raise HiploraError(f"The weight of {module} is all zeros and has no principal directions: exclude the module.")
+    return spectrum
+
+
+def refetch_basis(weight: Tensor, settings: ModuleSettings, entry: Mapping[str, Any], module: str) -> "Spectrum":
+    """Return the basis that a saved adapter was trained on, from the cache or computed again.
+
+    Args:
+        weight: (m, n), out x in, already known to be the right one.
+        settings: of the module.
+        entry: the module's entry in `base_weights`.
+        module: its name, for the error.
+
+    Raises:
+        HiploraError: what is found differs from what the core was trained on.
+    """
+    from hiplora.spectrum import default_cache
+
+    # A share asks for all triplets, as it did in training: a truncated SVD could differ in the last digits.
+    k = entry["principal_rank"]
+    spectrum = default_cache().fetch(weight, k if isinstance(settings.principal_rank, int) else None).truncate(k)
+    check_factors(spectrum.Ut, spectrum.sigma, spectrum.Vt, entry, module)
+    return spectrum
+
+
+def entry_of(spectrum: "Spectrum") -> dict[str, Any]:
+    """Return what `base_weights` keeps of a basis."""
+    return {
+        "hash": spectrum.weight_hash,
+        "principal_rank": spectrum.k,
+        "factors": factors_hash(spectrum.Ut, spectrum.sigma, spectrum.Vt),
+    }
+
+
+def check_base(weight: Tensor, entry: Mapping[str, Any], module: str, adapter: str) -> None:
+    """Raise unless this is the weight, bit for bit and in the same dtype, that an adapter was trained on.
+
+    Args:
+        weight: (m, n), out x in.
+        entry: the module's entry in `base_weights`.
+        module: its name, for the error.
+        adapter: the adapter's name, for the error.
+
+    Raises:
+        HiploraError: it is another.
+    """
+    from hiplora.spectrum import content_hash
+
+    if content_hash(weight) != entry["hash"]:
+        raise HiploraError(
+            f"Adapter {adapter!r} was trained on another weight than this base's {module} ({tuple(weight.shape)}, "
+            f"{str(weight.dtype).removeprefix('torch.')}): load the very base it was trained on, in the same dtype, or "
+            "export the adapter as LoRA."
+        )

@@ -1,0 +1,81 @@
+"""The soft budget: how its penalty reaches the loss of an ordinary training loop."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hiplora.tuner.layer import HipLoraLayer
+
+
+def budget_penalty(model: nn.Module) -> Tensor | None:
+    """Return the soft mode's penalty, `sum over active adapters of lambda * mean over layers of cost`.
+
+    For training loops that compute the loss outside the model; everywhere else the model adds it by itself.
+
+    Args:
+        model: with HiP-LoRA adapters on it, wrapped by PEFT or not.
+
+    Returns:
+        0-dimensional, differentiable; None when nothing trainable is in soft mode.
+    """
+    costs: dict[str, list[Tensor]] = {}
+    for layer in model.modules():
+        if not isinstance(layer, HipLoraLayer) or layer.disable_adapters or layer.merged:
+            continue
+        for name in layer.active_adapters:
+            if name not in layer.hiplora_C or not layer.hiplora_C[name].requires_grad:
+                continue
+            if layer.hiplora_settings[name].budget_mode == "soft":
+                costs.setdefault(name, []).append(layer.cost(name))
+    if not costs:
+        return None
+    device = next(iter(costs.values()))[0].device
+    configs: Any = model.peft_config
+    terms = [
+        configs[name].budget_lambda * torch.stack([cost.to(device) for cost in found]).mean()
+        for name, found in costs.items()
+    ]
+    return torch.stack(terms).sum()
+
+
+def add_penalty(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> Any:
+    """Forward hook: `loss + penalty`, in training mode only."""
+    if not model.training or not torch.is_grad_enabled():
+        return outputs
+    penalty = budget_penalty(model)
+    if penalty is None:
+        return outputs
+    loss = getattr(outputs, "loss", None)
+    if not isinstance(loss, Tensor):
+        warnings.warn(
+            "The model returned no loss, so the budget's penalty is not in it: add hiplora.tuner.budget_penalty(model) "
+            "to your loss, or use budget_mode='hard'.",
+            stacklevel=2,
+        )
+        return outputs
+    outputs.loss = loss + (penalty * _batch_share(model, kwargs)).to(loss)
+    return outputs
+
+
+def _batch_share(model: nn.Module, kwargs: dict[str, Any]) -> Tensor | float:
+    """Return the part of an optimiser step that this batch is.
+
+    With gradient accumulation the Trainer divides the summed loss of each batch by the number of targets in all of
+    them; the penalty is divided alike, or it would be added once per batch.
+    """
+    total, labels = kwargs.get("num_items_in_batch"), kwargs.get("shift_labels", kwargs.get("labels"))
+    if total is None or labels is None:
+        return 1.0
+    if "shift_labels" not in kwargs and _shifts_labels(model):
+        labels = labels[..., 1:]
+    return labels.ne(-100).sum() / total
+
+
+def _shifts_labels(model: nn.Module) -> bool:
+    """Whether the loss compares each prediction with the next label: `transformers.Trainer` counts by this rule."""
+    from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
+
+    shifts = LOSS_MAPPING.get(getattr(model, "loss_type", None)) is ForCausalLMLoss
+    return shifts and not getattr(getattr(model, "config", None), "is_encoder_decoder", False)

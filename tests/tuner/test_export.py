@@ -1,0 +1,167 @@
+"""HiP-LoRA folders written as LoRA folders, and the file format that both sides read."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, convert_to_lora, get_peft_model
+from safetensors.numpy import load_file, save_file
+
+from hiplora.adapters.hiplora_format import group_keys, low_rank_factors, module_settings, split_key
+from hiplora.errors import HiploraError
+from hiplora.tuner import HipLoraConfig, HipLoraLayer
+from hiplora.tuner.export import export_lora
+
+FIELDS = [
+    {"core": "full", "budget_mode": "soft"},
+    {"core": "diagonal", "budget_mode": "hard", "epsilon": 0.01},
+    {"core": "full", "budget_mode": "hard", "rank_pattern": {"q_proj": 2}, "principal_rank_pattern": {"q_proj": 6},
+     "alpha_pattern": {"v_proj": 4}, "epsilon_pattern": {"down_proj": 0.3}},
+]  # fmt: skip
+
+
+def make_adapter(base, folder, **fields):
+    """A HiP-LoRA model with B and core at random, saved."""
+    config = HipLoraConfig(**({"r": 3, "principal_rank": 5, "target_modules": "all-linear"} | fields))
+    model = get_peft_model(base, config)
+    generator = torch.Generator().manual_seed(2)
+    for layer in hip_layers(model).values():
+        for values in (layer.hiplora_B, layer.hiplora_C):
+            values["default"].data = 0.2 * torch.randn(values["default"].shape, generator=generator)
+    model.save_pretrained(folder)
+    return model.eval()
+
+
+def hip_layers(model):
+    return {m.hiplora_records["default"].module: m for m in model.modules() if isinstance(m, HipLoraLayer)}
+
+
+@pytest.mark.parametrize("fields", FIELDS)
+@pytest.mark.parametrize("base", ["llama", "gpt2"])
+def test_same_update_and_outputs(load_base, tokens, tmp_path, fields, base, recwarn):
+    if base == "gpt2" and "rank_pattern" in fields:
+        fields = fields | {"rank_pattern": {"c_attn": 2}}
+    model = make_adapter(load_base(base), tmp_path / "hip", **fields)
+    assert export_lora(tmp_path / "hip", tmp_path / "lora") == tmp_path / "lora"
+    recwarn.clear()
+    loaded = PeftModel.from_pretrained(load_base(base), tmp_path / "lora")
+    assert not [w for w in recwarn if "fan_in_fan_out" in str(w.message) or "missing" in str(w.message)]
+    assert isinstance(loaded.peft_config["default"], LoraConfig)
+    for name, layer in hip_layers(model).items():
+        want = layer.get_delta_weight("default")
+        got = loaded.base_model.model.get_submodule(name).get_delta_weight("default")
+        # Float32 rounding of the factors.
+        torch.testing.assert_close(got, want, atol=1e-6 * want.abs().max().item(), rtol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            loaded(input_ids=tokens).logits, model(input_ids=tokens).logits, atol=1e-5, rtol=1e-5
+        )
+
+
+def test_conversion_by_peft_itself_agrees(load_base, tmp_path):
+    model = make_adapter(load_base(), tmp_path)
+    _, tensors = convert_to_lora(model, rank=8)
+    for name, layer in hip_layers(model).items():
+        A, B = (tensors[f"base_model.model.{name}.lora_{factor}.weight"] for factor in "AB")
+        torch.testing.assert_close(B @ A, layer.get_delta_weight("default"), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("fields", FIELDS)
+def test_numpy_reads_what_torch_computes(load_base, tmp_path, fields):
+    model = make_adapter(load_base(), tmp_path, **fields)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    groups = group_keys(tensors)
+    layers = hip_layers(model)
+    assert set(groups) == set(layers) == set(config["base_weights"])
+    for module, keys in groups.items():
+        settings = module_settings(config, module)
+        held = {name: tensors[key] for name, key in keys.items()}
+        L, R = low_rank_factors(held, settings)
+        assert L.dtype == R.dtype == np.float64
+        assert L.shape[1] == settings.r + config["base_weights"][module]["principal_rank"]
+        want = layers[module].get_delta_weight("default").detach().numpy()
+        np.testing.assert_allclose(L @ R, want, atol=1e-6 * np.abs(want).max())
+        # The projection is redone in float64, so the channels are orthogonal to the precision of the saved basis.
+        residual = L[:, held["hiplora_S"].size :] @ R[held["hiplora_S"].size :]
+        assert np.abs(held["hiplora_Ut"].astype(np.float64) @ residual).max() < 1e-6 * np.abs(residual).max()
+
+
+def test_factors_left_out_come_from_the_cache(load_base, tmp_path, monkeypatch):
+    make_adapter(load_base(), tmp_path / "whole")
+    make_adapter(load_base(), tmp_path / "short", save_factors=False)
+    # A was drawn anew.
+    files = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "short")]
+    for key in files[1]:
+        files[1][key] = files[0][key]
+    save_file(files[1], tmp_path / "short" / "adapter_model.safetensors")
+    exported = [
+        load_file(export_lora(tmp_path / name, tmp_path / f"{name}-lora") / "adapter_model.safetensors")
+        for name in ("whole", "short")
+    ]
+    assert exported[0].keys() == exported[1].keys()
+    assert all(np.array_equal(exported[0][key], exported[1][key]) for key in exported[0])
+    monkeypatch.setenv("HIPLORA_CACHE", str(tmp_path / "empty"))
+    with pytest.raises(HiploraError, match="without its singular vectors and the cache does not hold"):
+        export_lora(tmp_path / "short", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_modules_kept_whole_travel_along(load_base, tokens, tmp_path):
+    model = make_adapter(load_base("gpt2"), tmp_path / "hip", target_modules=["c_attn"], modules_to_save=["ln_f"])
+    with torch.no_grad():
+        model.base_model.model.transformer.ln_f.modules_to_save["default"].weight.mul_(1.5)
+    model.save_pretrained(tmp_path / "hip")
+    export_lora(tmp_path / "hip", tmp_path / "lora")
+    loaded = PeftModel.from_pretrained(load_base("gpt2"), tmp_path / "lora").eval()
+    with torch.no_grad():
+        want = model(input_ids=tokens).logits
+        torch.testing.assert_close(loaded(input_ids=tokens).logits, want, atol=1e-5, rtol=1e-5)
+
+
+def test_replaces_an_earlier_export_but_not_its_source(load_base, tmp_path):
+    make_adapter(load_base(), tmp_path / "hip")
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "old.txt").write_text("old")
+    export_lora(tmp_path / "hip", tmp_path / "lora")
+    names = {path.name for path in (tmp_path / "lora").iterdir()}
+    assert names == {"adapter_config.json", "adapter_model.safetensors"}
+    with pytest.raises(HiploraError, match="is the adapter itself"):
+        export_lora(tmp_path / "hip", tmp_path / "hip")
+
+
+def _edit(folder, change):
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file(change(tensors), folder / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda t: {k: v for k, v in t.items() if not k.endswith("hiplora_A")}, "holds no hiplora_A"),
+        (lambda t: {k: v[:2] if k.endswith("hiplora_B") else v for k, v in t.items()}, "do not fit r=3"),
+        (lambda t: {k: v * np.float32("nan") if k.endswith("_C") else v for k, v in t.items()}, "NaN"),
+        (lambda t: {"lm_head.weight": np.zeros((2, 2), np.float32)}, "no HiP-LoRA tensors"),
+    ],
+)
+def test_damaged_files_are_refused_in_words(load_base, tmp_path, damage, message):
+    make_adapter(load_base(), tmp_path / "hip")
+    _edit(tmp_path / "hip", damage)
+    with pytest.raises(HiploraError, match=message):
+        export_lora(tmp_path / "hip", tmp_path / "lora")
+    assert [path.name for path in tmp_path.iterdir()] == ["hip"]
+
+
+def test_other_methods_are_refused(load_base, tmp_path):
+    get_peft_model(load_base(), LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "lora")
+    with pytest.raises(HiploraError, match="LORA adapter"):
+        export_lora(tmp_path / "lora", tmp_path / "out")
+
+
+def test_split_key():
+    assert split_key("base_model.model.a.b.hiplora_A") == ("a.b", "hiplora_A")
+    assert split_key("a.b.hiplora_Ut") == ("a.b", "hiplora_Ut")
+    assert split_key("base_model.model.a.hiplora_x.weight") is None
+    with pytest.raises(HiploraError, match="no 'r'"):
+        module_settings({}, "a")
