@@ -1,9 +1,4 @@
-import os
-
 import pytest
-
-# Before anything imports a Hugging Face library: these tests must pass with no network.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +17,14 @@ def tokenizer():
     from hiplora.demo import base_path
 
     return AutoTokenizer.from_pretrained(base_path(), local_files_only=True)
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _one_torch_thread(_two_torch_threads):
+    """Models this small gain nothing from a second thread, and lose much when the machine is busy."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -9,6 +9,7 @@ from hiplora.demo.fitting import Recipe
 from hiplora.errors import HiploraError
 
 TINY = Recipe(steps=2, batch_size=4, learning_rate=1e-3)
+TINY_BUILD = {"base_recipe": TINY, "adapter_recipe": TINY, "evaluation_size": 5}
 
 
 def layout(folder):
@@ -19,7 +20,7 @@ def layout(folder):
 def built(tmp_path_factory):
     told = []
     out = tmp_path_factory.mktemp("demo") / "world"
-    build(out, seed=3, progress=lambda what, done: told.append((what, done)), base_recipe=TINY, adapter_recipe=TINY)
+    build(out, seed=3, progress=lambda what, done: told.append((what, done)), **TINY_BUILD)
     return out, told
 
 
@@ -56,7 +57,7 @@ def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(built, tm
     out, _ = built
 
     def weights(seed, folder):
-        build_adapter(out / "base", folder, "swap", "lora", seed, TINY, progress=lambda *_: None)
+        build_adapter(out / "base", folder, "swap", "lora", seed, TINY, evaluation_size=5, progress=lambda *_: None)
         return (folder / "adapter_model.safetensors").read_bytes()
 
     assert weights(3, tmp_path / "same") == (out / "adapters/swap-lora/adapter_model.safetensors").read_bytes()
@@ -73,7 +74,7 @@ def test_a_failed_build_leaves_the_earlier_demo_and_no_scratch(tmp_path, monkeyp
 
     monkeypatch.setattr(adapters, "build_adapter", stop)
     with pytest.raises(KeyboardInterrupt):
-        build(tmp_path / "demo", base_recipe=TINY, adapter_recipe=TINY)
+        build(tmp_path / "demo", **TINY_BUILD)
     assert layout(tmp_path) == {"demo/base/card.json"}
     assert read_card(earlier) == {"seed": 9}
 
@@ -81,7 +82,7 @@ def test_a_failed_build_leaves_the_earlier_demo_and_no_scratch(tmp_path, monkeyp
 def test_a_folder_with_other_things_is_not_replaced(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(HiploraError, match="no earlier demo"):
-        build(tmp_path, base_recipe=TINY, adapter_recipe=TINY)
+        build(tmp_path, **TINY_BUILD)
     assert layout(tmp_path) == {"thesis.txt"}
 
 

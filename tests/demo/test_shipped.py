@@ -12,7 +12,7 @@ from hiplora.demo.scoring import exact_match, score
 from hiplora.demo.skills import ALL_FACTS
 from hiplora.errors import HiploraError
 
-SAMPLE = 100
+SAMPLE = 60
 
 
 def load(base, name):
@@ -52,8 +52,8 @@ def test_an_adapter_does_what_its_card_says(base, tokenizer, name):
     model = load(base, name)
     assert score(model, tokenizer, [card["task"]], size=SAMPLE, seed=1)[card["task"]] >= 0.95
     fresh = score(model, tokenizer, size=SAMPLE, seed=1)
-    assert fresh == pytest.approx(card["skills"], abs=0.15)
-    assert sum(fresh.values()) / len(fresh) == pytest.approx(sum(card["skills"].values()) / len(SKILLS), abs=0.03)
+    assert fresh == pytest.approx(card["skills"], abs=0.2)
+    assert sum(fresh.values()) / len(fresh) == pytest.approx(sum(card["skills"].values()) / len(SKILLS), abs=0.04)
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
