@@ -132,8 +132,9 @@ def _analyze(args: argparse.Namespace) -> None:
     measurements = measure_layers(spectra, adapters, args.k, intruders=args.intruders)
     layers = layer_table(measurements, epsilon=args.epsilon, power=args.power)
     seconds = time.monotonic() - start
-    for adapter, row in zip(adapters, summary_table(layers).to_dict("records"), strict=True):
-        print(_headline(row, args.k))
+    summary = {row["adapter"]: row for row in summary_table(layers).to_dict("records")}
+    for adapter in adapters:
+        print(_headline(summary[adapter.name], args.k))
         for note in notes_on(base, adapter, layers, args.k):
             print(f"  {note}")
     if save:
@@ -246,9 +247,12 @@ def _demo_build(args: argparse.Namespace) -> None:
 
     out = args.out or site_root() / "assets" / "demo"
     with tqdm(total=1.0, bar_format="{desc} {percentage:3.0f}%|{bar:30}| {remaining} left", disable=None) as bar:
+        current = ""
 
         def report(what: str, share: float) -> None:
-            if what != bar.desc:
+            nonlocal current
+            if what != current:
+                current = what
                 bar.reset()
                 bar.set_description_str(what, refresh=False)
             bar.update(share - bar.n)

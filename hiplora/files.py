@@ -92,6 +92,10 @@ class Tensors:
         try:
             with safe_open(self.path, "np") as file:
                 return file.get_tensor(key)
+        except AttributeError:  # how safetensors fails on float8, which numpy does not have by name
+            raise HiploraError(
+                f"{self.path}: {key} is quantised to 8 bits or fewer: save it in 16 or 32 bits."
+            ) from None
         except (SafetensorError, OSError, TypeError) as error:
             raise HiploraError(f"{self.path}: tensor {key} cannot be read ({error}).") from None
 

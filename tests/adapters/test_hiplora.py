@@ -1,0 +1,157 @@
+import json
+
+import numpy as np
+import pytest
+
+from hiplora import HipLoraConfig
+from hiplora.adapters import read_adapter
+from hiplora.errors import HiploraError
+from hiplora.measures import channels, layer_table, measure_layers, notes_on
+from hiplora.sources import open_base
+from hiplora.spectrum import SpectrumCache
+from hiplora.spectrum.prepare import BaseSpectra
+
+VARIANTS = {
+    "full core": {},
+    "diagonal core": {"core": "diagonal"},
+    "hard budget": {"budget_mode": "hard", "epsilon": 1e-3},
+    "hard budget, power 0": {"budget_mode": "hard", "epsilon": 1e-3, "budget_power": 0},
+    "patterns": {
+        "rank_pattern": {"q_proj": 5},
+        "alpha_pattern": {"up_proj": 1},
+        "principal_rank_pattern": {"k_proj": 2},
+    },
+    "share of energy": {"principal_rank": 0.3},
+    "r larger than k": {"r": 12},
+}
+
+
+@pytest.fixture
+def make(llama_base, make_adapter, tmp_path):
+    def make(base=llama_base, name="adapter", **fields):
+        config = {"r": 3, "lora_alpha": 6, "principal_rank": 4, "target_modules": "all-linear"} | fields
+        return make_adapter(base, tmp_path / name, HipLoraConfig(**config)), tmp_path / name
+
+    return make
+
+
+def deltas_of(model):
+    """Return the tuner's own `{module: dW}`."""
+    return {
+        name.removeprefix("base_model.model."): layer.get_delta_weight("default").detach().numpy()
+        for name, layer in model.named_modules()
+        if hasattr(layer, "get_delta_weight")
+    }
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_update_is_the_tuners_own(make, variant):
+    model, folder = make(**VARIANTS[variant])
+    adapter, expected = read_adapter(folder), deltas_of(model)
+    assert set(adapter.modules) == set(expected)
+    assert len(expected) == 14
+    for module, dW in expected.items():
+        np.testing.assert_allclose(adapter.delta(module).dense(), dW, rtol=1e-4, atol=1e-6)
+        assert adapter.shape(module) == dW.shape
+    assert (adapter.method, adapter.notes) == ("HiP-LoRA", [])
+
+
+def test_conv1d_updates_are_out_x_in(make, gpt2_base):
+    model, folder = make(gpt2_base, target_modules=["c_attn", "c_fc"])
+    adapter, base = read_adapter(folder), open_base(gpt2_base)
+    for module, dW in deltas_of(model).items():
+        np.testing.assert_allclose(adapter.delta(module).dense(), dW.T, rtol=1e-4, atol=1e-6)
+        assert adapter.shape(module) == base.find(module).shape
+
+
+def test_it_knows_the_budget_and_the_rank_it_was_trained_at(make):
+    _, folder = make(epsilon=0.1, epsilon_pattern={"q_proj": 0.02}, principal_rank_pattern={"k_proj": 2})
+    adapter = read_adapter(folder)
+    layer = "model.layers.1.self_attn"
+    assert (adapter.epsilon(f"{layer}.q_proj"), adapter.epsilon(f"{layer}.v_proj")) == (0.02, 0.1)
+    assert (adapter.principal_rank(f"{layer}.k_proj"), adapter.principal_rank(f"{layer}.v_proj")) == (2, 4)
+
+
+def test_the_hash_is_that_of_the_base_weight(make, llama_base):
+    adapter, base = read_adapter(make()[1]), open_base(llama_base)
+    spectra = BaseSpectra(base)
+    for module in adapter.modules:
+        assert adapter.weight_hash(module) == spectra.weight_hash(base.weights[module])
+
+
+def test_at_its_own_k_nothing_lies_in_the_mixed_blocks(make, llama_base):
+    adapter = read_adapter(make()[1])
+    spectra = BaseSpectra(open_base(llama_base))
+    for module in adapter.modules:
+        spectrum = spectra.get(spectra.base.weights[module], 4)
+        found = channels(adapter.delta(module), spectrum.Ut, spectrum.Vt)
+        assert found.share("pr") + found.share("rp") < 1e-6
+        assert found.share("pp") > 0.01
+        assert found.share("rr") > 0.01
+
+
+def test_a_hard_budget_holds_in_the_measured_tightness(make, llama_base):
+    adapter = read_adapter(make(budget_mode="hard", epsilon=1e-3)[1])
+    table = layer_table(measure_layers(BaseSpectra(open_base(llama_base)), [adapter], 4))
+    assert list(table["epsilon"].unique()) == [1e-3]
+    np.testing.assert_allclose(table["tightness"], 1, rtol=1e-4)
+
+
+def test_another_k_than_its_own_is_noted(make, llama_base):
+    adapter, spectra = read_adapter(make()[1]), BaseSpectra(open_base(llama_base))
+    for k, expected in ((4, []), (8, ["It was trained at principal rank 4; at k = 8 its channels mix."])):
+        assert notes_on(spectra.base, adapter, layer_table(measure_layers(spectra, [adapter], k)), k) == expected
+
+
+def test_factors_left_out_of_the_file_come_from_the_cache_or_are_missed_in_words(make, cache_folder):
+    model, folder = make(save_factors=False)
+    assert not any("hiplora_Ut" in key for key in read_adapter(folder).tensors.shapes)
+    for module, dW in deltas_of(model).items():
+        np.testing.assert_allclose(read_adapter(folder).delta(module).dense(), dW, rtol=1e-4, atol=1e-6)
+    SpectrumCache(cache_folder).clear()
+    adapter = read_adapter(folder)
+    with pytest.raises(HiploraError, match="saved without its singular vectors and the cache does not hold those of"):
+        adapter.delta(adapter.modules[0])
+
+
+def test_factors_other_than_those_it_was_trained_on_are_refused(make, cache_folder, llama_base, changed_copy):
+    _, folder = make(save_factors=False)
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    for entry in config["base_weights"].values():
+        entry["factors"] = "0" * 64
+    path.write_text(json.dumps(config))
+    adapter = read_adapter(folder)
+    with pytest.raises(HiploraError, match=r"singular vectors of model\.layers\.0.* differ in their last digits"):
+        adapter.delta(adapter.modules[0])
+
+
+@pytest.mark.parametrize("entry", [None, {}, {"hash": "x"}])
+def test_a_config_that_does_not_name_the_base_weights_is_refused(make, entry):
+    path = make()[1] / "adapter_config.json"
+    config = json.loads(path.read_text())
+    config["base_weights"]["model.layers.1.self_attn.q_proj"] = entry
+    path.write_text(json.dumps(config))
+    with pytest.raises(HiploraError, match=r"adapter_config\.json does not say which base weight .*layers\.1.*q_proj"):
+        read_adapter(path.parent)
+
+
+def test_nan_is_named_with_its_tensor(make, changed_copy):
+    def spoil(tensors):
+        key = next(key for key in tensors if key.endswith("hiplora_C"))
+        tensors[key][:] = np.nan
+        return tensors
+
+    spoilt = read_adapter(changed_copy(make()[1], "spoilt", spoil))
+    with pytest.raises(HiploraError, match=r"adapter_model\.safetensors: .*hiplora_C holds NaN"):
+        [spoilt.delta(module) for module in spoilt.modules]
+
+
+@pytest.mark.parametrize("tensor", ["hiplora_A", "hiplora_B", "hiplora_C", "hiplora_S"])
+def test_a_missing_tensor_is_named(make, changed_copy, tensor):
+    def drop(tensors):
+        return {key: array for key, array in tensors.items() if not key.endswith(f"layers.0.self_attn.q_proj.{tensor}")}
+
+    adapter = read_adapter(changed_copy(make()[1], "part", drop))
+    with pytest.raises(HiploraError, match=tensor):
+        adapter.delta("model.layers.0.self_attn.q_proj")

@@ -1,0 +1,126 @@
+import json
+
+import numpy as np
+import pytest
+
+from hiplora.adapters import read_adapter, read_adapters
+from hiplora.errors import HiploraError
+
+
+@pytest.fixture
+def tensors(rng):
+    return {
+        "base_model.model.a.lora_A.weight": rng.normal(size=(2, 5)),
+        "base_model.model.a.lora_B.weight": rng.normal(size=(4, 2)),
+    }
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(HiploraError, match="absent is not a folder: pass the adapter's folder"):
+        read_adapter(tmp_path / "absent")
+
+
+def test_a_file_in_place_of_the_folder_is_named(lora_folder):
+    with pytest.raises(HiploraError, match=r"adapter_model\.safetensors is not a folder"):
+        read_adapter(lora_folder / "adapter_model.safetensors")
+
+
+def test_an_empty_folder_is_named(tmp_path):
+    with pytest.raises(HiploraError, match=r"adapter_model\.safetensors is missing: pass a folder that"):
+        read_adapter(tmp_path)
+
+
+def test_weights_without_a_config_are_named(write_adapter, tensors):
+    folder = write_adapter("adapter", tensors)
+    (folder / "adapter_config.json").unlink()
+    with pytest.raises(HiploraError, match=r"adapter_model\.safetensors has no adapter_config\.json beside it"):
+        read_adapter(folder)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_a_git_lfs_pointer_is_named(write_adapter, tensors, lfs_pointer, name):
+    folder = write_adapter("adapter", tensors)
+    (folder / name).write_bytes(lfs_pointer)
+    with pytest.raises(HiploraError, match=rf"{name} is a Git LFS pointer.*git lfs pull"):
+        read_adapter(folder)
+
+
+def test_pointers_without_a_config_are_still_said_to_be_pointers(tmp_path, lfs_pointer):
+    (tmp_path / "adapter_model.safetensors").write_bytes(lfs_pointer)
+    with pytest.raises(HiploraError, match="Git LFS pointer"):
+        read_adapter(tmp_path)
+
+
+def test_a_pickle_is_never_opened(write_adapter, tensors):
+    folder = write_adapter("adapter", tensors)
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(HiploraError, match=r"adapter_model\.bin is a pickle, which could run code"):
+        read_adapter(folder)
+
+
+def test_a_truncated_file_is_named(write_adapter, tensors):
+    path = write_adapter("adapter", tensors) / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(HiploraError, match=r"adapter_model\.safetensors is not a readable safetensors file"):
+        read_adapter(path.parent)
+
+
+@pytest.mark.parametrize("peft_type", ["IA3", "LOHA", "LOKR", "VERA", "ADALORA", "PREFIX_TUNING", "OFT", "SOMETHING"])
+def test_other_tuners_are_said_not_to_be_read_yet(write_adapter, tensors, peft_type):
+    folder = write_adapter("adapter", tensors, peft_type=peft_type)
+    with pytest.raises(HiploraError, match=rf"adapter_config\.json says peft_type {peft_type}, which is not read yet"):
+        read_adapter(folder)
+
+
+def test_an_adapter_saved_by_another_tuner_of_peft_is_said_not_to_be_read_yet(llama_base, make_adapter, tmp_path):
+    from peft import IA3Config
+
+    config = IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"])
+    make_adapter(llama_base, tmp_path / "adapter", config)
+    with pytest.raises(HiploraError, match="says peft_type IA3, which is not read yet"):
+        read_adapter(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("fields", [{}, {"peft_type": None}, {"r": 8}])
+def test_a_config_that_names_no_tuner_is_named(write_adapter, tensors, fields):
+    folder = write_adapter("adapter", tensors)
+    (folder / "adapter_config.json").write_text(json.dumps(fields))
+    with pytest.raises(HiploraError, match=r"adapter_config\.json says peft_type"):
+        read_adapter(folder)
+
+
+def test_an_adapter_is_called_as_its_folder_and_opens_by_path_as_text(write_adapter, tensors, monkeypatch):
+    folder = write_adapter("my-adapter", tensors)
+    assert read_adapter(str(folder)).name == "my-adapter"
+    monkeypatch.chdir(folder)
+    assert read_adapter(".").name == "my-adapter"
+
+
+def test_opening_reads_no_tensor(write_adapter, tensors, monkeypatch):
+    from hiplora.files import Tensors
+
+    folder = write_adapter("adapter", tensors)
+    monkeypatch.setattr(Tensors, "read", lambda *_: pytest.fail("read a tensor"))
+    assert read_adapter(folder).shape("a") == (4, 5)
+
+
+def test_adapters_of_one_name_are_told_apart_by_their_parents(write_adapter, tensors):
+    paths = [write_adapter(name, tensors) for name in ("seed1/final", "seed2/final", "other")]
+    assert [adapter.name for adapter in read_adapters(paths)] == ["seed1/final", "seed2/final", "other"]
+
+
+def test_names_are_unique_even_where_the_parents_share_theirs(write_adapter, tensors):
+    paths = [write_adapter(f"{run}/seed1/final", tensors) for run in ("a", "b")]
+    names = [adapter.name for adapter in read_adapters([*paths, paths[0]])]
+    assert len(set(names)) == 3
+
+
+def test_the_first_that_cannot_be_read_is_named(write_adapter, tensors, tmp_path):
+    with pytest.raises(HiploraError, match="absent is not a folder"):
+        read_adapters([write_adapter("good", tensors), tmp_path / "absent"])
+
+
+def test_an_update_is_the_scaled_product_of_the_factors(write_adapter, tensors):
+    A, B = (tensors[f"base_model.model.a.lora_{x}.weight"] for x in "AB")
+    adapter = read_adapter(write_adapter("adapter", tensors, r=2, lora_alpha=8))
+    np.testing.assert_allclose(adapter.delta("a").dense(), 4 * B @ A)

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+from hypothesis import given
+
+from hiplora.adapters import LowRankDelta
+from hiplora.measures import channels
+from hiplora.spectrum import decompose
+from tests.measures import dense_reference as reference
+from tests.measures.cases import cases
+
+# The singular vectors are kept in float32: the blocks that come by difference carry its rounding.
+FLOAT32 = 2e-6
+
+
+@given(cases())
+def test_the_four_blocks_are_the_energies_of_the_projected_update(case):
+    found = channels(case.delta, case.spectrum.Ut[: case.k], case.spectrum.Vt[: case.k])
+    expected = reference.blocks(case.dW, case.U, case.V)
+    tolerance = FLOAT32 * reference.energy(case.dW)
+    for block, energy in expected.items():
+        assert getattr(found, block) == pytest.approx(energy, abs=tolerance), block
+
+
+@given(cases(weights=("generic",)))
+def test_the_blocks_agree_with_numpys_own_singular_vectors(case):
+    U, _, V = reference.bases(case.W0, case.k)
+    found = channels(case.delta, case.spectrum.Ut[: case.k], case.spectrum.Vt[: case.k])
+    for block, energy in reference.blocks(case.dW, U, V).items():
+        assert getattr(found, block) == pytest.approx(energy, abs=1e-5 * reference.energy(case.dW)), block
+
+
+@given(cases())
+def test_the_blocks_add_up_to_the_energy_of_the_update(case):
+    found = channels(case.delta, case.spectrum.Ut[: case.k], case.spectrum.Vt[: case.k])
+    assert found.total == pytest.approx(reference.energy(case.dW))
+    assert found.pp + found.pr + found.rp + found.rr == pytest.approx(found.total, rel=FLOAT32)
+    assert min(found.pp, found.pr, found.rp, found.rr) >= 0
+
+
+@given(cases())
+def test_the_core_is_the_update_in_the_singular_bases(case):
+    found = channels(case.delta, case.spectrum.Ut[: case.k], case.spectrum.Vt[: case.k])
+    np.testing.assert_allclose(found.core, case.U.T @ case.dW @ case.V, atol=1e-10)
+
+
+@given(cases())
+def test_a_dense_update_is_split_as_its_low_rank_form(case):
+    heads = case.spectrum.Ut[: case.k], case.spectrum.Vt[: case.k]
+    low_rank, dense = channels(case.delta, *heads), channels(case.dense, *heads)
+    for block in ("pp", "pr", "rp", "rr", "total"):
+        assert getattr(low_rank, block) == pytest.approx(
+            getattr(dense, block), rel=1e-9, abs=1e-10 * (1 + dense.total)
+        ), block
+    np.testing.assert_allclose(low_rank.core, dense.core, atol=1e-10)
+
+
+def test_an_update_of_zeros_has_no_share_in_any_block(rng):
+    spectrum = decompose(rng.normal(size=(6, 5)))
+    found = channels(LowRankDelta(np.zeros((6, 2)), rng.normal(size=(2, 5))), spectrum.Ut[:2], spectrum.Vt[:2])
+    assert found.total == 0
+    assert all(np.isnan(found.share(block)) for block in ("pp", "pr", "rp", "rr"))
+
+
+@pytest.mark.parametrize("block", ["pp", "pr", "rp", "rr"])
+def test_an_update_inside_one_block_has_all_its_energy_there(rng, block):
+    k, (m, n) = 3, (12, 9)
+    spectrum = decompose(rng.normal(size=(m, n)))
+    side = {"p": slice(0, k), "r": slice(k, 9)}
+    L, R = spectrum.Ut[side[block[0]]].T, spectrum.Vt[side[block[1]]]
+    mixer = rng.normal(size=(L.shape[1], R.shape[0]))
+    found = channels(LowRankDelta(L @ mixer, R), spectrum.Ut[:k], spectrum.Vt[:k])
+    assert found.share(block) == pytest.approx(1, abs=FLOAT32)

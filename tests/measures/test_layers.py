@@ -1,0 +1,195 @@
+import numpy as np
+import pytest
+from peft import LoraConfig
+
+from hiplora.adapters import DenseDelta, LowRankDelta, read_adapter, read_adapters
+from hiplora.errors import HiploraError
+from hiplora.measures import changed_weights, layer_table, matched_weights, measure, measure_layers, notes_on
+from hiplora.sources import open_base
+from hiplora.spectrum import SpectrumCache, decompose
+from hiplora.spectrum.prepare import BaseSpectra
+from tests.measures import dense_reference as reference
+
+K = 4
+
+
+@pytest.fixture(scope="module")
+def spectra(llama_base, tmp_path_factory):
+    return BaseSpectra(open_base(llama_base), SpectrumCache(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="module")
+def table(spectra, lora_folder):
+    return layer_table(measure_layers(spectra, [read_adapter(lora_folder)], K, intruders=True))
+
+
+def test_one_row_per_adapter_and_module_in_data_order(table, spectra):
+    assert list(table["module"]) == spectra.base.linear_maps
+    assert set(table["adapter"]) == {"plain-lora"}
+    assert set(table["method"]) == {"LoRA"}
+    assert table[["layer", "kind", "rows", "cols", "rank", "principal_rank"]].iloc[8].tolist() == [
+        1, "self_attn.k_proj", 16, 32, 4, K,
+    ]  # fmt: skip
+
+
+def test_every_column_is_that_of_the_dense_update_on_the_dense_weight(table, spectra, lora_folder):
+    adapter = read_adapter(lora_folder)
+    for row in table.to_dict("records"):
+        W0 = spectra.base.read(spectra.base.weights[row["module"]]).astype(np.float64)
+        dW = adapter.delta(row["module"]).dense()
+        U, s, V = reference.bases(W0, K)
+        (m, n), total = W0.shape, reference.energy(dW)
+        left, right = reference.energy(U.T @ dW) / total, reference.energy(dW @ V) / total
+        cost = reference.cost(U.T @ dW @ V, s)
+        values = np.linalg.svd(dW, compute_uv=False)
+        count, share = reference.intruders(W0, dW)
+        expected = {block: energy / total for block, energy in reference.blocks(dW, U, V).items()} | {
+            "norm": np.linalg.norm(dW),
+            "relative_norm": np.linalg.norm(dW) / np.linalg.norm(W0),
+            "relative_spectral_norm": np.linalg.norm(dW, 2) / np.linalg.norm(W0, 2),
+            "base_norm": np.linalg.norm(W0),
+            "left_share": left,
+            "right_share": right,
+            "enrichment": reference.energy(U.T @ dW @ V) / total / (K * K / (m * n)),
+            "enrichment_left": left / (K / m),
+            "enrichment_right": right / (K / n),
+            "pp_null": K * K / (m * n),
+            "cost": cost,
+            "epsilon": 0.05,
+            "tightness": np.sqrt(cost) / 0.05,
+            "stable_rank": total / values[0] ** 2,
+            "intruders": count,
+            "intruder_share": share,
+        }
+        for column, value in expected.items():
+            assert row[column] == pytest.approx(value, rel=1e-3, abs=1e-5), (row["module"], column)
+        assert row["pp_null_low"] < row["pp_null"] < row["pp_null_high"]
+
+
+def test_the_budget_may_be_set_for_all_and_its_power_too(spectra, lora_folder):
+    measured = measure_layers(spectra, [read_adapter(lora_folder)], K)
+    usual, tight, flat = layer_table(measured), layer_table(measured, epsilon=0.01), layer_table(measured, power=0)
+    np.testing.assert_allclose(tight["tightness"], 5 * usual["tightness"])
+    np.testing.assert_allclose(flat["cost"], [reference.cost(m.channels.core, m.sigma, 0) for m in measured], rtol=1e-9)
+    assert usual["intruders"].isna().all()
+
+
+def test_a_dense_update_has_the_same_row(rng):
+    spectrum = decompose(rng.normal(size=(14, 11)))
+    L, R = rng.normal(size=(14, 3)), rng.normal(size=(3, 11))
+    rows = [measure(spectrum, delta, K, intruders=True).row() for delta in (LowRankDelta(L, R), DenseDelta(L @ R))]
+    for column in rows[0]:
+        if isinstance(rows[0][column], float):
+            assert rows[1][column] == pytest.approx(rows[0][column], rel=1e-6, abs=1e-9), column
+
+
+def test_an_update_of_zeros_has_no_shares_and_no_cost(rng):
+    row = measure(decompose(rng.normal(size=(6, 5))), LowRankDelta(np.zeros((6, 2)), np.ones((2, 5))), 2).row()
+    assert (row["norm"], row["relative_norm"], row["cost"], row["tightness"]) == (0, 0, 0, 0)
+    assert all(np.isnan(row[column]) for column in ("pp", "rr", "enrichment", "stable_rank", "effective_rank"))
+    assert row["pp_null_low"] == row["pp_null"] == row["pp_null_high"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_weight_of_zeros_gives_no_ratio(rng):
+    row = measure(decompose(np.zeros((6, 5))), LowRankDelta(np.ones((6, 1)), np.ones((1, 5))), 2).row()
+    assert all(np.isnan(row[column]) for column in ("relative_norm", "relative_spectral_norm", "cost", "tightness"))
+
+
+def test_an_update_of_another_shape_is_a_programming_error(rng):
+    with pytest.raises(ValueError, match=r"update of shape \(5, 6\) on a weight of shape \(6, 5\)"):
+        measure(decompose(rng.normal(size=(6, 5))), LowRankDelta(np.zeros((5, 1)), np.zeros((1, 6))), 2)
+
+
+def test_several_adapters_are_measured_weight_by_weight(spectra, lora_folder, llama_base, make_adapter, tmp_path):
+    make_adapter(llama_base, tmp_path / "few", LoraConfig(r=2, target_modules=["q_proj"]))
+    told = []
+    adapters = [read_adapter(lora_folder), read_adapter(tmp_path / "few")]
+    measured = measure_layers(spectra, adapters, K, on_layer=lambda done, total: told.append((done, total)))
+    assert told == [(i, 14) for i in range(1, 15)]
+    assert [m.adapter for m in measured][:3] == ["plain-lora", "few", "plain-lora"]
+    assert len(measured) == 16
+    some = measure_layers(spectra, adapters, K, modules=["model.layers.1.self_attn.q_proj"])
+    assert [(m.adapter, m.module) for m in some] == [
+        ("plain-lora", "model.layers.1.self_attn.q_proj"),
+        ("few", "model.layers.1.self_attn.q_proj"),
+    ]
+
+
+def test_conv1d_adapters_are_measured_on_out_x_in_weights(gpt2_base, make_adapter, tmp_path):
+    config = LoraConfig(r=3, target_modules=["c_attn"], fan_in_fan_out=True)
+    model = make_adapter(gpt2_base, tmp_path / "adapter", config)
+    spectra = BaseSpectra(open_base(gpt2_base), SpectrumCache(tmp_path / "cache"))
+    row = layer_table(measure_layers(spectra, [read_adapter(tmp_path / "adapter")], K)).iloc[0]
+    layer = model.get_submodule("base_model.model.transformer.h.0.attn.c_attn")
+    W0 = layer.get_base_layer().weight.detach().double().numpy().T
+    dW = layer.get_delta_weight("default").detach().double().numpy().T
+    U, _, V = reference.bases(W0, K)
+    assert (row["rows"], row["cols"]) == (72, 24)
+    assert row["pp"] == pytest.approx(reference.energy(U.T @ dW @ V) / reference.energy(dW), rel=1e-3)
+
+
+def test_a_tied_head_is_measured_on_the_embedding(spectra, llama_base, make_adapter, tmp_path):
+    make_adapter(llama_base, tmp_path / "head", LoraConfig(r=2, target_modules=["lm_head"]))
+    (measured,) = measure_layers(spectra, [read_adapter(tmp_path / "head")], K)
+    assert (measured.module, measured.shape) == ("model.embed_tokens", (40, 32))
+
+
+def test_k_larger_than_a_layer_is_said_before_any_work(spectra, lora_folder, monkeypatch):
+    monkeypatch.setattr(spectra, "get", lambda *_: pytest.fail("worked first"))
+    adapter = read_adapter(lora_folder)
+    for call in (lambda: measure_layers(spectra, [adapter], 17), lambda: changed_weights(spectra.base, [adapter], 17)):
+        with pytest.raises(
+            HiploraError, match=r"k=17 is larger than model\.layers.*[kv]_proj \(16 x 32\): use at most 16"
+        ):
+            call()
+
+
+def test_weights_that_adapters_change_are_each_named_once(spectra, lora_folder):
+    weights = changed_weights(spectra.base, read_adapters([lora_folder, lora_folder]), K)
+    assert [weight.module for weight in weights] == spectra.base.linear_maps
+
+
+def test_an_adapter_of_another_base_is_told_by_its_names(gpt2_base, lora_folder):
+    with pytest.raises(HiploraError, match=r"plain-lora belongs to another base \(it names .*tiny-llama\): none"):
+        matched_weights(open_base(gpt2_base), read_adapter(lora_folder))
+
+
+def test_an_adapter_of_another_base_is_told_by_its_shapes(lora_folder, write_base, rng):
+    base = open_base(write_base("wide", {"model.layers.0.self_attn.q_proj": rng.normal(size=(64, 64))}))
+    with pytest.raises(HiploraError, match=r"belongs to another base.*q_proj is 32 x 32 there and 64 x 64 in wide"):
+        matched_weights(base, read_adapter(lora_folder))
+
+
+def notes(spectra, adapter, k=K):
+    return notes_on(spectra.base, adapter, layer_table(measure_layers(spectra, [adapter], k)), k)
+
+
+def test_an_adapter_that_fits_has_nothing_to_note(spectra, lora_folder):
+    assert notes(spectra, read_adapter(lora_folder)) == []
+
+
+def test_an_adapter_that_names_another_base_is_noted_though_its_shapes_fit(spectra, write_adapter, rng):
+    tensors = {
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": rng.normal(size=(2, 32)),
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight": rng.normal(size=(32, 2)),
+    }
+    other = read_adapter(write_adapter("other", tensors, base_model_name_or_path="someone/tiny-gpt"))
+    found = notes(spectra, other)
+    assert found[0] == "It names someone/tiny-gpt as its base, this is tiny-llama: fitting shapes prove nothing."
+    assert "larger than the weight itself" in found[1]
+    same = read_adapter(write_adapter("same", tensors, base_model_name_or_path="someone/Tiny-Llama/"))
+    assert not any("as its base" in note for note in notes(spectra, same))
+
+
+def test_modules_that_are_left_out_or_do_nothing_are_counted(spectra, write_adapter, rng):
+    modules = {"model.layers.0.self_attn.q_proj": 0.0, "model.layers.9.self_attn.q_proj": 1.0}
+    tensors = {}
+    for module, scale in modules.items():
+        tensors[f"base_model.model.{module}.lora_A.weight"] = rng.normal(size=(2, 32))
+        tensors[f"base_model.model.{module}.lora_B.weight"] = scale * rng.normal(size=(32, 2))
+    found = notes(spectra, read_adapter(write_adapter("part", tensors, base_model_name_or_path="")))
+    assert found == [
+        "1 of its 2 modules are not in tiny-llama and are left out.",
+        "1 of its modules do nothing: their update is zero.",
+    ]

@@ -1,0 +1,196 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hiplora.errors import HiploraError
+from hiplora.spectrum import content_hash, decompose
+
+
+@st.composite
+def weights(draw, smallest=1, largest=40):
+    m, n = draw(st.integers(smallest, largest)), draw(st.integers(smallest, largest))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return rng.normal(size=(m, n))
+
+
+def with_spectrum(shape, s, rng):
+    U, _, Vt = np.linalg.svd(rng.normal(size=shape), full_matrices=False)
+    return (U * s) @ Vt
+
+
+@given(weights(), st.data())
+def test_the_triplets_are_numpys(W, data):
+    k = data.draw(st.integers(1, min(W.shape)))
+    found = decompose(W, k)
+    U, s, Vt = np.linalg.svd(W, full_matrices=False)
+    np.testing.assert_allclose(found.sigma, s[:k], rtol=1e-9, atol=1e-12)
+    # Vectors are unique up to their common sign, and where neighbours are close only as a span.
+    apart = np.abs(np.diff(np.append(s, 0))) > 1e-3 * s[0]
+    for i in range(k):
+        if apart[i] and (i == 0 or apart[i - 1]):
+            sign = np.sign(found.Ut[i] @ U[:, i])
+            np.testing.assert_allclose(found.Ut[i] * sign, U[:, i], atol=1e-5)
+            np.testing.assert_allclose(found.Vt[i] * sign, Vt[i], atol=1e-5)
+
+
+@given(weights(smallest=8), st.data())
+def test_few_triplets_come_from_the_gram_matrix_and_are_the_same(W, data):
+    k = data.draw(st.integers(1, min(W.shape) // 4))
+    few, all_of_them = decompose(W, k), decompose(W)
+    assert (few.algorithm, all_of_them.algorithm) == ("gram-float64", "svd-float64")
+    np.testing.assert_allclose(few.sigma, all_of_them.sigma[:k], rtol=1e-9)
+    gap = np.diff(all_of_them.sigma[: k + 1]).min(initial=0, where=np.arange(k) == k - 1)
+    if -gap > 1e-2 * all_of_them.sigma[0]:
+        projectors = [found.Ut[:k].T @ found.Ut[:k] for found in (few, all_of_them)]
+        np.testing.assert_allclose(*projectors, atol=1e-4)
+
+
+@given(weights(), st.data())
+def test_a_complete_spectrum_gives_the_weight_back(W, data):
+    found = decompose(W)
+    assert found.complete
+    np.testing.assert_allclose((found.Ut.T * found.sigma) @ found.Vt, W, atol=1e-5 * found.sigma[0])
+
+
+@given(weights(smallest=4), st.data())
+def test_the_largest_component_of_each_left_vector_is_positive(W, data):
+    found = decompose(W, data.draw(st.integers(1, min(W.shape))))
+    largest = np.take_along_axis(found.Ut, np.abs(found.Ut).argmax(axis=1)[:, None], axis=1)
+    assert (largest > 0).all()
+
+
+def test_the_sign_does_not_depend_on_the_way(rng):
+    W = rng.normal(size=(60, 40))
+    few, all_of_them = decompose(W, 3), decompose(W)
+    np.testing.assert_allclose(few.Ut, all_of_them.Ut[:3], atol=1e-5)
+    np.testing.assert_allclose(few.Vt, all_of_them.Vt[:3], atol=1e-5)
+    np.testing.assert_array_equal(decompose(-W).Ut, decompose(W).Ut)
+
+
+@given(weights(), st.data())
+def test_values_fall_vectors_are_orthonormal_and_the_norm_is_that_of_the_whole(W, data):
+    found = decompose(W, data.draw(st.integers(1, min(W.shape))))
+    assert np.all(np.diff(found.sigma) <= 1e-9 * found.sigma[0])
+    for vectors in (found.Ut, found.Vt):
+        np.testing.assert_allclose(vectors @ vectors.T, np.eye(found.k), atol=1e-5)
+    assert found.frobenius == pytest.approx(np.linalg.norm(W))
+
+
+@pytest.mark.parametrize("shape", [(64, 40), (40, 64)])
+@pytest.mark.parametrize("k", [8, None])
+def test_the_residual_is_that_of_the_triplets_before_they_are_rounded(rng, shape, k):
+    W = rng.normal(size=shape)
+    found = decompose(W, k)
+    assert found.residual < 1e-10
+    kept = np.linalg.norm(W.T @ found.Ut.T.astype(float) - found.Vt.T * found.sigma, axis=0).max() / found.sigma[0]
+    assert kept < 1e-6
+
+
+@pytest.mark.parametrize("shape", [(50, 40), (40, 50), (40, 40)])
+def test_a_rank_deficient_weight_takes_the_dense_way_with_orthonormal_vectors(rng, shape):
+    W = with_spectrum(shape, np.r_[[5, 4, 3], np.zeros(37)], rng)
+    found = decompose(W, 8)
+    assert found.algorithm == "svd-float64"
+    np.testing.assert_allclose(found.sigma, [5, 4, 3, 0, 0, 0, 0, 0], atol=1e-12)
+    for vectors in (found.Ut, found.Vt):
+        np.testing.assert_allclose(vectors @ vectors.T, np.eye(8), atol=1e-6)
+
+
+def test_vectors_stay_orthonormal_down_to_where_the_gram_matrix_is_left(rng):
+    for exponent in range(1, 9):
+        W = with_spectrum(
+            (60, 48), np.r_[np.geomspace(1, 10.0**-exponent, 10), np.full(38, 0.5 * 10.0**-exponent)], rng
+        )
+        found = decompose(W, 10)
+        for vectors in (found.Ut, found.Vt):
+            np.testing.assert_allclose(vectors @ vectors.T, np.eye(10), atol=5e-7, err_msg=found.algorithm)
+
+
+def test_repeated_singular_values_are_no_obstacle(rng):
+    W = with_spectrum((48, 40), np.repeat([3.0, 2.0], 20), rng)
+    for k in (5, 20, None):
+        found = decompose(W, k)
+        np.testing.assert_allclose(found.sigma, np.repeat([3.0, 2.0], 20)[:k], rtol=1e-9)
+        np.testing.assert_allclose(found.Ut @ W, found.sigma[:, None] * found.Vt, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_weight_of_zeros_has_a_spectrum_of_zeros():
+    found = decompose(np.zeros((20, 12)), 3)
+    assert found.sigma.tolist() == [0, 0, 0]
+    assert (found.frobenius, found.residual) == (0, 0)
+
+
+@pytest.mark.parametrize("shape", [(1, 7), (7, 1), (1, 1)])
+def test_a_single_row_or_column_has_one_triplet(rng, shape):
+    W = rng.normal(size=shape)
+    assert decompose(W).sigma == pytest.approx([np.linalg.norm(W)])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("k", [2, None])
+def test_what_is_not_finite_is_refused(rng, value, k):
+    W = rng.normal(size=(30, 20))
+    W[3, 4] = value
+    with pytest.raises(HiploraError, match="NaN or infinite"):
+        decompose(W, k)
+
+
+@pytest.mark.parametrize("k", [0, -1, 21])
+def test_k_out_of_range_is_a_programming_error(rng, k):
+    with pytest.raises(ValueError, match="k must be between 1 and"):
+        decompose(rng.normal(size=(30, 20)), k)
+
+
+def test_torch_and_numpy_give_the_same_bits(rng):
+    import torch
+
+    W = rng.normal(size=(30, 20)).astype(np.float32)
+    for k in (4, None):
+        ours, theirs = decompose(W, k), decompose(torch.from_numpy(W), k)
+        np.testing.assert_array_equal(ours.Ut, theirs.Ut)
+        np.testing.assert_array_equal(ours.sigma, theirs.sigma)
+        assert ours.weight_hash == theirs.weight_hash
+
+
+def test_a_weight_is_hashed_by_dtype_shape_and_bytes(rng):
+    import ml_dtypes
+    import torch
+
+    W = rng.normal(size=(6, 4)).astype(np.float32)
+    half, brain = W.astype(np.float16), W.astype(ml_dtypes.bfloat16)
+    hashes = [content_hash(array) for array in (W, half, brain, W.astype(np.float64), W.reshape(4, 6), W + 1e-3)]
+    assert len(set(hashes)) == len(hashes)
+    assert content_hash(torch.from_numpy(W)) == content_hash(W)
+    assert content_hash(torch.from_numpy(W).half()) == content_hash(half)
+    assert content_hash(torch.from_numpy(W).bfloat16()) == content_hash(brain)
+
+
+def test_the_hash_is_of_the_matrix_not_of_its_place_in_memory(rng):
+    import torch
+
+    W = rng.normal(size=(6, 4)).astype(np.float32)
+    assert content_hash(np.asfortranarray(W)) == content_hash(W)
+    assert content_hash(W.T.copy().T) == content_hash(W)
+    assert content_hash(torch.from_numpy(W.T.copy()).T) == content_hash(W)
+
+
+def test_truncating_keeps_the_leading_triplets_and_what_is_known_of_the_whole(rng):
+    whole = decompose(rng.normal(size=(12, 9)))
+    head = whole.truncate(4)
+    assert (head.k, head.complete, whole.complete) == (4, False, True)
+    assert (head.frobenius, head.weight_hash, head.shape) == (whole.frobenius, whole.weight_hash, (12, 9))
+    np.testing.assert_array_equal(head.Vt, whole.Vt[:4])
+    for k in (0, 10):
+        with pytest.raises(ValueError, match="between 1 and 9"):
+            whole.truncate(k)
+
+
+def test_the_number_of_blas_threads_is_restored(rng):
+    from threadpoolctl import ThreadpoolController
+
+    blas = ThreadpoolController().select(user_api="blas")
+    before = [library.num_threads for library in blas.lib_controllers]
+    decompose(rng.normal(size=(20, 10)))
+    assert [library.num_threads for library in blas.lib_controllers] == before

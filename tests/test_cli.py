@@ -1,0 +1,378 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import save_file
+
+from hiplora import cli
+from hiplora.adapters import read_adapter
+from hiplora.cli import main
+
+pytestmark = pytest.mark.usefixtures("cache_folder")
+
+
+@pytest.fixture
+def run(capsys):
+    """Return `run(*arguments) -> (exit code, lines of stdout, lines of stderr)`, in this process."""
+
+    def run(*arguments):
+        code = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return code, out.splitlines(), err.splitlines()
+
+    return run
+
+
+def hiplora(*arguments, **environment):
+    """Run the command as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "hiplora", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        timeout=120,
+    )
+
+
+def refuse(*_, **__):
+    pytest.fail("worked first")
+
+
+def test_help_is_quick_and_names_the_commands():
+    started = time.perf_counter()
+    done = hiplora("--help")
+    assert time.perf_counter() - started < 2
+    assert done.returncode == 0
+    for command in ("analyze", "svd", "export-lora", "demo", "app", "cache"):
+        assert command in done.stdout
+
+
+def test_analyze_says_one_line_per_adapter_with_null_and_size_beside_the_share(run, llama_base, lora_folder):
+    code, out, err = run("analyze", llama_base, lora_folder, "--k", 4)
+    assert code == 0
+    (line,) = out
+    assert line.startswith("plain-lora (LoRA, 14 maps, k = 4): ")
+    for part in ("x its share by chance", "95 % of random updates", "relative norm", "max tightness"):
+        assert part in line
+    assert err[-1].startswith("14 maps, spectra ")
+    assert "(0 from cache)" in err[-1]
+    assert "peak memory" in err[-1]
+
+
+def test_the_second_run_takes_its_spectra_from_the_cache(run, llama_base, lora_folder):
+    first = run("analyze", llama_base, lora_folder, "--k", 4)
+    second = run("analyze", llama_base, lora_folder, "--k", 4)
+    assert second[1] == first[1]
+    assert "(14 from cache)" in second[2][-1]
+
+
+def test_analyze_tells_what_a_reader_must_know(run, llama_base, make_adapter, tmp_path):
+    from peft import LoraConfig
+
+    make_adapter(llama_base, tmp_path / "idle", LoraConfig(r=2, target_modules=["q_proj"]), zero=True)
+    code, out, _ = run("analyze", llama_base, tmp_path / "idle", "--k", 4)
+    assert code == 0
+    assert out == [
+        "idle (LoRA, 2 maps, k = 4): does nothing, its update is zero.",
+        "  2 of its modules do nothing: their update is zero.",
+    ]
+
+
+def test_adapters_keep_the_order_they_were_given_in(run, llama_base, lora_folder, make_adapter, tmp_path):
+    from peft import LoraConfig
+
+    make_adapter(llama_base, tmp_path / "late", LoraConfig(r=2, target_modules=["down_proj"], layers_to_transform=[1]))
+    _, out, _ = run("analyze", llama_base, tmp_path / "late", lora_folder, "--k", 4)
+    assert [line.split(" ")[0] for line in out] == ["late", "plain-lora"]
+    assert "(LoRA, 1 maps," in out[0]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
+def test_the_layer_table_is_written_as_the_suffix_says(run, llama_base, lora_folder, tmp_path, suffix):
+    path = tmp_path / "tables" / f"layers.{suffix}"
+    code, out, _ = run("analyze", llama_base, lora_folder, "--k", 4, "--out", path, "--intruders", "--epsilon", 0.01)
+    assert code == 0
+    assert out[-1] == f"14 rows in {path}"
+    table = getattr(pd, f"read_{suffix}")(path)
+    assert len(table) == 14
+    assert set(table["adapter"]) == {"plain-lora"}
+    assert table["module"].iloc[1] == "model.layers.0.self_attn.k_proj"
+    assert (table["epsilon"] == 0.01).all()
+    assert table["intruders"].notna().all()
+    assert os.listdir(path.parent) == [path.name]  # noqa: PTH208
+
+
+def test_two_adapters_of_one_name_keep_their_own_rows(run, llama_base, lora_folder, changed_copy, tmp_path):
+    (tmp_path / "run2").mkdir()
+    other = changed_copy(lora_folder, "run2/plain-lora", lambda t: {key: 2 * array for key, array in t.items()})
+    path = tmp_path / "layers.csv"
+    code, out, _ = run("analyze", llama_base, lora_folder, other, "--k", 4, "--out", path)
+    assert code == 0
+    assert len(out) == 3
+    assert pd.read_csv(path).groupby("adapter").size().tolist() == [14, 14]
+
+
+@pytest.mark.parametrize("name", ["layers.xlsx", "layers"])
+def test_an_unknown_suffix_is_said_before_any_work(run, monkeypatch, tmp_path, name):
+    monkeypatch.setattr("hiplora.sources.open_base", refuse)
+    code, out, err = run("analyze", "demo", "anything", "--out", tmp_path / name)
+    assert (code, out) == (2, [])
+    assert err == [f"hiplora: {tmp_path / name} ends in none of .csv, .json, .parquet: choose one of them."]
+
+
+def test_a_folder_in_place_of_the_table_is_said_before_any_work(run, monkeypatch, tmp_path):
+    monkeypatch.setattr("hiplora.sources.open_base", refuse)
+    (tmp_path / "layers.csv").mkdir()
+    code, _, err = run("analyze", "demo", "anything", "--out", tmp_path / "layers.csv")
+    assert (code, len(err)) == (2, 1)
+
+
+class Bad:
+    """Ways to hand in something that cannot be used: each returns the arguments and what the sentence must name."""
+
+    @staticmethod
+    def missing_base(base, adapter, work):
+        return ["analyze", work / "absent", adapter], "absent"
+
+    @staticmethod
+    def missing_adapter(base, adapter, work):
+        return ["analyze", base, work / "absent"], "absent"
+
+    @staticmethod
+    def lfs_pointer(base, adapter, work):
+        folder = work / "pointer"
+        folder.mkdir()
+        (folder / "adapter_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+        return ["analyze", base, folder], "pointer/adapter_model.safetensors is a Git LFS pointer"
+
+    @staticmethod
+    def weights_without_config(base, adapter, work):
+        folder = work / "bare"
+        folder.mkdir()
+        (folder / "adapter_model.safetensors").write_bytes((adapter / "adapter_model.safetensors").read_bytes())
+        return ["analyze", base, folder], "bare/adapter_model.safetensors has no adapter_config.json"
+
+    @staticmethod
+    def truncated_weights(base, adapter, work):
+        folder = work / "cut"
+        folder.mkdir()
+        (folder / "adapter_config.json").write_bytes((adapter / "adapter_config.json").read_bytes())
+        whole = (adapter / "adapter_model.safetensors").read_bytes()
+        (folder / "adapter_model.safetensors").write_bytes(whole[:-100])
+        return ["analyze", base, folder], "cut/adapter_model.safetensors is not a readable"
+
+    @staticmethod
+    def another_base(base, adapter, work):
+        return ["analyze", "demo", adapter], "plain-lora belongs to another base"
+
+    @staticmethod
+    def k_larger_than_a_layer(base, adapter, work):
+        return ["analyze", base, adapter, "--k", 17], "k=17 is larger than model.layers.0.self_attn."
+
+    @staticmethod
+    def nan_in_the_adapter(base, adapter, work):
+        folder = work / "nan"
+        folder.mkdir()
+        (folder / "adapter_config.json").write_bytes((adapter / "adapter_config.json").read_bytes())
+        from safetensors.numpy import load_file
+
+        tensors = load_file(adapter / "adapter_model.safetensors")
+        next(iter(tensors.values()))[:] = np.nan
+        save_file(tensors, folder / "adapter_model.safetensors")
+        return ["analyze", base, folder, "--k", 4], "nan/adapter_model.safetensors: "
+
+    @staticmethod
+    def nan_in_the_base(base, adapter, work):
+        folder = work / "nan-base"
+        folder.mkdir()
+        (folder / "config.json").write_text('{"model_type": "llama"}')
+        save_file({"a.weight": np.full((4, 4), np.nan)}, folder / "model.safetensors")
+        return ["svd", folder], "nan-base/model.safetensors: a.weight holds NaN"
+
+    @staticmethod
+    def unwritable_cache(base, adapter, work):
+        (work / "cache-is-a-file").touch()
+        os.environ["HIPLORA_CACHE"] = str(work / "cache-is-a-file")
+        return ["analyze", base, adapter, "--k", 4], "cache-is-a-file cannot be written"
+
+    @staticmethod
+    def unwritable_table(base, adapter, work):
+        (work / "file").touch()
+        return ["analyze", base, adapter, "--k", 4, "--out", work / "file" / "t.csv"], "t.csv cannot be written"
+
+    @staticmethod
+    def a_limit_that_is_no_number(base, adapter, work):
+        os.environ["HIPLORA_CACHE_LIMIT"] = "much"
+        return ["cache"], "HIPLORA_CACHE_LIMIT"
+
+    @staticmethod
+    def a_lora_to_export(base, adapter, work):
+        return ["export-lora", adapter, work / "out"], "plain-lora is a LORA adapter"
+
+
+@pytest.mark.parametrize("way", [name for name in vars(Bad) if not name.startswith("_")])
+def test_what_cannot_be_used_is_said_in_one_line_that_names_it(
+    run, llama_base, lora_folder, tmp_path, monkeypatch, way
+):
+    monkeypatch.setenv("HIPLORA_CACHE_LIMIT", str(10**9))  # so that a way may set it and it is restored
+    arguments, says = getattr(Bad, way)(llama_base, lora_folder, tmp_path)
+    code, out, err = run(*arguments)
+    assert code == 2
+    assert len(err) == 1, err
+    assert err[0].startswith("hiplora: ")
+    assert says in err[0]
+    assert not any("Traceback" in line for line in out + err)
+
+
+@pytest.mark.parametrize("way", ["missing_adapter", "unwritable_cache"])
+def test_so_it_is_on_a_real_command_line(llama_base, lora_folder, tmp_path, monkeypatch, way):
+    arguments, says = getattr(Bad, way)(llama_base, lora_folder, tmp_path)
+    done = hiplora(*arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert says in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [
+    ["analyze", "demo"], ["analyze", "demo", "x", "--k", "0"], ["analyze", "demo", "x", "--epsilon", "-1"],
+    ["svd", "demo", "--unknown"], ["demo", "sell"], [],
+])  # fmt: skip
+def test_a_wrong_command_line_gives_its_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: hiplora" in capsys.readouterr().err
+
+
+def test_svd_fills_the_cache_and_says_where_and_how_much(run, llama_base, cache_folder):
+    code, out, err = run("svd", llama_base)
+    assert code == 0
+    assert out[0].startswith(f"14 maps of tiny-llama: 0 were there, 14 computed; {cache_folder} takes ")
+    assert "peak memory" in err[-1]
+    assert run("svd", llama_base, "--full")[1][0].startswith("14 maps of tiny-llama: 14 were there, 0 computed")
+
+
+def test_a_damaged_entry_is_told_in_one_line_and_made_again(run, llama_base, lora_folder, cache_folder):
+    _, first, _ = run("analyze", llama_base, lora_folder, "--k", 4)
+    entry = next(iter(cache_folder.glob("spectra/*/*.safetensors")))
+    whole = entry.read_bytes()
+    entry.write_bytes(whole[:-1])
+    code, out, err = run("analyze", llama_base, lora_folder, "--k", 4)
+    assert (code, out) == (0, first)
+    assert len(err) == 2
+    assert err[0].startswith(f"hiplora: {entry} is damaged")
+    assert entry.read_bytes() == whole
+
+
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path, rng):
+    folder, cache = tmp_path / "model", tmp_path / "cache"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    weights = {f"model.layers.{i}.mlp.up_proj.weight": rng.normal(size=(500, 500)) for i in range(60)}
+    save_file({name: array.astype(np.float32) for name, array in weights.items()}, folder / "model.safetensors")
+    command = subprocess.Popen(
+        [sys.executable, "-m", "hiplora", "svd", str(folder)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"HIPLORA_CACHE": str(cache)},
+    )
+    deadline = time.monotonic() + 60
+    while len(list(cache.glob("spectra/*/*.safetensors"))) < 2 and time.monotonic() < deadline:
+        if command.poll() is not None:
+            pytest.fail("ended before it was interrupted")
+    command.send_signal(signal.SIGINT)
+    _, err = command.communicate(timeout=60)
+    kept = len(list(cache.glob("spectra/*/*.safetensors")))
+    assert command.returncode == 130
+    assert 2 <= kept < 60
+    assert err.splitlines()[-1].startswith("hiplora: stopped; ")
+    assert err.splitlines()[-1].endswith(f"kept in {cache}: run the same command again to go on.")
+    assert "Traceback" not in err
+
+
+def test_a_reader_that_has_gone_is_no_error(llama_base, lora_folder):
+    command = subprocess.Popen(
+        [sys.executable, "-m", "hiplora", "analyze", str(llama_base), str(lora_folder), "--k", "4"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    command.stdout.close()
+    err = command.stderr.read()
+    command.wait(60)
+    assert "Traceback" not in err
+    assert "Broken pipe" not in err
+
+
+def test_export_writes_an_ordinary_lora_with_the_same_update(run, llama_base, make_adapter, tmp_path):
+    from hiplora import HipLoraConfig
+
+    config = HipLoraConfig(r=3, principal_rank=4, target_modules=["q_proj", "up_proj"])
+    make_adapter(llama_base, tmp_path / "hip", config)
+    code, out, _ = run("export-lora", tmp_path / "hip", tmp_path / "plain")
+    assert (code, out) == (0, [f"{tmp_path / 'plain'} holds the same update as an ordinary LoRA adapter"])
+    hip, plain = read_adapter(tmp_path / "hip"), read_adapter(tmp_path / "plain")
+    assert plain.method == "LoRA"
+    assert set(plain.modules) == set(hip.modules)
+    for module in hip.modules:
+        np.testing.assert_allclose(plain.delta(module).dense(), hip.delta(module).dense(), atol=1e-7)
+
+
+def test_demo_build_builds_where_it_is_told(run, monkeypatch, tmp_path):
+    from hiplora.demo import build as build_module
+
+    asked = {}
+
+    def build(out, seed, progress):
+        progress("base", 0.5)
+        progress("swap-lora", 1.0)
+        asked.update(out=out, seed=seed)
+
+    monkeypatch.setattr(build_module, "build", build)
+    code, out, _ = run("demo", "build", "--out", tmp_path / "world", "--seed", 7)
+    assert (code, out) == (0, [f"{tmp_path / 'world'} holds the demo world"])
+    assert asked == {"out": tmp_path / "world", "seed": 7}
+
+
+def test_the_app_is_served_from_its_own_folder_with_what_else_was_given(run, monkeypatch, tmp_path):
+    from hiplora.paths import site_root
+
+    calls = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HIPLORA_CACHE", "relative")
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **rest: calls.append((command, rest)) or subprocess.CompletedProcess([], 0)
+    )
+    assert run("app", "--port", 8765, "--server.headless", "true")[0] == 0
+    ((command, rest),) = calls
+    assert command == [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", "8765",
+                       "--server.headless", "true"]  # fmt: skip
+    assert rest["cwd"] == site_root()
+    assert rest["env"]["HIPLORA_CACHE"] == str(tmp_path / "relative")
+
+
+def test_the_cache_is_shown_and_cleared(run, llama_base, cache_folder):
+    run("svd", llama_base)
+    assert run("cache")[1][0].startswith(f"{cache_folder}: ")
+    assert run("cache", "--clear")[1][0].endswith("of spectra removed")
+    assert not list(cache_folder.glob("spectra/*/*"))
+
+
+def test_an_unexpected_system_error_is_one_line_too(run, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device", "/somewhere")
+
+    monkeypatch.setattr("hiplora.spectrum.default_cache", fail)
+    code, _, err = run("cache")
+    assert code == 2
+    assert err == ["hiplora: [Errno 28] No space left on device: '/somewhere'"]
+
+
+def test_durations_and_sizes_are_told_in_round_numbers():
+    assert [cli._duration(seconds) for seconds in (0.4, 59.4, 61, 3700)] == ["0 s", "59 s", "1 min 1 s", "61 min 40 s"]
+    assert [cli._bytes(count) for count in (0, 5e6, 2.34e9)] == ["0 MB", "5 MB", "2.3 GB"]
