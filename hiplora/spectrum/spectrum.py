@@ -71,7 +71,7 @@ def content_hash(weight: "np.ndarray | torch.Tensor") -> str:
     else:
         import torch
 
-        data = weight.detach().cpu().contiguous().view(torch.uint8).numpy()
+        data = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         dtype = str(weight.dtype).removeprefix("torch.")
     digest = hashlib.sha256(f"{dtype}:{tuple(weight.shape)}:".encode())
     digest.update(data.data)

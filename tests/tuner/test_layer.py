@@ -85,7 +85,7 @@ def cases(draw):
         "budget_power": draw(st.sampled_from([0.0, 1.0, 2.0])),
         "epsilon": draw(st.sampled_from([0.05, 10.0])),
     }
-    return torch.tensor(W), fields, draw(st.booleans()) and n > 1
+    return torch.tensor(W), fields, draw(st.booleans())
 
 
 @settings(max_examples=120, deadline=None)
