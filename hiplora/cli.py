@@ -135,7 +135,7 @@ def _analyze(args: argparse.Namespace) -> None:
     summary = {row["adapter"]: row for row in summary_table(layers).to_dict("records")}
     for adapter in adapters:
         print(_headline(summary[adapter.name], args.k))
-        for note in notes_on(base, adapter, layers, args.k):
+        for note in notes_on(spectra, adapter, layers, args.k):
             print(f"  {note}")
     if save:
         save(layers)
@@ -213,14 +213,12 @@ def _prepare(spectra: "BaseSpectra", weights: "Sequence[Weight]", k: int | None)
     from tqdm import tqdm
 
     start, done, total = time.monotonic(), 0, 0
-    with tqdm(
-        total=1.0, desc="spectra", bar_format="{desc} {percentage:3.0f}%|{bar:30}|{postfix}", disable=None
-    ) as bar:
+    with tqdm(total=1.0, bar_format="spectra {percentage:3.0f}%|{bar:30}| {desc}", disable=None) as bar:
         try:
             for progress in spectra.prepare(weights, k):
                 done, total = progress.done, progress.total
                 left = "" if progress.remaining is None else f", {_duration(progress.remaining)} left"
-                bar.set_postfix_str(f"{done} of {total} maps{left}", refresh=False)
+                bar.set_description_str(f"{done} of {total} maps{left}", refresh=False)
                 bar.update(progress.share - bar.n)
         except KeyboardInterrupt:
             bar.close()

@@ -68,7 +68,7 @@ if loaded.adapters:
         "contested; only a measured score is forgetting. Scores stand here when the adapter's card.json has them."
     )
     for adapter in loaded.adapters:
-        for note in notes_on(base, adapter, layers, session.k):
+        for note in notes_on(loaded.spectra, adapter, layers, session.k):
             st.warning(f"{adapter.name}: {note}", icon=":material/info:")
 
 for adapter, reason in loaded.strangers:

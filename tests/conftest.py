@@ -1,5 +1,7 @@
+import atexit
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 # Before anything imports a Hugging Face library or asks for the cache: no network, and nobody's own cache.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HIPLORA_CACHE"] = tempfile.mkdtemp(prefix="hiplora-tests-")
+atexit.register(shutil.rmtree, os.environ["HIPLORA_CACHE"], ignore_errors=True)
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=40, database=None)

@@ -257,6 +257,21 @@ def test_svd_fills_the_cache_and_says_where_and_how_much(run, llama_base, cache_
     assert run("svd", llama_base, "--full")[1][0].startswith("14 maps of tiny-llama: 14 were there, 0 computed")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_on_a_terminal_the_time_left_is_shown(llama_base):
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    subprocess.run([sys.executable, "-m", "hiplora", "svd", str(llama_base)], stderr=theirs, check=True, timeout=60)
+    shown = os.read(ours, 10_000).decode()
+    assert "spectra   0%|" in shown
+    assert "| 14 of 14 maps, 0 s left" in shown
+
+
 def test_a_damaged_entry_is_told_in_one_line_and_made_again(run, llama_base, lora_folder, cache_folder):
     _, first, _ = run("analyze", llama_base, lora_folder, "--k", 4)
     entry = next(iter(cache_folder.glob("spectra/*/*.safetensors")))

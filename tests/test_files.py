@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -142,6 +143,24 @@ def test_a_target_that_cannot_be_replaced_stays(tmp_path):
     with pytest.raises(HiploraError, match=r"table\.csv cannot be written"), atomic_path(target) as draft:
         draft.write_text("a file where a folder is")
     assert names(tmp_path) == ["table.csv"]
+
+
+def test_a_folder_stays_when_its_successor_cannot_take_its_place(tmp_path, monkeypatch):
+    target = tmp_path / "adapter"
+    target.mkdir()
+    (target / "kept").touch()
+    replace = Path.replace
+
+    def refuse_the_draft(path, other):
+        if path.parent != tmp_path and path.name == "adapter":
+            raise PermissionError(13, "Permission denied")
+        return replace(path, other)
+
+    monkeypatch.setattr(Path, "replace", refuse_the_draft)
+    with pytest.raises(HiploraError, match="adapter cannot be written"), atomic_path(target) as draft:
+        draft.mkdir()
+    assert names(tmp_path) == ["adapter"]
+    assert names(target) == ["kept"]
 
 
 def test_a_place_below_a_file_cannot_be_written(tmp_path):

@@ -6,7 +6,9 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("module", ["hiplora", "hiplora.cli", "hiplora.analysis", "hiplora.figures", "hiplora.ui.shell"])
+@pytest.mark.parametrize(
+    "module", ["hiplora", "hiplora.cli", "hiplora.analysis", "hiplora.figures", "hiplora.ui.shell"]
+)
 def test_import_loads_neither_torch_nor_transformers_nor_peft(module: str) -> None:
     code = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'peft'}} & set(sys.modules)))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -87,6 +87,10 @@ class Adapter(ABC):
         """Return the principal rank that a module was trained at; None when the method has none."""
         return None
 
+    def weight_hash(self, module: str) -> str | None:
+        """Return the content hash of the base weight that a module was trained on; None when that is not recorded."""
+        return None
+
     def _notes(self) -> list[str]:
         return []
 

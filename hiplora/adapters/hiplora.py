@@ -37,7 +37,7 @@ class HipLoraAdapter(Adapter):
         """Return what the config says about a module, patterns applied."""
         return module_settings(self.config, module)
 
-    def weight_hash(self, module: str) -> str:
+    def weight_hash(self, module: str) -> str | None:
         """Return the content hash of the base weight that a module was trained on."""
         return str(self._base_weights[module]["hash"])
 

@@ -64,7 +64,7 @@ class ModuleSettings:
 
 
 def module_settings(config: Mapping[str, Any], module: str) -> ModuleSettings:
-    """Return what a config says about one module.
+    """Return what a config says about one module. Of several patterns that match it, the first by alphabet counts.
 
     Args:
         config: the fields of `HipLoraConfig`, as saved.
@@ -79,8 +79,9 @@ def module_settings(config: Mapping[str, Any], module: str) -> ModuleSettings:
             raise HiploraError(
                 f"adapter_config.json has no {name!r}: it was not written by HipLoraConfig, save it again."
             )
-        found = config.get(pattern) or {}
-        return next((value for key, value in found.items() if matches_pattern(key, module)), config[name])
+        # PEFT sorts the keys when it saves: so does this, or overlapping patterns would mean another value once loaded.
+        found = sorted((config.get(pattern) or {}).items())
+        return next((value for key, value in found if matches_pattern(key, module)), config[name])
 
     return ModuleSettings(
         r=field("r", "rank_pattern"),

@@ -10,7 +10,7 @@ from typing import Any, Final
 from hiplora.demo.skills import SKILLS, TASKS
 from hiplora.errors import HiploraError
 from hiplora.files import read_json
-from hiplora.paths import site_root
+from hiplora.paths import demo_base, site_root
 
 METHODS: Final = ("lora", "hiplora")
 """The methods that the shipped adapters were trained with, at matched trainable parameters."""
@@ -37,7 +37,7 @@ def demo_root() -> Path:
 
 def base_path() -> Path:
     """Return the folder of the demo base, which `transformers` loads as it is."""
-    return demo_root() / "base"
+    return demo_base()
 
 
 def adapter_path(name: str) -> Path:

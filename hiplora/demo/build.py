@@ -22,7 +22,7 @@ def build(
 
     Args:
         out: The folder to write: `base`, and `adapters/<task>-<method>`. An earlier demo there is replaced.
-        seed: Seeds everything. The same seed, machine and library versions give the same files.
+        seed: Seeds everything. The same seed, machine and library versions give the same weights and scores.
         progress: Called with what is being trained (`base`, `swap-lora`, ...) and the share of it done, 0 to 1.
         base_recipe: How long and how fast the base trains.
         adapter_recipe: How long and how fast every adapter trains.

@@ -13,8 +13,8 @@ from hiplora.measures.layers import (
     matched_weights,
     measure,
     measure_layers,
-    notes_on,
 )
+from hiplora.measures.notes import notes_on
 from hiplora.measures.null import Null, isotropic_null
 from hiplora.measures.pairs import pair_table
 from hiplora.measures.ranks import effective_rank, stable_rank

@@ -21,6 +21,7 @@ VARIANTS = {
         "alpha_pattern": {"up_proj": 1},
         "principal_rank_pattern": {"k_proj": 2},
     },
+    "overlapping patterns": {"alpha_pattern": {"q_proj": 3, r"layers\.1\..*": 100}},
     "share of energy": {"principal_rank": 0.3},
     "r larger than k": {"r": 12},
 }
@@ -100,7 +101,18 @@ def test_a_hard_budget_holds_in_the_measured_tightness(make, llama_base):
 def test_another_k_than_its_own_is_noted(make, llama_base):
     adapter, spectra = read_adapter(make()[1]), BaseSpectra(open_base(llama_base))
     for k, expected in ((4, []), (8, ["It was trained at principal rank 4; at k = 8 its channels mix."])):
-        assert notes_on(spectra.base, adapter, layer_table(measure_layers(spectra, [adapter], k)), k) == expected
+        assert notes_on(spectra, adapter, layer_table(measure_layers(spectra, [adapter], k)), k) == expected
+
+
+def test_a_copy_of_the_base_in_another_precision_is_noted(make, llama_base, changed_copy):
+    def round_to_half(tensors):
+        return {key: array.astype(np.float16) for key, array in tensors.items()}
+
+    copy = changed_copy(llama_base, "half", round_to_half, "model.safetensors")
+    adapter, spectra = read_adapter(make()[1]), BaseSpectra(open_base(copy))
+    found = notes_on(spectra, adapter, layer_table(measure_layers(spectra, [adapter], 4)), 4)
+    count = len(adapter.modules)
+    assert any(note.startswith(f"{count} of its modules were trained on other weights") for note in found)
 
 
 def test_factors_left_out_of_the_file_come_from_the_cache_or_are_missed_in_words(make, cache_folder):

@@ -55,7 +55,9 @@ def test_principal_share_draws_each_share_and_names_the_extremes(layers: pd.Data
     summary = summary_table(layers[layers["adapter"] != "silent"])
     figure = figures.principal_share(summary, K)
     np.testing.assert_allclose(figure.data[0].x, summary["pp"])
-    assert figure.layout.title.text.startswith("leading puts 27× its share by chance into the top 4 directions, random ")
+    assert figure.layout.title.text.startswith(
+        "leading puts 27× its share by chance into the top 4 directions, random "
+    )
 
 
 def test_principal_share_of_an_update_of_zeros_is_drawn(layers: pd.DataFrame) -> None:

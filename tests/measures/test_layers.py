@@ -162,7 +162,7 @@ def test_an_adapter_of_another_base_is_told_by_its_shapes(lora_folder, write_bas
 
 
 def notes(spectra, adapter, k=K):
-    return notes_on(spectra.base, adapter, layer_table(measure_layers(spectra, [adapter], k)), k)
+    return notes_on(spectra, adapter, layer_table(measure_layers(spectra, [adapter], k)), k)
 
 
 def test_an_adapter_that_fits_has_nothing_to_note(spectra, lora_folder):
@@ -180,6 +180,15 @@ def test_an_adapter_that_names_another_base_is_noted_though_its_shapes_fit(spect
     assert "larger than the weight itself" in found[1]
     same = read_adapter(write_adapter("same", tensors, base_model_name_or_path="someone/Tiny-Llama/"))
     assert not any("as its base" in note for note in notes(spectra, same))
+
+
+def test_fused_weights_are_said_to_be_fused(gpt2_base, make_adapter, tmp_path):
+    from peft import LoraConfig
+
+    make_adapter(gpt2_base, tmp_path / "fused", LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True))
+    spectra = BaseSpectra(open_base(gpt2_base), SpectrumCache(tmp_path / "cache"))
+    found = notes(spectra, read_adapter(tmp_path / "fused"))
+    assert "attn.c_attn hold q, k and v in one matrix, which is measured as a whole." in found
 
 
 def test_modules_that_are_left_out_or_do_nothing_are_counted(spectra, write_adapter, rng):

@@ -21,9 +21,10 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from pydoc_data import topics
+
     import torch
     from peft import LoraConfig, get_peft_model
-    from pydoc_data import topics
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.manual_seed(0)
