@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     def add_base(command: argparse.ArgumentParser) -> None:
         command.add_argument("base", metavar="BASE", help=_BASE_HELP)
         command.add_argument("--download", action="store_true", help="allow fetching a hub name")
+        command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute SVDs")
 
     command = add("analyze", _analyze, "measure adapters against the spectrum of their base")
     add_base(command)
@@ -126,7 +127,7 @@ def _analyze(args: argparse.Namespace) -> None:
     base = open_base(args.base, download=args.download)
     adapters = read_adapters(args.adapters)
     weights = changed_weights(base, adapters, args.k)
-    spectra = BaseSpectra(base)
+    spectra = BaseSpectra(base, device=args.device)
     computed, spectra_seconds = _prepare(spectra, weights, None if args.intruders else args.k)
     start = time.monotonic()
     measurements = measure_layers(spectra, adapters, args.k, intruders=args.intruders)
@@ -195,7 +196,7 @@ def _svd(args: argparse.Namespace) -> None:
 
     base = open_base(args.base, download=args.download)
     weights = [base.weights[module] for module in base.linear_maps]
-    spectra = BaseSpectra(base)
+    spectra = BaseSpectra(base, device=args.device)
     computed, seconds = _prepare(spectra, weights, None if args.full else args.k)
     print(
         f"{len(weights)} maps of {base.name}: {len(weights) - computed} were there, {computed} computed; "

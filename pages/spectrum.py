@@ -58,7 +58,11 @@ def show_layer(module: str) -> None:
     """One weight: its singular values, and what each adapter adds along them."""
     weight, k = loaded.base.weights[module], session.k
     st.header(module)
-    st.caption(f"{weight.shape[0]} × {weight.shape[1]}, out × in. The principal {k} directions are shaded.")
+    spectrum = loaded.spectra.get(weight, k)
+    st.caption(
+        f"{weight.shape[0]} × {weight.shape[1]}, out × in. The principal {k} directions are shaded. Its "
+        f"singular vectors are exact to {spectrum.residual:.0e} of σ₁ ({spectrum.algorithm})."
+    )
     directions = data.one_layer(loaded, module, direction_table)
     sweep = data.one_layer(loaded, module, sweep_table)
     plots = (

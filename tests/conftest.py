@@ -14,17 +14,18 @@ from safetensors.numpy import load_file, save_file
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HIPLORA_CACHE"] = tempfile.mkdtemp(prefix="hiplora-tests-")
 atexit.register(shutil.rmtree, os.environ["HIPLORA_CACHE"], ignore_errors=True)
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=40, database=None)
 settings.load_profile("default")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _two_torch_threads():
+def _one_torch_thread():
+    """Products as small as these only wait for a second thread."""
     import torch
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -73,26 +73,8 @@ def layer_map(table: pd.DataFrame, info: MeasureInfo, selected: str | None = Non
         marked = part[part["module"] == selected]
         if len(marked):
             x, y = columns.index(marked["column"].iloc[0]), kinds.index(marked["kind"].iloc[0])
-            figure.add_shape(
-                type="rect",
-                x0=x - 0.5,
-                x1=x + 0.5,
-                y0=y - 0.5,
-                y1=y + 0.5,
-                row=row,
-                col=1,
-                line={"color": "#000000", "width": 3},
-            )
-            figure.add_shape(
-                type="rect",
-                x0=x - 0.5,
-                x1=x + 0.5,
-                y0=y - 0.5,
-                y1=y + 0.5,
-                row=row,
-                col=1,
-                line={"color": "#FFFFFF", "width": 1},
-            )
+            for line in ({"color": "#000000", "width": 3}, {"color": "#FFFFFF", "width": 1}):
+                figure.add_shape(type="rect", x0=x - 0.5, x1=x + 0.5, y0=y - 0.5, y1=y + 0.5, row=row, col=1, line=line)
     figure.update_yaxes(range=[len(kinds) - 0.5, -0.5], type="category", showgrid=False)
     figure.update_xaxes(range=[-0.5, len(columns) - 0.5], type="category", showgrid=False)
     figure.update_xaxes(title="Layer", row=len(adapters), col=1)

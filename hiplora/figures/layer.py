@@ -19,6 +19,7 @@ from hiplora.figures.style import (
 )
 
 _DIRECTION = "Singular direction of the weight, leading first"
+_SIDES = {"left": "left: what it writes", "right": "right: what it reads"}
 
 
 def singular_values(table: pd.DataFrame, k: int) -> go.Figure:
@@ -60,32 +61,8 @@ def direction_energy(table: pd.DataFrame, k: int) -> go.Figure:
         table: direction table(s) of one layer, one block of rows per adapter.
         k: principal rank.
     """
-    figure = make_subplots(
-        rows=1,
-        cols=2,
-        shared_yaxes=True,
-        horizontal_spacing=0.04,
-        subplot_titles=("left: what it writes", "right: what it reads"),
-    )
-    adapters = list(dict.fromkeys(table["adapter"]))
-    colors = adapter_colors(adapters)
-    for adapter in adapters:
-        part = table[table["adapter"] == adapter]
-        for col, side in enumerate(("left", "right"), start=1):
-            figure.add_scatter(
-                x=_f32(part["direction"]),
-                y=_f32(part[side]),
-                mode="lines+markers" if len(part) <= 64 else "lines",
-                marker={"size": 4},
-                line={"color": colors[adapter], "width": 1.5},
-                name=adapter,
-                legendgroup=adapter,
-                showlegend=col == 1,
-                row=1,
-                col=col,
-                hovertemplate="direction %{x}<br>%{y:.3%} of the energy<extra>" + adapter + "</extra>",
-            )
-    for col, side in enumerate(("left", "right"), start=1):
+    figure = _both_sides(table, "{side}", "direction %{x}<br>%{y:.3%} of the energy")
+    for col, side in enumerate(_SIDES, start=1):
         figure.add_hline(
             y=float(table[f"{side}_null"].iloc[0]), line={"color": NULL, "dash": "dash", "width": 2}, row=1, col=col
         )
@@ -117,19 +94,11 @@ def cumulative_energy(table: pd.DataFrame, k: int) -> go.Figure:
         table: direction table(s) of one layer.
         k: principal rank.
     """
-    figure = make_subplots(
-        rows=1,
-        cols=2,
-        shared_yaxes=True,
-        horizontal_spacing=0.04,
-        subplot_titles=("left: what it writes", "right: what it reads"),
-    )
-    adapters = list(dict.fromkeys(table["adapter"]))
-    colors = adapter_colors(adapters)
+    figure = _both_sides(table, "{side}_cumulative", "top %{x}<br>%{y:.2%} of the energy")
     widest = table.groupby("adapter", sort=False)["left_null_high"].sum().idxmax()
-    for col, side in enumerate(("left", "right"), start=1):
-        null = table[table["adapter"] == widest]
-        x = _f32(null["direction"])
+    null = table[table["adapter"] == widest]
+    x = _f32(null["direction"])
+    for col, side in enumerate(_SIDES, start=1):
         figure.add_scatter(
             x=np.concatenate([x, x[::-1]]),
             y=np.concatenate([_f32(null[f"{side}_null_high"]), _f32(null[f"{side}_null_low"])[::-1]]),
@@ -153,27 +122,13 @@ def cumulative_energy(table: pd.DataFrame, k: int) -> go.Figure:
             col=col,
             hovertemplate="top %{x}<br>%{y:.2%} by chance<extra></extra>",
         )
-        for adapter in adapters:
-            part = table[table["adapter"] == adapter]
-            figure.add_scatter(
-                x=_f32(part["direction"]),
-                y=_f32(part[f"{side}_cumulative"]),
-                mode="lines",
-                name=adapter,
-                line={"color": colors[adapter], "width": 2},
-                legendgroup=adapter,
-                showlegend=col == 1,
-                row=1,
-                col=col,
-                hovertemplate="top %{x}<br>%{y:.2%} of the energy<extra>" + adapter + "</extra>",
-            )
     _mark_principal(figure, k)
     figure.update_xaxes(title="Leading directions counted", **_direction_axis(table["direction"].max()))
     figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
     figure.update_yaxes(title="Cumulative share of energy", row=1, col=1)
     above = [
         adapter
-        for adapter in adapters
+        for adapter in dict.fromkeys(table["adapter"])
         if (row := table[(table["adapter"] == adapter) & (table["direction"] == k)]).size
         and (row["left_cumulative"] > row["left_null_high"]).iloc[0]
         and (row["right_cumulative"] > row["right_null_high"]).iloc[0]
@@ -255,6 +210,29 @@ def sweep(table: pd.DataFrame, k: int) -> go.Figure:
         "Principal block's share over its share by chance, for every k: the split depends on k.",
         340,
     )
+
+
+def _both_sides(table: pd.DataFrame, column: str, hover: str) -> go.Figure:
+    """Draw `column` of the direction table, once for each `{side}`, in two panels with one line per adapter."""
+    figure = make_subplots(
+        rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=list(_SIDES.values())
+    )
+    for adapter, color in adapter_colors(table["adapter"]).items():
+        part = table[table["adapter"] == adapter]
+        for col, side in enumerate(_SIDES, start=1):
+            figure.add_scatter(
+                x=_f32(part["direction"]),
+                y=_f32(part[column.format(side=side)]),
+                mode="lines",
+                line={"color": color, "width": 2},
+                name=adapter,
+                legendgroup=adapter,
+                showlegend=col == 1,
+                row=1,
+                col=col,
+                hovertemplate=f"{hover}<extra>{adapter}</extra>",
+            )
+    return figure
 
 
 def _mark_principal(figure: go.Figure, k: int) -> None:

@@ -79,12 +79,13 @@ class SpectrumCache:
             return smallest
         return min(smallest, -(-k // _HEAD) * _HEAD)
 
-    def fetch(self, weight: "np.ndarray | torch.Tensor", k: int | None = None) -> Spectrum:
+    def fetch(self, weight: "np.ndarray | torch.Tensor", k: int | None = None, device: str | None = None) -> Spectrum:
         """Return the leading `k` triplets of a weight (None: all), from the disk or computed and kept.
 
         Args:
             weight: (m, n), out x in, numpy or torch on any device.
             k: how many.
+            device: where to compute them; by default where the weight is.
 
         Raises:
             HiploraError: `k` does not fit, the weight is not finite, or the cache cannot be written.
@@ -93,7 +94,7 @@ class SpectrumCache:
         found = self.lookup(weight_hash, k)
         if found is None:
             shape = (int(weight.shape[0]), int(weight.shape[1]))
-            found = decompose(weight, self.stored_k(shape, k), weight_hash)
+            found = decompose(weight, self.stored_k(shape, k), weight_hash=weight_hash, device=device)
             self._store(found)
         return found if k is None else found.truncate(k)
 

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 _SMALLEST_GRAM_RATIO = 1e-5
 
 
-def decompose(weight: "np.ndarray | torch.Tensor", k: int | None = None, weight_hash: str | None = None) -> Spectrum:
+def decompose(
+    weight: "np.ndarray | torch.Tensor",
+    k: int | None = None,
+    *,
+    weight_hash: str | None = None,
+    device: str | None = None,
+) -> Spectrum:
     """Return the leading `k` singular triplets of a weight.
 
     All of them (`k=None`, or `k` close to full) come from a dense SVD in float64; a few from the eigenvectors of the
@@ -25,9 +31,10 @@ def decompose(weight: "np.ndarray | torch.Tensor", k: int | None = None, weight_
     Gram matrix has lost it. Either way the residual is computed against the weight itself.
 
     Args:
-        weight: (m, n), out x in, numpy or torch. A CUDA tensor is decomposed on its device.
+        weight: (m, n), out x in, numpy or torch.
         k: how many, `1 <= k <= min(m, n)`; None for all.
         weight_hash: `content_hash(weight)` when it is known already.
+        device: where to compute, such as `cuda`; by default where the weight is.
 
     Raises:
         HiploraError: the weight holds NaN or infinity.
@@ -39,13 +46,19 @@ def decompose(weight: "np.ndarray | torch.Tensor", k: int | None = None, weight_
     k = min(m, n) if k is None else k
     if not 1 <= k <= min(m, n):
         raise ValueError(f"k must be between 1 and min{(m, n)}, got {k}")
-    if isinstance(weight, np.ndarray) or not weight.is_cuda:
+    if device is None:
+        device = "cpu" if isinstance(weight, np.ndarray) else str(weight.device)
+    if device == "cpu":
         W = np.asarray(weight if isinstance(weight, np.ndarray) else weight.detach().double().numpy(), dtype=np.float64)
         require_finite(W, "the weight")
         with _one_blas_thread():
             U, sigma, Vt, frobenius, residual, algorithm = _solve(W, k, _Cpu)
     else:
-        found = _solve(weight.detach().double(), k, _Cuda)
+        import torch
+
+        # numpy first: torch does not read every dtype that ml_dtypes lends it.
+        source = weight.astype(np.float64) if isinstance(weight, np.ndarray) else weight.detach()
+        found = _solve(torch.as_tensor(source, device=device).double(), k, _Torch)
         U, sigma, Vt = (tensor.cpu().numpy() for tensor in found[:3])
         require_finite(sigma, "the weight")
         frobenius, residual, algorithm = found[3:]
@@ -97,10 +110,10 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-class _Cuda:
+class _Torch:
     """The same three in torch, on the device of the weight."""
 
-    name = "cuda-"
+    name = "torch-"
 
     @staticmethod
     def svd(W: "torch.Tensor") -> Any:

@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+from hiplora.errors import HiploraError
 from hiplora.files import atomic_path, check_writable
 from hiplora.sources import BaseModel, Weight
 from hiplora.spectrum.cache import SpectrumCache, default_cache
@@ -41,10 +44,12 @@ class BaseSpectra:
     Args:
         base: the model.
         cache: where the spectra are kept; the user's cache by default.
+        device: where to compute: `cpu`, `cuda`, or `auto` for a GPU where there is one.
     """
 
-    def __init__(self, base: BaseModel, cache: SpectrumCache | None = None):
+    def __init__(self, base: BaseModel, cache: SpectrumCache | None = None, device: str = "auto"):
         self.base = base
+        self.device = device
         self.cache = cache or default_cache()
         name = hashlib.sha256(repr(base.identity).encode()).hexdigest()
         self._memo_path = self.cache.folder / "hashes" / f"{name}.json"
@@ -69,7 +74,7 @@ class BaseSpectra:
         known = self._hashes.get(weight.module)
         found = self.cache.lookup(known, k) if known else None
         if found is None:
-            found = self.cache.fetch(self.base.read(weight), k)
+            found = self.cache.fetch(self.base.read(weight), k, resolve_device(self.device))
             self._remember(weight, found.weight_hash)
         return found
 
@@ -121,3 +126,22 @@ def _read_memo(path: Path) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     return memo if isinstance(memo, dict) else {}
+
+
+@cache
+def resolve_device(device: str) -> str:
+    """Return `cpu` or a CUDA device for `auto`, `cpu` or `cuda`.
+
+    Raises:
+        HiploraError: CUDA is asked for and is not there.
+    """
+    # Without NVIDIA's tools there is no such GPU, and no need to wait for the import of torch.
+    if device == "cpu" or (device == "auto" and shutil.which("nvidia-smi") is None):
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "auto":
+        return "cpu"
+    raise HiploraError(f"device {device} is not available: torch {torch.__version__} sees no CUDA GPU, use cpu.")

@@ -5,9 +5,10 @@ import shutil
 import socket
 import subprocess
 import sys
-import urllib.error
+import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,44 +41,48 @@ def browser() -> Iterator[Browser]:
         found.close()
 
 
-def start_server(cache: Path) -> tuple[subprocess.Popen[bytes], str]:
-    """Start the app and wait until it answers; return its process and address."""
+def _answers(url: str) -> bool:
+    try:
+        return urllib.request.urlopen(url, timeout=1).status == 200
+    except OSError:
+        return False
+
+
+@contextmanager
+def running_server(cache: Path) -> Iterator[str]:
+    """Start the app, wait until it answers, hand out its address, and stop it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}", "--server.fileWatcherType=none"],
+        [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}", "--server.headless=true"],
         cwd=site_root(),
         env=os.environ | {"HIPLORA_CACHE": str(cache)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     url = f"http://localhost:{port}"
-    opener = urllib.request.build_opener()
-    while process.poll() is None:
-        try:
-            opener.open(f"{url}/_stcore/health", timeout=1).read()
-            return process, url
-        except (urllib.error.URLError, OSError):
-            continue
-    raise RuntimeError(f"the app left with code {process.returncode}")
+    try:
+        while not _answers(f"{url}/_stcore/health"):
+            assert process.poll() is None, f"the app left with code {process.returncode}"
+            time.sleep(0.05)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    process, url = start_server(tmp_path_factory.mktemp("server-cache"))
-    yield url
-    process.terminate()
-    process.wait(20)
+    with running_server(tmp_path_factory.mktemp("server-cache")) as url:
+        yield url
 
 
 @pytest.fixture
 def fresh_server(tmp_path: Path) -> Iterator[str]:
     """A server that nobody has visited."""
-    process, url = start_server(tmp_path / "cache")
-    yield url
-    process.terminate()
-    process.wait(20)
+    with running_server(tmp_path / "cache") as url:
+        yield url
 
 
 @dataclass
@@ -134,15 +139,19 @@ class Visit:
 
 @pytest.fixture
 def visit(browser: Browser, server: str) -> Iterator[Visit]:
-    yield from _visit(browser, server)
+    with visiting(browser, server) as found:
+        yield found
 
 
 @pytest.fixture
 def first_visit(browser: Browser, fresh_server: str) -> Iterator[Visit]:
-    yield from _visit(browser, fresh_server)
+    with visiting(browser, fresh_server) as found:
+        yield found
 
 
-def _visit(browser: Browser, url: str) -> Iterator[Visit]:
+@contextmanager
+def visiting(browser: Browser, url: str) -> Iterator[Visit]:
+    """Open a tab of its own, with nothing remembered."""
     context = browser.new_context(viewport={"width": 1400, "height": 1200}, accept_downloads=True)
     page = context.new_page()
     page.set_default_timeout(60_000)

@@ -5,9 +5,11 @@ import io
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from peft import LoraConfig, get_peft_model
+from playwright.sync_api import Browser, expect
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from .conftest import Visit
+from .conftest import Visit, running_server, visiting
 
 pytestmark = pytest.mark.e2e
 
@@ -100,6 +102,31 @@ def test_missing_base_gets_one_sentence(visit: Visit) -> None:
     page = visit.open("?base=./no/such/folder")
     expect(page.get_by_test_id("stAlert")).to_contain_text("no/such/folder is not a folder")
     visit.assert_sound()
+
+
+@pytest.mark.parametrize("path", ["", "spectrum", "channels", "budget"])
+def test_k_larger_than_a_layer_gets_one_sentence(visit: Visit, path: str) -> None:
+    page = visit.open(f"{path}?k=500")
+    expect(page.get_by_test_id("stAlert")).to_contain_text("k=500 is larger than model.layers.0.self_attn.q_proj")
+    visit.assert_sound()
+
+
+def test_adapter_of_another_base_is_described_without_it(visit: Visit, tmp_path: Path) -> None:
+    model = LlamaForCausalLM(LlamaConfig(hidden_size=64, intermediate_size=96, num_hidden_layers=1, vocab_size=32))
+    get_peft_model(model, LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "stranger")
+    page = visit.open(f"?adapters={tmp_path / 'stranger'}")
+    expect(page.get_by_test_id("stAlert")).to_contain_text("belongs to another base")
+    expect(page.get_by_role("heading", name="stranger, without its base")).to_be_visible()
+    expect(page.get_by_test_id("stDataFrame")).to_be_visible()
+    visit.assert_sound()
+
+
+def test_cache_that_cannot_be_written_gets_one_sentence(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with running_server(tmp_path / "file" / "cache") as url, visiting(browser, url) as visit:
+        page = visit.open()
+        expect(page.get_by_test_id("stAlert")).to_contain_text("cannot be written: set HIPLORA_CACHE")
+        visit.assert_sound()
 
 
 def test_one_bad_adapter_does_not_hide_the_good_one(visit: Visit, tmp_path: Path) -> None:

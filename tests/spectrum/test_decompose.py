@@ -194,3 +194,16 @@ def test_the_number_of_blas_threads_is_restored(rng):
     before = [library.num_threads for library in blas.lib_controllers]
     decompose(rng.normal(size=(20, 10)))
     assert [library.num_threads for library in blas.lib_controllers] == before
+
+
+@pytest.mark.parametrize(("shape", "k"), [((40, 24), 4), ((24, 40), 4), ((24, 24), None)])
+def test_the_routines_of_a_gpu_give_the_same_triplets(rng, shape, k):
+    # torch on the CPU stands in for torch on a GPU: named with its index, it is not taken for numpy's place.
+    W = rng.normal(size=shape).astype(np.float32)
+    expected, found = decompose(W, k), decompose(W, k, device="cpu:0")
+    assert found.algorithm == f"torch-{expected.algorithm}"
+    assert found.weight_hash == expected.weight_hash
+    assert found.residual < 1e-12
+    np.testing.assert_allclose(found.sigma, expected.sigma, rtol=1e-12)
+    np.testing.assert_allclose(found.Ut, expected.Ut, atol=1e-6)
+    np.testing.assert_allclose(found.Vt, expected.Vt, atol=1e-6)

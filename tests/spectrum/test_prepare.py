@@ -8,7 +8,7 @@ import pytest
 from hiplora.errors import HiploraError
 from hiplora.sources import open_base
 from hiplora.spectrum import SpectrumCache
-from hiplora.spectrum.prepare import BaseSpectra
+from hiplora.spectrum.prepare import BaseSpectra, resolve_device
 
 
 @pytest.fixture
@@ -174,3 +174,12 @@ def test_memory_follows_the_largest_layer_not_the_model(tmp_path, rng):
         peaks[layers] = 1024 * int(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)
     one_layer = 4 * shape[0] * shape[1]
     assert peaks[16] - peaks[4] < 3 * one_layer, peaks
+
+
+def test_a_gpu_that_is_not_there_is_one_sentence(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(HiploraError, match=r"device cuda is not available: torch .* sees no CUDA GPU, use cpu"):
+        resolve_device("cuda")
+    assert resolve_device("auto") == "cpu"

@@ -5,15 +5,6 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Products this small only wait for a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def base_folders(llama_base, gpt2_base):
     """Folders of `llama` (nn.Linear) and `gpt2` (Conv1D)."""
