@@ -213,8 +213,9 @@ def changed_weights(base: BaseModel, adapters: Iterable[Adapter], k: int) -> lis
         HiploraError: an adapter does not fit the base, or `k` is larger than a layer.
     """
     found = {w.module: w for adapter in adapters for w in matched_weights(base, adapter).values()}
-    require_rank(found.values(), k)
-    return [found[module] for module in in_data_order(found)]
+    weights = [found[module] for module in in_data_order(found)]
+    require_rank(weights, k)
+    return weights
 
 
 def require_rank(weights: Iterable[Weight], k: int) -> None:
