@@ -82,4 +82,7 @@ def layer_tables(
                 parts.append(table(spectra.get(weight, stored), adapter.delta(name), adapter.name))
     if not parts:
         raise HiploraError(f"No chosen adapter changes {module}: choose another module.")
-    return pd.concat(parts, ignore_index=True)
+    tables = pd.concat(parts, ignore_index=True)
+    # The order of all adapters, also of those that leave this module alone: colours go by it.
+    order = pd.CategoricalDtype([adapter.name for adapter in adapters])
+    return tables.astype({"adapter": order})

@@ -11,15 +11,15 @@ from hiplora.ui import cards, data, shell
 COLUMNS = {
     "adapter": "Adapter",
     "method": "Method",
-    "modules": "Modules",
+    "task_score": "Task score",
+    "retention": "Base skills kept",
     "relative_norm": "Relative norm",
     "pp": "Principal share",
     "pp_null": "By chance",
     "enrichment": "Enrichment",
     "max_tightness": "Highest tightness",
     "mean_stable_rank": "Mean stable rank",
-    "task_score": "Task score",
-    "retention": "Base skills kept",
+    "modules": "Modules",
 }
 
 session = shell.require()

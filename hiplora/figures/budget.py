@@ -25,7 +25,7 @@ def tightness_by_layer(table: pd.DataFrame) -> go.Figure:
     """
     adapters = list(dict.fromkeys(table["adapter"]))
     kinds = list(dict.fromkeys(table["kind"]))
-    colors, symbols = adapter_colors(adapters), adapter_symbols(adapters)
+    colors, symbols = adapter_colors(table["adapter"]), adapter_symbols(table["adapter"])
     numbered = table[table["layer"].notna() & (table["tightness"] > 0)]
     figure = go.Figure()
     for i, adapter in enumerate(adapters):
@@ -70,7 +70,7 @@ def cut_by_layer(table: pd.DataFrame) -> go.Figure:
         table: from `cut_table`.
     """
     adapters = list(dict.fromkeys(table["adapter"]))
-    colors = adapter_colors(adapters)
+    colors = adapter_colors(table["adapter"])
     numbered = table[table["layer"].notna()]
     by_layer = numbered.groupby(["adapter", "layer"], sort=False)[["removed", "energy"]].sum().reset_index()
     by_layer["share"] = by_layer["removed"] / by_layer["energy"].where(by_layer["energy"] > 0)

@@ -30,8 +30,8 @@ def channel_norms(table: pd.DataFrame) -> go.Figure:
         ("mixed_norm", "mixed blocks ‖PR + RP‖", MIXED[0], "x", "dot"),
         ("residual_norm", "residual channel ‖RR‖", RESIDUAL, "square", "solid"),
     )
-    # Below a millionth of the largest, a block is rounding: it would only stretch the logarithmic axis.
-    floor = 1e-6 * float(table["residual_norm"].max())
+    # Below a ten-thousandth of the largest, a block is rounding: it would only stretch a logarithmic axis.
+    floor = 1e-4 * float(table["residual_norm"].max())
     for col, adapter in enumerate(adapters, start=1):
         part = table[table["adapter"] == adapter]
         for column, name, color, symbol, dash in styles:

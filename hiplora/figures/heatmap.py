@@ -98,7 +98,8 @@ def _color_axis(shown: pd.Series, info: MeasureInfo) -> dict[str, object]:
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     if info.scale in ("chance", "budget"):
         reach = float(np.clip(max(abs(low), abs(high)), 1.0, 6.0))
-        ticks = np.linspace(-np.floor(reach), np.floor(reach), 5 if reach >= 2 else 3)
+        step = 1 if reach < 4 else 2
+        ticks = np.arange(-(reach // step) * step, reach + 1e-9, step)
         bar |= {"tickvals": ticks, "ticktext": [f"{two_digits(2.0**tick)}×" for tick in ticks]}
         return {"colorscale": DIVERGING, "cmin": -reach, "cmax": reach, "colorbar": bar}
     if info.scale == "log":

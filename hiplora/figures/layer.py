@@ -152,7 +152,7 @@ def gains(table: pd.DataFrame, k: int) -> go.Figure:
     """
     head = table[table["direction"] <= k]
     adapters = list(dict.fromkeys(head["adapter"]))
-    colors = adapter_colors(adapters)
+    colors = adapter_colors(table["adapter"])
     figure = go.Figure()
     for adapter in adapters:
         part = head[head["adapter"] == adapter]
@@ -185,7 +185,7 @@ def sweep(table: pd.DataFrame, k: int) -> go.Figure:
         k: principal rank in use, marked.
     """
     adapters = list(dict.fromkeys(table["adapter"]))
-    colors = adapter_colors(adapters)
+    colors = adapter_colors(table["adapter"])
     figure = go.Figure()
     for adapter in adapters:
         part = table[(table["adapter"] == adapter) & (table["pp"] > 0)]
@@ -217,14 +217,15 @@ def _both_sides(table: pd.DataFrame, column: str, hover: str) -> go.Figure:
     figure = make_subplots(
         rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=list(_SIDES.values())
     )
-    for adapter, color in adapter_colors(table["adapter"]).items():
+    colors = adapter_colors(table["adapter"])
+    for adapter in dict.fromkeys(table["adapter"]):
         part = table[table["adapter"] == adapter]
         for col, side in enumerate(_SIDES, start=1):
             figure.add_scatter(
                 x=_f32(part["direction"]),
                 y=_f32(part[column.format(side=side)]),
                 mode="lines",
-                line={"color": color, "width": 2},
+                line={"color": colors[adapter], "width": 2},
                 name=adapter,
                 legendgroup=adapter,
                 showlegend=col == 1,

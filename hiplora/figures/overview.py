@@ -26,7 +26,7 @@ def principal_share(summary: pd.DataFrame, k: int) -> go.Figure:
         k: principal rank, for the words.
     """
     names = summary["adapter"].tolist()
-    colors = adapter_colors(names)
+    colors = adapter_colors(summary["adapter"])
     figure = go.Figure()
     figure.add_bar(
         y=names,

@@ -1,7 +1,7 @@
 """One visual language: fixed colours with fixed meanings, safe for the colour-blind, the same in light and dark."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,14 +23,24 @@ SEQUENTIAL = "Cividis"
 TITLE_HEIGHT, _TOP, _BOTTOM = 52, 84, 48
 
 
-def adapter_colors(adapters: Iterable[str]) -> dict[str, str]:
-    """Return `{adapter: colour}`, by the order in which the adapters were chosen."""
-    return {name: _ADAPTERS[i % len(_ADAPTERS)] for i, name in enumerate(dict.fromkeys(adapters))}
+def adapter_colors(column: pd.Series) -> dict[str, str]:
+    """Return `{adapter: colour}`, by the order in which the adapters were chosen.
+
+    Args:
+        column: adapters, one a row. A categorical column knows the whole order, also of adapters that have no row.
+    """
+    return {name: _ADAPTERS[i % len(_ADAPTERS)] for i, name in enumerate(_in_order(column))}
 
 
-def adapter_symbols(adapters: Iterable[str]) -> dict[str, str]:
+def adapter_symbols(column: pd.Series) -> dict[str, str]:
     """Return `{adapter: marker symbol}`, so that colour is never alone in telling adapters apart."""
-    return {name: SYMBOLS[i % len(SYMBOLS)] for i, name in enumerate(dict.fromkeys(adapters))}
+    return {name: SYMBOLS[i % len(SYMBOLS)] for i, name in enumerate(_in_order(column))}
+
+
+def _in_order(column: pd.Series) -> list[str]:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return column.cat.categories.tolist()
+    return list(dict.fromkeys(column))
 
 
 def finish(figure: go.Figure, title: str, subtitle: str, height: int, *, panels: bool = False) -> go.Figure:
@@ -72,7 +82,9 @@ def two_digits(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    """Return a share as a percentage with two significant digits."""
+    """Return a share as a percentage with two significant digits; what is but rounding as a bound."""
+    if 0 < value < 1e-5:
+        return "<0.001\N{NO-BREAK SPACE}%"
     return f"{two_digits(100 * value)}\N{NO-BREAK SPACE}%"
 
 

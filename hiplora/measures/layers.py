@@ -1,7 +1,7 @@
 """The layer table: one row per adapter and module, with every measure of METHOD.md section 4 that one layer has."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,18 +158,16 @@ def measure_layers(
     k: int,
     *,
     intruders: bool = False,
-    modules: Iterable[str] | None = None,
-    on_layer: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Measurement]:
     """Measure several adapters on one base, weight by weight, so that memory follows the largest.
+
+    Returns one measurement per adapter and module: adapters in the order given, modules in data order.
 
     Args:
         spectra: the base's spectra; what is missing is computed.
         adapters: which.
         k: principal rank, for all modules.
         intruders: whether to count intruder dimensions; needs complete spectra.
-        modules: restrict to these modules of the base; all changed ones by default.
-        on_layer: called after each weight with how many are done, and the total.
 
     Raises:
         HiploraError: an adapter does not fit the base, holds NaN, or `k` is larger than a layer.
@@ -178,14 +176,14 @@ def measure_layers(
     for adapter in adapters:
         for module, weight in matched_weights(spectra.base, adapter).items():
             plan.setdefault(weight.module, []).append((adapter, module, weight))
-    chosen = in_data_order(plan if modules is None else (m for m in plan if m in set(modules)))
+    chosen = in_data_order(plan)
     require_rank((plan[name][0][2] for name in chosen), k)
-    found = []
-    for done, name in enumerate(chosen, start=1):
+    found: dict[str, list[Measurement]] = {adapter.name: [] for adapter in adapters}
+    for name in chosen:
         weight = plan[name][0][2]
         spectrum = spectra.get(weight, None if intruders else k)
         for adapter, module, _ in plan[name]:
-            found.append(
+            found[adapter.name].append(
                 measure(
                     spectrum,
                     adapter.delta(module),
@@ -197,8 +195,7 @@ def measure_layers(
                     intruders=intruders,
                 )
             )
-        on_layer(done, len(chosen))
-    return found
+    return [measurement for of_one in found.values() for measurement in of_one]
 
 
 def changed_weights(base: BaseModel, adapters: Iterable[Adapter], k: int) -> list[Weight]:

@@ -44,11 +44,19 @@ def test_every_public_figure_has_a_finding_a_measure_and_named_axes(
         json.loads(figure.to_json())
 
 
-def test_adapters_keep_their_colours_and_leave_the_channels_theirs() -> None:
-    colors = figures.adapter_colors(["a", "b", "a", "c"])
+def test_adapters_have_other_colours_than_the_channels() -> None:
+    colors = figures.adapter_colors(pd.Series(["a", "b", "a", "c"]))
     assert list(colors) == ["a", "b", "c"]
     assert len({*colors.values(), style.PRINCIPAL, style.RESIDUAL, style.NULL}) == 6
-    assert figures.adapter_colors(["a", "b"])["b"] == colors["b"]
+
+
+def test_adapter_keeps_its_colour_where_an_earlier_one_has_no_row(directions: pd.DataFrame) -> None:
+    order = pd.CategoricalDtype(["leading", "random", "silent"])
+    drawn = figures.gains(directions.astype({"adapter": order}), K)
+    without = directions[directions["adapter"] != "leading"].astype({"adapter": order})
+    alone = figures.gains(without, K)
+    assert [trace.name for trace in alone.data] == ["random", "silent"]
+    assert alone.data[0].marker.color == drawn.data[1].marker.color
 
 
 def test_principal_share_draws_each_share_and_names_the_extremes(layers: pd.DataFrame) -> None:
