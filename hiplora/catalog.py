@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Scale = Literal["chance", "share", "log", "linear", "budget"]
+Scale = Literal["chance", "share", "log", "linear", "count", "budget"]
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class MeasureInfo:
         unit: what its numbers mean, empty when the name says it.
         formula: LaTeX.
         meaning: one sentence for those who do not read formulas.
-        scale: `chance` (a ratio whose neutral value is 1), `share` (0 to 1), `log` or `linear` (from 0), `budget`
-            (1 is the limit).
+        scale: `chance` (a ratio whose neutral value is 1), `share` (0 to 1), `log`, `linear` or `count` (from 0),
+            `budget` (1 is the limit).
         source: the paper, or our choice.
     """
 
@@ -117,7 +117,7 @@ _ALL = (
         "among the top 10",
         r"\#\{j \le 10 : \max_i |\langle u'_j, u_i\rangle| < 0.5\},\quad u'_j \text{ of } W_0 + \Delta W",
         "Leading directions of the changed weight that resemble none of the original's.",
-        "linear",
+        "count",
         "Shuttleworth et al., arXiv 2410.21228",
     ),
 )

@@ -77,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("adapters", metavar="ADAPTER", nargs="+", type=Path, help="adapter folder")
     command.add_argument("--k", type=_rank, default=16, help="principal rank (default: 16)")
     command.add_argument("--epsilon", type=_positive, help="budget for all (default: each adapter's own, else 0.05)")
-    command.add_argument("--power", type=float, default=1.0, help="p of the budget's weights (s_i/s_1)^p (default: 1)")
+    command.add_argument(
+        "--power", type=_not_negative, default=1.0, help="p of the budget's weights (s_i/s_1)^p (default: 1)"
+    )
     command.add_argument("--out", type=Path, metavar="FILE", help="write the layer table: .csv, .json or .parquet")
     command.add_argument("--intruders", action="store_true", help="count intruder dimensions too (needs complete SVDs)")
 
@@ -96,25 +98,37 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0, help="seeds everything (default: 0)")
 
     command = add("app", _app, "open the app in the browser; further options go to streamlit")
-    command.add_argument("--port", type=int, help="port to serve on (default: 8501)")
+    command.add_argument("--port", type=_port, help="port to serve on (default: 8501)")
 
     command = add("cache", _cache, "show where spectra are kept and what they take")
     command.add_argument("--clear", action="store_true", help="remove them")
     return parser
 
 
-def _rank(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+def _number(text: str, kind: type, rule: str, fits: Callable[[float], bool]) -> Any:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = float("nan")
+    if not fits(value):
+        raise argparse.ArgumentTypeError(f"must be {rule}, got {text}")
     return value
+
+
+def _rank(text: str) -> int:
+    return int(_number(text, int, "a whole number of at least 1", lambda value: value >= 1))
+
+
+def _port(text: str) -> int:
+    return int(_number(text, int, "a port from 1 to 65535", lambda value: 1 <= value <= 65535))
 
 
 def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text}")
-    return value
+    return float(_number(text, float, "a positive number", lambda value: 0 < value < float("inf")))
+
+
+def _not_negative(text: str) -> float:
+    return float(_number(text, float, "0 or a positive number", lambda value: 0 <= value < float("inf")))
 
 
 def _analyze(args: argparse.Namespace) -> None:
@@ -260,9 +274,7 @@ def _demo_build(args: argparse.Namespace) -> None:
     print(f"{out} holds the demo world")
 
 
-def _app(args: argparse.Namespace) -> int:
-    import subprocess
-
+def _app(args: argparse.Namespace) -> None:
     from hiplora.paths import cache_root, site_root
 
     command = [sys.executable, "-m", "streamlit", "run", "app.py"]
@@ -270,10 +282,9 @@ def _app(args: argparse.Namespace) -> int:
         command += ["--server.port", str(args.port)]
     # The app runs from its own folder, where streamlit looks for its settings: a relative path would move with it.
     environment = os.environ | {"HIPLORA_CACHE": str(cache_root().absolute())}
-    try:
-        return subprocess.run([*command, *args.extra], cwd=site_root(), env=environment, check=False).returncode
-    except KeyboardInterrupt:
-        return 0
+    os.chdir(site_root())
+    # In place of this process, so that whoever stops it stops the server.
+    os.execve(sys.executable, [*command, *args.extra], environment)
 
 
 def _cache(args: argparse.Namespace) -> None:

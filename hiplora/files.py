@@ -32,6 +32,22 @@ def reject_lfs_pointer(path: Path) -> None:
             )
 
 
+def user_path(text: str | Path) -> Path:
+    """Return the path that a person typed, with `~` made out.
+
+    Raises:
+        HiploraError: no path of this system can look like this.
+    """
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (RuntimeError, OSError, ValueError) as error:
+        raise HiploraError(
+            f"{str(text)[:80]} is not a path that can be opened ({error}): check the spelling."
+        ) from None
+    return path
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
@@ -43,7 +59,7 @@ def read_json(path: Path) -> dict[str, Any]:
     reject_lfs_pointer(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise HiploraError(f"{path} is not valid JSON ({error}): download or save it again.") from None
     if not isinstance(value, dict):
         raise HiploraError(f"{path} holds a {type(value).__name__} where a JSON object is expected.")
@@ -73,7 +89,6 @@ class Tensors:
         reject_lfs_pointer(path)
         try:
             with safe_open(path, "np") as file:
-                self.metadata: dict[str, str] = file.metadata() or {}
                 self.shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise HiploraError(

@@ -7,6 +7,7 @@ from hiplora.catalog import MEASURES
 from hiplora.measures import cut_table, layer_table
 from hiplora.ui import cards, data, shell
 from hiplora.ui.session import EPSILONS
+from hiplora.ui.text import plain
 
 session = shell.require()
 loaded = data.load(session)
@@ -51,7 +52,7 @@ with chart:
         name="tightness",
         table=layers,
         measures=(MEASURES["tightness"],),
-        python=cards.snippet(loaded, "tightness_by_layer(table)", epsilon=session.epsilon, power=power),
+        python=cards.snippet(loaded, "tightness_by_layer(table)", power=power),
     )
 with cut:
     cuts = cut_table(layers)
@@ -61,7 +62,7 @@ with cut:
         table=cuts,
         formula=r"C \mapsto C \cdot \min\bigl(1, \varepsilon / \sqrt{\mathrm{cost}(C)}\bigr), \quad"
         r" C = U_k^\top \Delta W V_k",
-        python=cards.snippet(loaded, "cut_by_layer(measures.cut_table(table))", epsilon=session.epsilon, power=power),
+        python=cards.snippet(loaded, "cut_by_layer(measures.cut_table(table))", power=power),
     )
     trained = {a.name: sorted({e for m in a.modules if (e := a.epsilon(m)) is not None}) for a in loaded.adapters}
     for name, budgets in trained.items():
@@ -70,4 +71,4 @@ with cut:
             if budgets
             else "was trained without a budget: its tightness is a counterfactual and may exceed 1."
         )
-        st.caption(f"{name} {words}")
+        st.caption(f"{plain(name)} {words}")

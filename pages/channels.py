@@ -18,18 +18,22 @@ st.title("Principal and residual channel")
 data.require_adapters(loaded)
 
 layers = data.layers(loaded)
-chart, controls = st.container(), st.container()
-with controls:
-    kind = st.selectbox("Modules", [ALL, *dict.fromkeys(layers["kind"])], key="kind", persist_state="session")
-one_kind = None if kind == ALL else kind
-norms = channel_table(layers, one_kind)
-with chart:
+numbered = layers[layers["layer"].notna()]
+if numbered.empty:
+    st.info("None of the changed modules stands in a numbered layer: only their sum is shown.")
+else:
+    chosen = st.selectbox(
+        "Modules in the first figure", [ALL, *dict.fromkeys(numbered["kind"])], key="kind", bind="query-params",
+        persist_state="session",
+    )  # fmt: skip
+    kind = None if chosen == ALL else chosen
+    norms = channel_table(layers, kind)
     cards.figure_card(
-        figures.channel_norms(norms),
+        figures.channel_norms(norms, kind),
         name="channel-norms",
         table=norms,
         formula=BLOCKS,
-        python=cards.snippet(loaded, f"channel_norms(measures.channel_table(table, {one_kind!r}))"),
+        python=cards.snippet(loaded, f"channel_norms(measures.channel_table(table, {kind!r}), {kind!r})"),
     )
 
 summary = summary_table(layers)

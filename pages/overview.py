@@ -7,6 +7,7 @@ from hiplora.catalog import MEASURES
 from hiplora.measures import notes_on, summary_table
 from hiplora.measures.alone import adapter_table
 from hiplora.ui import cards, data, shell
+from hiplora.ui.text import plain
 
 COLUMNS = {
     "adapter": "Adapter",
@@ -50,8 +51,9 @@ with st.container(horizontal=True):
     st.metric("Principal rank k", session.k, border=True)
 
 if loaded.adapters:
+    cards_of = data.read_cards(loaded)
     scored = summary.assign(
-        **{score: [a.card.get(score) for a in loaded.adapters] for score in ("task_score", "retention")}
+        **{score: [card.get(score) for card in cards_of] for score in ("task_score", "retention")}
     ).dropna(axis="columns", how="all")
     shown = {column: title for column, title in COLUMNS.items() if column in scored}
     st.dataframe(
@@ -69,10 +71,10 @@ if loaded.adapters:
     )
     for adapter in loaded.adapters:
         for note in notes_on(loaded.spectra, adapter, layers, session.k):
-            st.warning(f"{adapter.name}: {note}", icon=":material/info:")
+            st.warning(plain(f"{adapter.name}: {note}"), icon=":material/info:")
 
 for adapter, reason in loaded.strangers:
-    st.subheader(f"{adapter.name}, without its base")
-    st.warning(reason, icon=":material/link_off:")
+    st.subheader(plain(f"{adapter.name}, without its base"))
+    st.warning(plain(reason), icon=":material/link_off:")
     st.caption("Its own ranks and norms need no base; where its energy lies along the weights' directions does.")
     st.dataframe(adapter_table(adapter).drop(columns=["adapter"]), hide_index=True)

@@ -6,6 +6,7 @@ from hiplora import figures
 from hiplora.catalog import MEASURES
 from hiplora.measures import direction_table, sweep_table
 from hiplora.ui import cards, data, shell
+from hiplora.ui.text import plain
 
 MODULE = "module"
 
@@ -48,7 +49,11 @@ def explorer() -> None:
             name="layer-map",
             table=layers,
             measures=(measure,),
-            python=cards.snippet(loaded, f"layer_map(table, measures.MEASURES[{measure.column!r}])"),
+            python=cards.snippet(
+                loaded,
+                f"layer_map(table, measures.MEASURES[{measure.column!r}])",
+                **({"intruders": True} if measure.column == "intruders" else {}),
+            ),
             on_select=remember_click,
             selection_mode="points",
         )
@@ -57,7 +62,7 @@ def explorer() -> None:
 def show_layer(module: str) -> None:
     """One weight: its singular values, and what each adapter adds along them."""
     weight, k = loaded.base.weights[module], session.k
-    st.header(module)
+    st.header(plain(module))
     spectrum = loaded.spectra.get(weight, k)
     st.caption(
         f"{weight.shape[0]} × {weight.shape[1]}, out × in. The principal {k} directions are shaded. Its "

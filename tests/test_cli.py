@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -360,15 +361,13 @@ def test_the_app_is_served_from_its_own_folder_with_what_else_was_given(run, mon
     calls = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HIPLORA_CACHE", "relative")
-    monkeypatch.setattr(
-        subprocess, "run", lambda command, **rest: calls.append((command, rest)) or subprocess.CompletedProcess([], 0)
-    )
+    monkeypatch.setattr(os, "execve", lambda program, command, env: calls.append((command, env, Path.cwd())))
     assert run("app", "--port", 8765, "--server.headless", "true")[0] == 0
-    ((command, rest),) = calls
+    ((command, env, folder),) = calls
     assert command == [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", "8765",
                        "--server.headless", "true"]  # fmt: skip
-    assert rest["cwd"] == site_root()
-    assert rest["env"]["HIPLORA_CACHE"] == str(tmp_path / "relative")
+    assert folder == site_root()
+    assert env["HIPLORA_CACHE"] == str(tmp_path / "relative")
 
 
 def test_the_cache_is_shown_and_cleared(run, llama_base, cache_folder):

@@ -40,12 +40,11 @@ def test_a_file_that_is_no_pointer_passes(tmp_path):
     reject_lfs_pointer(path)
 
 
-def test_tensors_tell_shapes_and_metadata_from_the_header_and_read_one_at_a_time(tmp_path):
+def test_tensors_tell_shapes_from_the_header_and_read_one_at_a_time(tmp_path):
     path = tmp_path / "a.safetensors"
     save_file({"x": np.arange(6, dtype=np.float16).reshape(2, 3), "y": np.zeros(4)}, path, {"format": "pt"})
     tensors = Tensors(path)
     assert tensors.shapes == {"x": (2, 3), "y": (4,)}
-    assert tensors.metadata == {"format": "pt"}
     assert "x" in tensors
     assert "z" not in tensors
     assert tensors.read("x").dtype == np.float16

@@ -8,13 +8,20 @@ from hiplora.adapters.delta import Delta, LowRankDelta
 from hiplora.errors import HiploraError
 from hiplora.sources import strip_peft_prefix
 
+# Ways to start that move a part of the base's weights into the factors; PEFT resets the field when it converts them.
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # PEFT 0.3 and older wrote the adapter's name between the two.
 _KEY = re.compile(r"^(?P<module>.+)\.(?P<factor>lora_[AB])\.(?:[^.]+\.)?weight$")
 
 
 def matches_pattern(pattern: str, module: str) -> bool:
     """Whether a key of PEFT's `rank_pattern` or `alpha_pattern` means this module (PEFT's own rule)."""
-    return re.match(rf"(.*\.)?({pattern})$", module) is not None
+    try:
+        return re.match(rf"(.*\.)?({pattern})$", module) is not None
+    except re.error as error:
+        raise HiploraError(
+            f"adapter_config.json has {pattern!r} in a pattern, which is no regular expression ({error})."
+        ) from None
 
 
 class LoraAdapter(Adapter):
@@ -34,6 +41,12 @@ class LoraAdapter(Adapter):
             raise HiploraError(
                 f"{self.path} is a DoRA adapter, which is not read yet: pass a LoRA or HiP-LoRA adapter."
             )
+        init = str(self.config.get("init_lora_weights", "")).lower()
+        if init.startswith(_CHANGES_BASE):
+            raise HiploraError(
+                f"{self.path} was started by {init}, which changes the base too, so its factors are no update of the "
+                "original base: save it with PEFT's path_initial_model_for_weight_conversion, which makes it one."
+            )
         for flag in ("use_qalora", "use_bdlora", "alora_invocation_tokens"):
             if self.config.get(flag):
                 raise HiploraError(f"{self.path} uses {flag}, which is not read yet: pass a plain LoRA adapter.")
@@ -52,7 +65,15 @@ class LoraAdapter(Adapter):
         """Return what `B A` is multiplied with: `alpha / r`, or `alpha / sqrt(r)` for rsLoRA."""
         patterns = self.config.get("alpha_pattern") or {}
         default = self.config.get("lora_alpha", r)
-        alpha = next((value for key, value in patterns.items() if matches_pattern(key, module)), default)
+        try:
+            alpha = float(next((value for key, value in patterns.items() if matches_pattern(key, module)), default))
+        except HiploraError:
+            raise
+        except (TypeError, ValueError, AttributeError):
+            raise HiploraError(
+                f"{self.path / 'adapter_config.json'}: lora_alpha must be a number and alpha_pattern an object of "
+                f"numbers, got {default!r} and {patterns!r}."
+            ) from None
         return alpha / (math.sqrt(r) if self.config.get("use_rslora") else r)
 
     def delta(self, module: str) -> Delta:

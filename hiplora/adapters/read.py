@@ -8,7 +8,8 @@ from hiplora.adapters.adapter import Adapter
 from hiplora.adapters.hiplora import HipLoraAdapter
 from hiplora.adapters.lora import LoraAdapter
 from hiplora.errors import HiploraError
-from hiplora.files import Tensors, read_json, reject_lfs_pointer
+from hiplora.files import Tensors, read_json, reject_lfs_pointer, user_path
+from hiplora.paths import demo_adapters
 
 _READERS: dict[str, type[Adapter]] = {"LORA": LoraAdapter, "HIPLORA": HipLoraAdapter}
 
@@ -16,11 +17,16 @@ _READERS: dict[str, type[Adapter]] = {"LORA": LoraAdapter, "HIPLORA": HipLoraAda
 def read_adapter(path: str | Path) -> Adapter:
     """Open an adapter folder: `adapter_config.json` beside `adapter_model.safetensors`.
 
+    Args:
+        path: the folder, or the name of one of the demo world's adapters, such as `swap-lora`.
+
     Raises:
         HiploraError: no such folder, weights without config or the reverse, a Git LFS pointer, a pickle, or a tuner
             that is not read yet.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path)
+    if not folder.is_dir():
+        folder = next((shipped for shipped in demo_adapters() if shipped.name == str(path)), folder)
     if not folder.is_dir():
         raise HiploraError(f"{folder} is not a folder: pass the adapter's folder, as `save_pretrained` wrote it.")
     config_path, weights_path = folder / "adapter_config.json", folder / "adapter_model.safetensors"

@@ -15,11 +15,12 @@ _BLOCKS = (
 )
 
 
-def channel_norms(table: pd.DataFrame) -> go.Figure:
+def channel_norms(table: pd.DataFrame, kind: str | None = None) -> go.Figure:
     """Draw principal, mixed and residual norm per layer, one panel per adapter on shared axes.
 
     Args:
-        table: from `channel_table`.
+        table: from `channel_table`, with at least one row.
+        kind: the kind of module in it, for the words; None for all.
     """
     adapters = list(dict.fromkeys(table["adapter"]))
     figure = make_subplots(
@@ -30,12 +31,12 @@ def channel_norms(table: pd.DataFrame) -> go.Figure:
         ("mixed_norm", "mixed blocks ‖PR + RP‖", MIXED[0], "x", "dot"),
         ("residual_norm", "residual channel ‖RR‖", RESIDUAL, "square", "solid"),
     )
-    # Below a ten-thousandth of the largest, a block is rounding: it would only stretch a logarithmic axis.
-    floor = 1e-4 * float(table["residual_norm"].max())
+    # Mixed blocks below a ten-thousandth of the update are rounding: they would only stretch a logarithmic axis.
+    table = table.assign(mixed_norm=table["mixed_norm"].where(table["mixed_norm"] > 1e-4 * table["norm"]))
     for col, adapter in enumerate(adapters, start=1):
         part = table[table["adapter"] == adapter]
         for column, name, color, symbol, dash in styles:
-            values = part[column].where(part[column] > floor)
+            values = part[column].where(part[column] > 0)
             figure.add_scatter(
                 x=part["layer"].to_numpy(np.float32),
                 y=values.to_numpy(np.float32),
@@ -50,9 +51,9 @@ def channel_norms(table: pd.DataFrame) -> go.Figure:
                 hovertemplate="layer %{x}<br>norm %{y:.4g}<extra>" + name + "</extra>",
             )
     figure.update_xaxes(**layer_axis(table["layer"].astype(int).tolist()))
-    shown = np.concatenate([table[c][table[c] > floor].to_numpy() for c, *_ in styles])
+    shown = pd.concat([table[column][table[column] > 0] for column, *_ in styles])
     spans = len(shown) > 0 and shown.max() / shown.min() > 100
-    figure.update_yaxes(**(log_axis(pd.Series(shown)) if spans else {"rangemode": "tozero"}))
+    figure.update_yaxes(**(log_axis(shown) if spans else {"rangemode": "tozero"}))
     figure.update_yaxes(title="Frobenius norm of the channel", row=1, col=1)
     sums = table.assign(pp=table["principal_norm"] ** 2, rr=table["residual_norm"] ** 2)
     sums = sums.groupby("adapter", sort=False)[["pp", "rr"]].sum() ** 0.5
@@ -60,8 +61,8 @@ def channel_norms(table: pd.DataFrame) -> go.Figure:
     words = ", ".join(f"{name} {percent(value)}" for name, value in ratio.items())
     return finish(
         figure,
-        f"Principal channel beside the residual one: {words}.",
-        "Norms of the blocks of the update, all kinds of module in a layer together.",
+        f"The principal channel's norm is this part of the residual one's: {words}.",
+        f"Frobenius norms of the blocks of the update, {kind or 'all kinds of module in a layer together'}.",
         420,
         panels=True,
     )

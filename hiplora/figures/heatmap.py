@@ -108,6 +108,8 @@ def _color_axis(shown: pd.Series, info: MeasureInfo) -> dict[str, object]:
         return {"colorscale": SEQUENTIAL, "cmin": low, "cmax": high, "colorbar": bar}
     if info.scale == "share":
         bar |= {"tickformat": percent_format(high)}
+    if info.scale == "count":
+        bar |= {"dtick": max(1, round(high / 5))}
     return {"colorscale": SEQUENTIAL, "cmin": 0, "cmax": high or 1, "colorbar": bar}
 
 
@@ -115,4 +117,7 @@ def _finding(table: pd.DataFrame, info: MeasureInfo) -> str:
     top = row_of_max(table, info.column)
     if top is None:
         return f"{info.title}: not known here."
-    return f"{info.name} peaks at {two_digits(float(top[info.column]))} in {top['module']} ({top['adapter']})."
+    value = two_digits(float(top[info.column])) + ("× chance" if info.scale == "chance" else "")
+    if info.scale == "count":
+        value = f"{int(top[info.column])}"
+    return f"{info.name} is highest in {top['module']} of {top['adapter']}: {value}."

@@ -41,15 +41,13 @@ def singular_values(table: pd.DataFrame, k: int) -> go.Figure:
         showlegend=False,
     )
     _mark_principal(figure, k)
-    energy = one["sigma"] ** 2
-    share = float(energy[one["direction"] <= k].sum() / energy.sum())
-    scope = "all its directions" if len(one) > k else "those at hand"
+    share = float(one.loc[one["direction"] <= k, "sigma_share"].sum())
     figure.update_xaxes(title=_DIRECTION, **_direction_axis(len(one)))
     figure.update_yaxes(title="Singular value σ of the weight", rangemode="tozero")
     return finish(
         figure,
         f"The top {k} directions hold {percent(share)} of the weight's energy.",
-        f"Singular values of the frozen weight; share of the energy of {scope}.",
+        "Leading singular values of the frozen weight; the share is of its whole energy.",
         340,
     )
 
@@ -126,18 +124,19 @@ def cumulative_energy(table: pd.DataFrame, k: int) -> go.Figure:
     figure.update_xaxes(title="Leading directions counted", **_direction_axis(table["direction"].max()))
     figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
     figure.update_yaxes(title="Cumulative share of energy", row=1, col=1)
-    above = [
-        adapter
-        for adapter in dict.fromkeys(table["adapter"])
-        if (row := table[(table["adapter"] == adapter) & (table["direction"] == k)]).size
-        and (row["left_cumulative"] > row["left_null_high"]).iloc[0]
-        and (row["right_cumulative"] > row["right_null_high"]).iloc[0]
+    at_k = table[table["direction"] == k].set_index("adapter")
+    above = (at_k["left_cumulative"] > at_k["left_null_high"]) & (at_k["right_cumulative"] > at_k["right_null_high"])
+    below = (at_k["left_cumulative"] < at_k["left_null_low"]) & (at_k["right_cumulative"] < at_k["right_null_low"])
+    words = [
+        f"{', '.join(at_k.index[chosen])} {'is' if chosen.sum() == 1 else 'are'} {side} chance"
+        for chosen, side in ((above, "above"), (below, "below"))
+        if chosen.any()
     ]
-    words = f"{', '.join(above)} is above chance" if above else "no adapter is above chance"
     return finish(
         figure,
-        f"Up to direction {k}, {words} on both sides.",
-        "Cumulative energy against an isotropic update with the same singular values.",
+        f"On both sides, up to direction {k}: {'; '.join(words) or 'no adapter is above or below chance'}.",
+        "Cumulative energy against an isotropic update with the same singular values. The longer side of a weight has "
+        "more dimensions than the weight has directions, so its curve ends below 100 %.",
         380,
         panels=True,
     )
@@ -206,7 +205,7 @@ def sweep(table: pd.DataFrame, k: int) -> go.Figure:
     words = ", ".join(f"{row['adapter']} {two_digits(row['enrichment'])}×" for _, row in at_k.iterrows())
     return finish(
         figure,
-        f"At k = {k}: {words}.",
+        f"Enrichment at k = {k}: {words}.",
         "Principal block's share over its share by chance, for every k: the split depends on k.",
         340,
     )

@@ -1,5 +1,6 @@
 """The answer of the first page: how much of each adapter lies in the principal block, against chance."""
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -61,7 +62,7 @@ def principal_share(summary: pd.DataFrame, k: int) -> go.Figure:
         line={"color": NULL, "dash": "dash", "width": 2},
         name="by chance (random update), 95 % band",
     )
-    right = max(summary["pp"].max(), summary["pp_null_high"].max())
+    right = float(np.nanmax(summary[["pp", "pp_null_high"]].to_numpy(np.float64)))
     figure.update_xaxes(
         title="Share of the update's energy in the principal block", tickformat=".1~%", range=[0, right * 1.3]
     )

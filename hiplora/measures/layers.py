@@ -14,7 +14,7 @@ from hiplora.measures.channels import Channels, channels
 from hiplora.measures.intruders import Intruders, intruder_dimensions
 from hiplora.measures.null import Null, isotropic_null
 from hiplora.measures.ranks import effective_rank, energy_shares, stable_rank
-from hiplora.sources import BaseModel, Weight, layer_and_kind
+from hiplora.sources import BaseModel, Weight, layer_and_kind, with_stack
 from hiplora.sources.base import in_data_order
 from hiplora.spectrum import Spectrum
 from hiplora.spectrum.prepare import BaseSpectra
@@ -238,6 +238,8 @@ def layer_table(
         power: `p` of the budget's weights.
     """
     table = pd.DataFrame([measurement.row(epsilon, power) for measurement in measurements])
+    if len(table) and table.duplicated(["adapter", "layer", "kind"]).any():
+        table["kind"] = with_stack(table["module"])
     return table.astype({"layer": "Int64", "intruders": "Int64", "intruder_share": "float64"}) if len(table) else table
 
 

@@ -2,6 +2,6 @@
 
 from hiplora.sources.base import BaseModel, Weight
 from hiplora.sources.locate import known_bases, open_base
-from hiplora.sources.names import layer_and_kind, strip_peft_prefix
+from hiplora.sources.names import layer_and_kind, strip_peft_prefix, with_stack
 
-__all__ = ["BaseModel", "Weight", "known_bases", "layer_and_kind", "open_base", "strip_peft_prefix"]
+__all__ = ["BaseModel", "Weight", "known_bases", "layer_and_kind", "open_base", "strip_peft_prefix", "with_stack"]

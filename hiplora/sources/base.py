@@ -67,8 +67,10 @@ class BaseModel:
         index = path / "model.safetensors.index.json"
         if index.is_file():
             weight_map = read_json(index).get("weight_map")
-            if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-                raise HiploraError(f"{index} has no weight_map from tensors to files: download or save it again.")
+            if not isinstance(weight_map, dict) or not all(
+                isinstance(name, str) and Path(name).name == name for name in weight_map.values()
+            ):
+                raise HiploraError(f"{index} has no weight_map from tensors to files beside it: save the model again.")
             files = [path / name for name in sorted(set(weight_map.values()))]
         elif (path / "model.safetensors").is_file():
             files = [path / "model.safetensors"]
@@ -144,8 +146,9 @@ class BaseModel:
 
     @property
     def identity(self) -> tuple[tuple[str, int, int], ...]:
-        """Path, size and modification time of each weight file: changes when the model on disk does."""
-        stats = [(str(file.path.resolve()), file.path.stat()) for file in self.files]
+        """Path, size and modification time of each file that was read: changes when the model on disk does."""
+        paths = [self.path / "config.json", *(file.path for file in self.files)]
+        stats = [(str(path.resolve()), path.stat()) for path in paths]
         return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 

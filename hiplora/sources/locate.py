@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hiplora.errors import HiploraError
-from hiplora.files import atomic_path, check_writable
+from hiplora.files import atomic_path, check_writable, user_path
 from hiplora.paths import cache_root, demo_base
 from hiplora.sources.base import BaseModel
 
@@ -53,7 +53,7 @@ def open_base(where: str | Path, *, download: bool = False) -> BaseModel:
     """
     known = next((base for base in _KNOWN if base.name.lower() == str(where).lower()), None)
     if known is None:
-        path = Path(where).expanduser()
+        path = user_path(where)
         if path.exists() or not _looks_like_hub_name(str(where)):
             return BaseModel(path)
         return BaseModel(_from_hub(str(where), download), name=str(where))

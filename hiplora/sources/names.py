@@ -1,6 +1,8 @@
 """Module names: what they say about the place of a matrix in the network."""
 
 import re
+from collections.abc import Iterable
+from itertools import takewhile
 
 _PEFT_PREFIX = "base_model.model."
 _LAYER = re.compile(r"^(?P<stack>.*?)\.?\b(?P<layer>\d+)\.(?P<kind>.+)$")
@@ -30,3 +32,19 @@ def layer_and_kind(module: str) -> tuple[int | None, str]:
         return None, module
     stack = "decoder." if "decoder" in match["stack"].split(".") else ""
     return int(match["layer"]), stack + match["kind"]
+
+
+def with_stack(modules: Iterable[str]) -> list[str]:
+    """Return the kinds of modules with the name of their stack in front, for models of several (text and vision).
+
+    >>> with_stack(["model.text.layers.0.q", "model.vision.layers.0.q"])
+    ['text.layers.q', 'vision.layers.q']
+    """
+    stacks, kinds = [], []
+    for module in modules:
+        match = _LAYER.match(module)
+        stacks.append(match["stack"].split(".") if match else [])
+        kinds.append(match["kind"] if match else module)
+    parts = zip(*(stack for stack in stacks if stack), strict=False)
+    common = sum(1 for _ in takewhile(lambda same: len(set(same)) == 1, parts))
+    return [".".join([*stack[common:], kind]) for stack, kind in zip(stacks, kinds, strict=True)]

@@ -1,5 +1,6 @@
 """The numerical core: singular triplets of one weight, on CPU (scipy) or on the device of a CUDA tensor (torch)."""
 
+import threading
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -49,18 +50,20 @@ def decompose(
     if device is None:
         device = "cpu" if isinstance(weight, np.ndarray) else str(weight.device)
     if device == "cpu":
-        W = np.asarray(weight if isinstance(weight, np.ndarray) else weight.detach().double().numpy(), dtype=np.float64)
+        W = np.asarray(weight if isinstance(weight, np.ndarray) else weight.detach().cpu().double(), dtype=np.float64)
         require_finite(W, "the weight")
-        with _one_blas_thread():
+        with _BLAS_LOCK, _one_blas_thread():
             U, sigma, Vt, frobenius, residual, algorithm = _solve(W, k, _Cpu)
     else:
         import torch
 
         # numpy first: torch does not read every dtype that ml_dtypes lends it.
         source = weight.astype(np.float64) if isinstance(weight, np.ndarray) else weight.detach()
-        found = _solve(torch.as_tensor(source, device=device).double(), k, _Torch)
-        U, sigma, Vt = (tensor.cpu().numpy() for tensor in found[:3])
-        require_finite(sigma, "the weight")
+        tensor = torch.as_tensor(source, device=device).double()
+        # A sum is finite only where all its parts are; a solver on a GPU may raise an error of its own instead.
+        require_finite(tensor.abs().sum().cpu().numpy(), "the weight")
+        found = _solve(tensor, k, _Torch)
+        U, sigma, Vt = (part.cpu().numpy() for part in found[:3])
         frobenius, residual, algorithm = found[3:]
     flip = np.take_along_axis(U, np.abs(U).argmax(axis=0)[None], axis=0)[0] < 0
     signs = np.where(flip, -1.0, 1.0)
@@ -103,6 +106,10 @@ def _one_blas_thread() -> Any:
     thread also gives the same bits whatever number a process was started with.
     """
     return _blas().limit(limits=1, user_api="blas")
+
+
+# The limit is the process's: a second thread that set and lifted it in between would undo it.
+_BLAS_LOCK = threading.Lock()
 
 
 @cache
@@ -151,5 +158,7 @@ def _solve(W: Any, k: int, routines: Any) -> tuple[Any, Any, Any, float, float, 
         found = U[:, :k], sigma[:k], Vt[:k]
     U, sigma, Vt = found
     largest = float(sigma[0])
-    residual = float(routines.column_norms(W.T @ U - Vt.T * sigma).max()) / largest if largest else 0.0
+    # Either side vanishes by construction on one of the two ways of the Gram matrix: the larger one tells.
+    misses = (routines.column_norms(W.T @ U - Vt.T * sigma), routines.column_norms(W @ Vt.T - U * sigma))
+    residual = max(float(miss.max()) for miss in misses) / largest if largest else 0.0
     return U, sigma, Vt, float((W * W).sum()) ** 0.5, residual, algorithm

@@ -45,11 +45,14 @@ class BaseSpectra:
         base: the model.
         cache: where the spectra are kept; the user's cache by default.
         device: where to compute: `cpu`, `cuda`, or `auto` for a GPU where there is one.
+
+    Raises:
+        HiploraError: CUDA is asked for and is not there.
     """
 
     def __init__(self, base: BaseModel, cache: SpectrumCache | None = None, device: str = "auto"):
         self.base = base
-        self.device = device
+        self.device = resolve_device(device) if device == "cuda" else device
         self.cache = cache or default_cache()
         name = hashlib.sha256(repr(base.identity).encode()).hexdigest()
         self._memo_path = self.cache.folder / "hashes" / f"{name}.json"
@@ -98,9 +101,11 @@ class BaseSpectra:
         Raises:
             HiploraError: a weight cannot be read, or the cache cannot be written.
         """
+        weights = list(weights)
         missing = self.missing(weights, k)
         if missing:
             check_writable(self.cache.folder)
+            self._check_room(weights, k)
         cost = {w.module: w.shape[0] * w.shape[1] * min(w.shape) for w in missing}
         total, done, start = sum(cost.values()), 0, time.monotonic()
         yield Progress(0, len(missing), 0.0 if missing else 1.0, "", None if missing else 0.0)
@@ -111,6 +116,16 @@ class BaseSpectra:
             done += cost[weight.module]
             elapsed = time.monotonic() - start
             yield Progress(count, len(missing), done / total, weight.module, elapsed * (total - done) / done)
+
+    def _check_room(self, weights: list[Weight], k: int | None) -> None:
+        """Raise when the spectra would push each other out of the cache, and so be computed again and again."""
+        stored = [(self.cache.stored_k(w.shape, None if k is None else min(k, *w.shape)), w.shape) for w in weights]
+        needed = sum(4 * rank * (m + n) for rank, (m, n) in stored)
+        if needed > self.cache.limit:
+            raise HiploraError(
+                f"The spectra of {self.base.name} take {needed / 1e9:.2g} GB, more than the cache may hold "
+                f"({self.cache.limit / 1e9:.2g} GB): set HIPLORA_CACHE_LIMIT to more bytes, or use a smaller k."
+            )
 
     def _remember(self, weight: Weight, weight_hash: str) -> None:
         if self._hashes.get(weight.module) != weight_hash:

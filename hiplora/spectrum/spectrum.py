@@ -23,7 +23,8 @@ class Spectrum:
         Vt: right singular vectors as rows, (k, n), float32.
         shape: `(m, n)`, out x in.
         frobenius: `||W0||_F` of the whole weight, not of the k triplets alone.
-        residual: `max_i ||W0^T u_i - sigma_i v_i|| / sigma_1`, in float64: how exact the triplets are.
+        residual: `max_i max(||W0^T u_i - sigma_i v_i||, ||W0 v_i - sigma_i u_i||) / sigma_1`, before the vectors are
+            rounded to float32: how exact the triplets are.
         algorithm: how they were found.
         weight_hash: `content_hash` of the weight.
     """

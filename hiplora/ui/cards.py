@@ -9,6 +9,7 @@ import streamlit as st
 from hiplora.catalog import MeasureInfo
 from hiplora.figures.style import TITLE_HEIGHT
 from hiplora.ui.data import Loaded
+from hiplora.ui.text import plain
 
 _CONFIG = {
     "displaylogo": False,
@@ -39,8 +40,8 @@ def figure_card(
         chart: passed on to `st.plotly_chart`.
     """
     title = figure.layout.title
-    st.markdown(f"#### {title.text}")
-    st.caption(title.subtitle.text)
+    st.markdown(f"#### {plain(title.text)}")
+    st.caption(plain(title.subtitle.text))
     shown = go.Figure(figure).update_layout(title=None, margin_t=figure.layout.margin.t - TITLE_HEIGHT)
     st.plotly_chart(shown, key=name, config=_CONFIG, alt=title.text, **chart)
     with st.container(horizontal=True, gap="small"):
@@ -75,19 +76,21 @@ def figure_card(
             st.code(python, language="python")
 
 
-def snippet(loaded: Loaded, figure: str, *, source: str = "analyze", module: str = "", **choices: float) -> str:
+def snippet(loaded: Loaded, figure: str, *, source: str = "analyze", module: str = "", **choices: object) -> str:
     """Return the three lines of Python that make a figure anew.
 
     Args:
         loaded: what is shown.
         figure: the call of a function of `hiplora.figures`, on `table`.
-        source: the function that makes the table.
+        source: the function that makes the table; `analyze` is given the session's budget.
         module: for tables of one module.
         choices: further arguments of the source.
     """
     paths = [str(adapter.path) for adapter in loaded.adapters]
     where = f", {module!r}" if module else ""
-    more = "".join(f", {name}={value:g}" for name, value in choices.items())
+    if source == "analyze":
+        choices = {"epsilon": loaded.session.epsilon, **choices}
+    more = "".join(f", {name}={value!r}" for name, value in choices.items())
     return (
         f"from hiplora import {source}, figures{', measures' if 'measures.' in figure else ''}\n"
         f"table = {source}({loaded.session.base!r}, {paths!r}{where}, k={loaded.session.k}{more})\n"

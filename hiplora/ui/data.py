@@ -1,8 +1,9 @@
 """From the sidebar's choices to open models and tables: cached, prepared in the background, and stoppable."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -15,7 +16,9 @@ from hiplora.measures import Measurement, changed_weights, layer_table, matched_
 from hiplora.sources import BaseModel, Weight, open_base
 from hiplora.spectrum.prepare import BaseSpectra, Progress
 from hiplora.ui.session import Session
+from hiplora.ui.text import plain
 
+_LOG = logging.getLogger(__name__)
 _Identity = tuple[tuple[str, int, int], ...]
 
 
@@ -78,35 +81,52 @@ def load(session: Session) -> Loaded:
 def show_problems(loaded: Loaded) -> None:
     """Show one sentence for each adapter that cannot be read."""
     for problem in loaded.problems:
-        st.error(problem.replace("`", ""), icon=":material/error:")
+        st.error(plain(problem), icon=":material/error:")
 
 
 def require_adapters(loaded: Loaded) -> None:
     """Show what is wrong with the chosen adapters, and stop the page here when none is left to be shown."""
     show_problems(loaded)
     for _, reason in loaded.strangers:
-        st.warning(reason.replace("`", ""), icon=":material/link_off:")
+        st.warning(plain(reason), icon=":material/link_off:")
     if not loaded.adapters:
         st.info("Choose an adapter of this base in the sidebar.", icon=":material/arrow_back:")
         st.stop()
 
 
+def read_cards(loaded: Loaded) -> list[dict[str, Any]]:
+    """Return the card of each adapter, empty where there is none; a damaged one is said to be."""
+    found = []
+    for adapter in loaded.adapters:
+        try:
+            found.append(adapter.card)
+        except HiploraError as error:
+            st.warning(plain(str(error)), icon=":material/error:")
+            found.append({})
+    return found
+
+
 def measured(loaded: Loaded, *, intruders: bool = False) -> list[Measurement]:
     """Return the measurements of all adapters, or show the preparation of the spectra in place of the page.
 
+    An adapter that cannot be measured (NaN) is left out, and said to be.
+
     Raises:
-        HiploraError: an adapter holds NaN, or `k` is larger than a layer.
+        HiploraError: `k` is larger than a layer.
     """
     k = loaded.session.k
     prepare(loaded, None if intruders else k)
+    found = []
     with st.spinner("Measuring…", show_time=True):
-        return [
-            measurement
-            for adapter in loaded.adapters
-            for measurement in _measured(
-                loaded.base.identity, _identity(adapter), k, intruders, loaded.spectra, adapter
-            )
-        ]
+        for adapter in list(loaded.adapters):
+            try:
+                found += _measured(loaded.base.identity, _identity(adapter), k, intruders, loaded.spectra, adapter)
+            except HiploraError as error:
+                loaded.adapters.remove(adapter)
+                st.error(plain(str(error)), icon=":material/error:")
+    if not found:
+        st.stop()
+    return found
 
 
 def layers(loaded: Loaded, *, power: float = 1.0, intruders: bool = False) -> pd.DataFrame:
@@ -124,7 +144,9 @@ def one_layer(loaded: Loaded, module: str, table: Callable[..., pd.DataFrame]) -
 def prepare(loaded: Loaded, k: int | None) -> None:
     """Make sure that the spectra are there; while they are computed, show how far that is and stop the page here."""
     weights = loaded.weights
-    key = (loaded.base.identity, k, frozenset(weight.module for weight in weights))
+    # By what is computed, not by what is asked for: steps of k, stops and page switches then meet the same job.
+    stored = frozenset((weight.module, loaded.spectra.cache.stored_k(weight.shape, k)) for weight in weights)
+    key = (loaded.base.identity, stored)
     jobs = _jobs()
     missing = loaded.spectra.missing(weights, k)
     if not missing:
@@ -137,11 +159,13 @@ def prepare(loaded: Loaded, k: int | None) -> None:
     if snapshot.running:
         _show_progress(jobs[key], loaded.base.name)
         st.stop()
-    del jobs[key]
+    jobs.pop(key, None)
+    if snapshot.details:
+        _LOG.error(snapshot.details)
     if snapshot.error:
         raise HiploraError(snapshot.error)
     if snapshot.stopped:
-        st.info(f"Stopped with {len(missing)} spectra of {loaded.base.name} to go. What is done is kept.")
+        st.info(f"Stopped with {len(missing)} spectra of {plain(loaded.base.name)} to go. What is done is kept.")
         st.button("Go on", type="primary")
         st.stop()
 
@@ -151,7 +175,7 @@ def _show_progress(job: Job[Progress], name: str) -> None:
     snapshot = job.snapshot()
     if not snapshot.running:
         st.rerun()
-    st.subheader(f"Decomposing {name}")
+    st.subheader(f"Decomposing {plain(name)}")
     st.caption("Once per weight: the singular vectors are kept on disk and shared by every page, adapter and session.")
     progress = snapshot.latest
     if progress is None:
@@ -192,14 +216,14 @@ def _identity(adapter: Adapter) -> tuple[str, str, int, int, int]:
     return adapter.name, str(adapter.path.resolve()), weights.st_size, weights.st_mtime_ns, config.st_mtime_ns
 
 
-@st.cache_resource(max_entries=64, show_spinner=False)
+@st.cache_resource(max_entries=16, show_spinner=False)
 def _measured(
     base: _Identity, adapter: tuple[object, ...], k: int, intruders: bool, _spectra: BaseSpectra, _adapter: Adapter
 ) -> list[Measurement]:
     return measure_layers(_spectra, [_adapter], k, intruders=intruders)
 
 
-@st.cache_data(max_entries=64, show_spinner=False)
+@st.cache_data(max_entries=32, show_spinner=False)
 def _one_layer(
     base: _Identity,
     adapters: tuple[object, ...],
@@ -209,4 +233,4 @@ def _one_layer(
     _loaded: Loaded,
     _table: Callable[..., pd.DataFrame],
 ) -> pd.DataFrame:
-    return layer_tables(_loaded.spectra, _loaded.adapters, module, k, partial(_table))
+    return layer_tables(_loaded.spectra, _loaded.adapters, module, k, _table)

@@ -1,16 +1,21 @@
 """What is chosen, on every page and in the URL: base, adapters, k, epsilon."""
 
-import hashlib
+import atexit
+import itertools
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
 from hiplora.errors import HiploraError
+from hiplora.files import atomic_path, user_path
 from hiplora.measures import DEFAULT_EPSILON
 from hiplora.paths import demo_adapters
 from hiplora.sources import known_bases
+from hiplora.ui.text import plain
 
 _DEMO_DEFAULT = ("swap-lora", "swap-hiplora")
 _UPLOADS = "uploads"
@@ -41,7 +46,7 @@ def sidebar() -> Session:
     """Draw the sidebar and return what is chosen.
 
     Raises:
-        HiploraError: an upload cannot be used.
+        HiploraError: what is typed is no path that can be opened.
     """
     known_names = [base.name for base in known_bases()]
     with st.sidebar:
@@ -57,7 +62,7 @@ def sidebar() -> Session:
         )
         base = base or "demo"
         download = False
-        if base not in known_names and "/" in base and not Path(base).expanduser().exists():
+        if base not in known_names and "/" in base and not user_path(base).exists():
             download = st.toggle(
                 "Fetch it from the hub", key="download", help="The only thing that leaves this machine."
             )
@@ -93,7 +98,7 @@ def sidebar() -> Session:
         )
         with st.expander("Upload an adapter", icon=":material/upload:"):
             _upload(uploads)
-    paths = tuple((known | uploads).get(name, Path(name).expanduser()) for name in chosen)
+    paths = tuple((known | uploads).get(name, user_path(name)) for name in chosen)
     return Session(base, download, paths, int(k), float(epsilon))
 
 
@@ -114,27 +119,42 @@ def _upload(uploads: dict[str, Path]) -> None:
         help="Both files of one adapter. A .bin or .pt file could run code when opened: load it once with PEFT and "
         "save it again with save_pretrained, which writes safetensors.",
     )
-    name = st.text_input("Name", value="upload", key="upload_name", max_chars=40)
-    if not files:
-        return
-    parts = {Path(file.name).suffix: file.getvalue() for file in files}
-    if set(parts) != {".json", ".safetensors"} or len(files) != 2:
-        st.caption("Choose the two files of one adapter together.")
-        return
-    digest = hashlib.sha256(b"".join(parts[suffix] for suffix in sorted(parts))).hexdigest()[:16]
-    clean = "".join(c if c.isalnum() or c in "-_." else "-" for c in name or "upload").strip(".") or "upload"
-    folder = Path(tempfile.gettempdir()) / "hiplora-uploads" / digest / clean
-    if st.button("Add to the adapters", type="primary", key="upload_add", on_click=_choose, args=(clean,)):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "adapter_config.json").write_bytes(parts[".json"])
-            (folder / "adapter_model.safetensors").write_bytes(parts[".safetensors"])
-        except OSError as error:
-            raise HiploraError(f"The upload cannot be kept in {folder} ({error.strerror}): free some space.") from None
-        uploads[clean] = folder
-        st.rerun()
+    st.text_input("Name", value="upload", key="upload_name", max_chars=40)
+    # The last of each kind: a wrong file is mended by dropping the right one.
+    latest = {Path(file.name).suffix: file for file in files or ()}
+    if files and len(latest) < 2:
+        wanted = "adapter_model.safetensors" if ".json" in latest else "adapter_config.json"
+        st.caption(f"Add {wanted} of the same adapter.")
+    if len(latest) == 2:
+        st.caption(f"{latest['.json'].name} and {latest['.safetensors'].name} will be used.")
+        st.button("Add to the adapters", type="primary", on_click=_keep, args=(latest, uploads))
+    if problem := st.session_state.pop("upload_problem", None):
+        st.error(plain(problem))
 
 
-def _choose(name: str) -> None:
-    chosen = list(st.session_state.get("adapters", []))
-    st.session_state["adapters"] = [*chosen, name] if name not in chosen else chosen
+def _keep(files: dict[str, Any], uploads: dict[str, Path]) -> None:
+    """Write an upload to this server's folder under a name that no other adapter has, and choose it."""
+    taken = {path.name for path in demo_adapters()} | set(uploads)
+    clean = (
+        "".join(c if c.isalnum() or c in "-_" else "-" for c in st.session_state["upload_name"]).strip("-") or "upload"
+    )
+    name = next(name for i in itertools.count(1) if (name := clean if i == 1 else f"{clean}-{i}") not in taken)
+    folder = Path(tempfile.mkdtemp(dir=_upload_root())) / name
+    try:
+        with atomic_path(folder) as draft:
+            draft.mkdir()
+            (draft / "adapter_config.json").write_bytes(files[".json"].getvalue())
+            (draft / "adapter_model.safetensors").write_bytes(files[".safetensors"].getvalue())
+    except HiploraError as error:
+        st.session_state["upload_problem"] = str(error)
+        return
+    uploads[name] = folder
+    st.session_state["adapters"] = [*st.session_state.get("adapters", []), name]
+
+
+@st.cache_resource
+def _upload_root() -> Path:
+    """Return a folder that is this process's alone and goes with it."""
+    folder = Path(tempfile.mkdtemp(prefix="hiplora-uploads-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

@@ -9,6 +9,7 @@ from streamlit.navigation.page import StreamlitPage
 from hiplora.errors import HiploraError
 from hiplora.paths import site_root
 from hiplora.ui.session import Session, sidebar
+from hiplora.ui.text import plain
 
 _PAGES = (
     ("overview", "Overview", ":material/flare:"),
@@ -61,7 +62,7 @@ def fragment(part: Callable[[], None]) -> Callable[[], None]:
 
 def show_error(error: HiploraError) -> None:
     """Show the sentence of an error, as plain text."""
-    st.error(str(error).replace("`", ""), icon=":material/error:")
+    st.error(plain(str(error)), icon=":material/error:")
 
 
 def _navigation() -> StreamlitPage:

@@ -196,3 +196,28 @@ def test_a_file_without_any_lora_is_named(lora_folder, tmp_path):
     save_file({"x": np.zeros(1)}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(HiploraError, match=r"adapter_model\.safetensors holds no LoRA weights"):
         read_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga"])
+def test_factors_that_hold_a_part_of_the_base_are_no_update(init, write_adapter, rng):
+    folder = write_adapter("moved", {
+        "base_model.model.a.lora_A.weight": rng.normal(size=(2, 5)),
+        "base_model.model.a.lora_B.weight": rng.normal(size=(5, 2)),
+    }, init_lora_weights=init)  # fmt: skip
+    with pytest.raises(HiploraError, match=f"moved was started by {init}, which changes the base too"):
+        read_adapter(folder)
+
+
+@pytest.mark.parametrize("fields", [
+    {"lora_alpha": "much"}, {"lora_alpha": None}, {"alpha_pattern": ["a"]}, {"alpha_pattern": {"a": []}},
+])  # fmt: skip
+def test_an_alpha_that_is_no_number_is_one_sentence(fields, write_adapter, rng):
+    tensors = {f"base_model.model.a.lora_{f}.weight": rng.normal(size=(3, 3)) for f in "AB"}
+    with pytest.raises(HiploraError, match="lora_alpha must be a number and alpha_pattern an object of numbers"):
+        read_adapter(write_adapter("odd", tensors, **fields)).delta("a")
+
+
+def test_a_pattern_that_is_no_regular_expression_is_one_sentence(write_adapter, rng):
+    tensors = {f"base_model.model.a.lora_{f}.weight": rng.normal(size=(3, 3)) for f in "AB"}
+    with pytest.raises(HiploraError, match="which is no regular expression"):
+        read_adapter(write_adapter("odd", tensors, alpha_pattern={"(": 3})).delta("a")

@@ -124,3 +124,14 @@ def test_an_update_is_the_scaled_product_of_the_factors(write_adapter, tensors):
     A, B = (tensors[f"base_model.model.a.lora_{x}.weight"] for x in "AB")
     adapter = read_adapter(write_adapter("adapter", tensors, r=2, lora_alpha=8))
     np.testing.assert_allclose(adapter.delta("a").dense(), 4 * B @ A)
+
+
+def test_the_demos_adapters_are_known_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_adapter("swap-lora").name == "swap-lora"
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/x", "x" * 5000])
+def test_what_is_no_path_is_one_sentence(name):
+    with pytest.raises(HiploraError, match="is not a path that can be opened"):
+        read_adapter(name)

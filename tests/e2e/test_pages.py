@@ -2,12 +2,19 @@
 
 import csv
 import io
+import json
+import shutil
 from pathlib import Path
+from urllib.parse import quote
 
+import numpy as np
 import pytest
 from peft import LoraConfig, get_peft_model
 from playwright.sync_api import Browser, expect
+from safetensors.numpy import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from hiplora.paths import demo_adapters
 
 from .conftest import Visit, running_server, visiting
 
@@ -73,7 +80,7 @@ def test_link_reproduces_the_view(visit: Visit) -> None:
     page = visit.open("spectrum?adapters=edit-lora&k=4&measure=Relative+norm&module=model.layers.1.mlp.down_proj")
     visit.wait_for_plots(6)
     expect(page.get_by_role("heading", name="model.layers.1.mlp.down_proj")).to_be_visible()
-    expect(page.get_by_role("heading", level=4).first).to_contain_text("Relative norm peaks at")
+    expect(page.get_by_role("heading", level=4).first).to_contain_text("Relative norm is highest in")
     expect(page.get_by_role("heading", level=4).first).to_contain_text("edit-lora")
 
 
@@ -121,6 +128,35 @@ def test_adapter_of_another_base_is_described_without_it(visit: Visit, tmp_path:
     visit.assert_sound()
 
 
+def test_names_from_a_file_or_a_link_are_shown_as_text(visit: Visit, tmp_path: Path) -> None:
+    trap = "![p](http://localhost:9/picture.png) [link](http://localhost:9/) $x$"
+    source = next(path for path in demo_adapters() if path.name == "swap-lora")
+    folder = tmp_path / "trap"
+    shutil.copytree(source, folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": trap}))
+    page = visit.open(f"?adapters={folder}")
+    visit.wait_for_plots(1)
+    expect(page.get_by_test_id("stAlert").first).to_contain_text(f"It names {trap} as its base")
+    page = visit.open("?base=" + quote(f"./{trap}"))
+    expect(page.get_by_test_id("stAlert").first).to_contain_text("is not a folder")
+    assert page.get_by_role("main").get_by_role("link").count() == 0
+    visit.assert_sound()
+
+
+def test_adapter_with_nan_does_not_hide_the_good_one(visit: Visit, tmp_path: Path) -> None:
+    source = next(path for path in demo_adapters() if path.name == "swap-lora")
+    folder = tmp_path / "diverged"
+    shutil.copytree(source, folder)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file({key: np.full_like(t, np.nan) for key, t in tensors.items()}, folder / "adapter_model.safetensors")
+    page = visit.open(f"?adapters=swap-hiplora&adapters={folder}")
+    visit.wait_for_plots(1)
+    expect(page.get_by_test_id("stAlert").first).to_contain_text("holds NaN or infinite values")
+    expect(page.get_by_role("heading", level=4).first).to_contain_text("swap-hiplora puts")
+    visit.assert_sound()
+
+
 def test_cache_that_cannot_be_written_gets_one_sentence(browser: Browser, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with running_server(tmp_path / "file" / "cache") as url, visiting(browser, url) as visit:
@@ -138,16 +174,17 @@ def test_one_bad_adapter_does_not_hide_the_good_one(visit: Visit, tmp_path: Path
     visit.assert_sound()
 
 
-def test_uploaded_adapter_is_shown(visit: Visit) -> None:
-    from hiplora.paths import demo_adapters
-
+def test_upload_is_shown_beside_the_shipped_adapter_of_its_name(visit: Visit) -> None:
     folder = next(path for path in demo_adapters() if path.name == "edit-lora")
     page = visit.open("?adapters=swap-lora")
     visit.wait_for_plots(1)
     page.get_by_text("Upload an adapter").click()
-    page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files(
-        [folder / "adapter_config.json", folder / "adapter_model.safetensors"]
-    )
+    page.get_by_label("Name", exact=True).fill("swap-lora")
+    drop = page.get_by_test_id("stFileUploaderDropzoneInput")
+    drop.set_input_files([folder / "adapter_config.json"])
+    expect(page.get_by_text("Add adapter_model.safetensors of the same adapter.")).to_be_visible()
+    drop.set_input_files([folder / "adapter_model.safetensors"])
     page.get_by_role("button", name="Add to the adapters").click()
-    expect(page.get_by_role("heading", level=4).first).to_contain_text("upload")
+    expect(page.get_by_test_id("stMultiSelect")).to_contain_text("swap-lora-2")
+    expect(page.get_by_role("heading", level=4).first).to_contain_text("swap-lora puts 6.3× its share")
     visit.assert_sound()

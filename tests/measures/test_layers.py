@@ -196,3 +196,10 @@ def test_modules_that_are_left_out_or_do_nothing_are_counted(spectra, write_adap
         "1 of its 2 modules are not in tiny-llama and are left out.",
         "1 of its modules do nothing: their update is zero.",
     ]
+
+
+def test_kinds_of_two_stacks_do_not_fall_together(rng):
+    spectrum, delta = decompose(rng.normal(size=(6, 5))), LowRankDelta(np.ones((6, 1)), np.ones((1, 5)))
+    names = ["text_model.layers.0.q_proj", "vision_model.layers.0.q_proj"]
+    table = layer_table([measure(spectrum, delta, 2, adapter="a", module=name) for name in names])
+    assert list(table["kind"]) == ["text_model.layers.q_proj", "vision_model.layers.q_proj"]

@@ -1,6 +1,6 @@
 import pytest
 
-from hiplora.sources import layer_and_kind, strip_peft_prefix
+from hiplora.sources import layer_and_kind, strip_peft_prefix, with_stack
 
 
 @pytest.mark.parametrize(("module", "layer", "kind"), [
@@ -22,3 +22,8 @@ def test_a_name_tells_the_layer_and_the_kind_of_matrix(module, layer, kind):
 @pytest.mark.parametrize("prefix", ["", "base_model.model.", "base_model.model.base_model.model."])
 def test_pefts_prefix_goes_however_often_it_stands_there(prefix):
     assert strip_peft_prefix(f"{prefix}model.layers.0.q_proj") == "model.layers.0.q_proj"
+
+
+def test_stacks_are_told_apart_by_where_their_names_part():
+    names = ["clip.text_model.layers.0.q", "clip.vision_model.layers.0.q", "lm_head"]
+    assert with_stack(names) == ["text_model.layers.q", "vision_model.layers.q", "lm_head"]

@@ -1,7 +1,10 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
 
 from hiplora.errors import HiploraError
 from hiplora.spectrum import content_hash, decompose
@@ -207,3 +210,30 @@ def test_the_routines_of_a_gpu_give_the_same_triplets(rng, shape, k):
     np.testing.assert_allclose(found.sigma, expected.sigma, rtol=1e-12)
     np.testing.assert_allclose(found.Ut, expected.Ut, atol=1e-6)
     np.testing.assert_allclose(found.Vt, expected.Vt, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(40, 160), (160, 40)])
+def test_the_residual_sees_wrong_vectors_on_either_side(rng, shape, monkeypatch):
+    from hiplora.spectrum.decompose import _Cpu
+
+    Q = np.linalg.qr(rng.normal(size=(40, 4)))[0]
+    monkeypatch.setattr(_Cpu, "leading_eigenvectors", staticmethod(lambda gram, k: Q))
+    assert decompose(rng.normal(size=shape), 4).residual > 0.1
+
+
+def test_what_is_not_finite_is_refused_on_a_gpu_too(rng):
+    W = rng.normal(size=(12, 8))
+    W[3, 2] = np.inf
+    with pytest.raises(HiploraError, match="NaN or infinite"):
+        decompose(W, 2, device="cpu:0")
+
+
+def test_decompositions_in_threads_give_the_same_bits_and_leave_blas_as_it_was(rng):
+    weights = [rng.normal(size=(160, 120)) for _ in range(8)]
+    alone = [decompose(W, 8) for W in weights]
+    before = threadpool_info()
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda W: decompose(W, 8), weights))
+    assert threadpool_info() == before
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one.Ut, other.Ut)

@@ -183,3 +183,11 @@ def test_a_gpu_that_is_not_there_is_one_sentence(monkeypatch):
     with pytest.raises(HiploraError, match=r"device cuda is not available: torch .* sees no CUDA GPU, use cpu"):
         resolve_device("cuda")
     assert resolve_device("auto") == "cpu"
+
+
+def test_spectra_that_would_not_fit_into_the_cache_are_refused_before_any_is_computed(llama_base, tmp_path):
+    base = open_base(llama_base)
+    spectra = BaseSpectra(base, SpectrumCache(tmp_path / "cache", limit=1000))
+    with pytest.raises(HiploraError, match="set HIPLORA_CACHE_LIMIT to more bytes"):
+        list(spectra.prepare([base.weights[module] for module in base.linear_maps], 4))
+    assert not list((tmp_path / "cache").glob("spectra/*/*"))

@@ -28,7 +28,7 @@ def run(snippet: str, monkeypatch: pytest.MonkeyPatch) -> go.Figure:
 
 
 def test_snippet_of_a_layer_table_makes_the_figure(loaded: data.Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    snippet = cards.snippet(loaded, "tightness_by_layer(table)", epsilon=0.02, power=0.5)
+    snippet = cards.snippet(loaded, "tightness_by_layer(table)", power=0.5)
     assert len(snippet.splitlines()) == 3
     table = analyze("demo", [a.path for a in loaded.adapters], k=8, epsilon=0.02, power=0.5)
     assert run(snippet, monkeypatch) == figures.tightness_by_layer(table)

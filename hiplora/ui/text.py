@@ -1,0 +1,13 @@
+"""Text from outside, shown as it is."""
+
+import re
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&^=])")
+
+
+def plain(text: str) -> str:
+    """Return text that Streamlit's Markdown renders letter by letter: no link, image, formula or colour in it.
+
+    For whatever holds a path, a name or a config value: a model's file may carry an image address as its name.
+    """
+    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
