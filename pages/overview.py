@@ -32,6 +32,8 @@ data.show_problems(loaded)
 if loaded.adapters:
     layers = data.layers(loaded)
     summary = summary_table(layers)
+    made = data.read_cards(loaded)
+    summary = summary.assign(**{name: [card.get(name) for card in made] for name in ("task_score", "retention")})
     cards.figure_card(
         figures.principal_share(summary, session.k),
         name="principal-share",
@@ -51,10 +53,7 @@ with st.container(horizontal=True):
     st.metric("Principal rank k", session.k, border=True)
 
 if loaded.adapters:
-    cards_of = data.read_cards(loaded)
-    scored = summary.assign(
-        **{score: [card.get(score) for card in cards_of] for score in ("task_score", "retention")}
-    ).dropna(axis="columns", how="all")
+    scored = summary.dropna(axis="columns", how="all")
     shown = {column: title for column, title in COLUMNS.items() if column in scored}
     st.dataframe(
         scored[list(shown)].rename(columns=shown),

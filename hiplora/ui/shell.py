@@ -69,6 +69,7 @@ def _navigation() -> StreamlitPage:
     assets, folder = site_root() / "assets", site_root() / "pages"
     # Without an icon of its own the tab would show the page's, which is fetched from outside.
     st.set_page_config(page_title="hiplora", page_icon=str(assets / "icon.svg"), layout="wide")
+    st.html(assets / "style.css")
     st.logo(str(assets / "logo.svg"), size="large", icon_image=str(assets / "icon.svg"))
     pages = [
         st.Page(folder / f"{name}.py", title=title, icon=icon, url_path=name, default=name == "overview")
