@@ -68,3 +68,21 @@ def test_error_of_ours_keeps_its_traceback() -> None:
 def test_process_exits_while_a_job_runs() -> None:
     code = "import tests.test_jobs as t; t.Job(t.count_until)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+def test_process_exits_while_a_job_multiplies_in_torch() -> None:
+    code = """
+import time, torch
+from hiplora.jobs import Job
+
+def multiply(stopped):
+    matrix = torch.ones(800, 800)
+    while not stopped():
+        yield matrix @ matrix
+
+job = Job(multiply)
+while job.snapshot().latest is None:
+    time.sleep(0.01)
+"""
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

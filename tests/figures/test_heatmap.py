@@ -1,0 +1,150 @@
+"""The map of layers x kinds: colour encodes the measure on its scale, and each cell can be clicked."""
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from hiplora import figures
+from hiplora.catalog import MEASURES
+from hiplora.figures import style
+
+from .reading import numbers, same, shapes
+
+ENCODING = {
+    "chance": np.log2,
+    "budget": np.log2,
+    "log": np.log10,
+    "share": np.asarray,
+    "linear": np.asarray,
+    "count": np.asarray,
+}
+LOGARITHMIC = [name for name, info in MEASURES.items() if info.scale in ("chance", "budget", "log")]
+MODULE = "model.layers.1.mlp.down_proj"
+
+
+def maps(figure: go.Figure) -> list[go.Heatmap]:
+    return [trace for trace in figure.data if isinstance(trace, go.Heatmap)]
+
+
+def squares(figure: go.Figure) -> list[go.Scatter]:
+    return [trace for trace in figure.data if isinstance(trace, go.Scatter)]
+
+
+def expected(layers: pd.DataFrame, adapter: str, column: str) -> npt.NDArray[np.float64]:
+    """Return the encoded values, kinds down and layers across; what has no logarithm is a gap."""
+    part = layers[layers["adapter"] == adapter].set_index(["kind", "layer"])[column].astype("float64")
+    kinds, order = layers["kind"].unique(), sorted(layers["layer"].unique())
+    values = np.array([[part[kind, layer] for layer in order] for kind in kinds])
+    if column in LOGARITHMIC:
+        values[~(values > 0)] = np.nan
+    return np.asarray(ENCODING[MEASURES[column].scale](values))
+
+
+@pytest.mark.parametrize("column", list(MEASURES))
+def test_colour_encodes_each_module_on_the_measure_s_scale(layers: pd.DataFrame, column: str) -> None:
+    drawn = maps(figures.layer_map(layers, MEASURES[column]))
+    for trace, adapter in zip(drawn, ["leading", "random", "silent"], strict=True):
+        np.testing.assert_allclose(numbers(trace.z), expected(layers, adapter, column), rtol=1e-5, atol=1e-6)
+
+
+def test_ratios_and_shares_have_the_scales_of_ratios_and_shares() -> None:
+    assert MEASURES["enrichment"].scale == "chance"
+    assert MEASURES["tightness"].scale == "budget"
+    assert MEASURES["pp"].scale == "share"
+    assert MEASURES["relative_norm"].scale == "log"
+
+
+def test_map_of_an_adapter_stands_below_its_name(layers: pd.DataFrame) -> None:
+    figure = figures.layer_map(layers, MEASURES["pp"])
+    for trace, adapter in zip(maps(figure), ["leading", "random", "silent"], strict=True):
+        name = next(note for note in figure.layout.annotations if note.text == adapter)
+        axis = figure.layout["yaxis" + (trace.yaxis or "y")[1:]]
+        assert name.y == pytest.approx(axis.domain[1])
+
+
+@pytest.mark.parametrize("column", LOGARITHMIC)
+def test_colour_bar_is_labelled_with_values_not_logarithms(layers: pd.DataFrame, column: str) -> None:
+    bar = figures.layer_map(layers, MEASURES[column]).layout.coloraxis.colorbar
+    base = 10.0 if MEASURES[column].scale == "log" else 2.0
+    assert len(bar.tickvals) > 0
+    for place, label in zip(bar.tickvals, bar.ticktext, strict=True):
+        assert float(label.rstrip("×")) == pytest.approx(base**place, rel=0.05)
+
+
+@pytest.mark.parametrize("column", ["enrichment", "tightness"])
+def test_ratio_scales_reach_as_far_up_as_down(layers: pd.DataFrame, column: str) -> None:
+    axis = figures.layer_map(layers, MEASURES[column]).layout.coloraxis
+    reach = np.nanmax(np.abs(np.log2(layers[column].where(layers[column] > 0))))
+    assert axis.cmax == -axis.cmin == pytest.approx(reach)
+
+
+def test_layer_map_colours_chance_as_the_middle(layers: pd.DataFrame) -> None:
+    axis = figures.layer_map(layers, MEASURES["enrichment"]).layout.coloraxis
+    assert axis.cmin == -axis.cmax
+    assert axis.colorbar.ticktext[len(axis.colorbar.ticktext) // 2] == "1.0×"
+
+
+def test_shares_are_coloured_from_zero_to_the_largest(layers: pd.DataFrame) -> None:
+    axis = figures.layer_map(layers, MEASURES["left_share"]).layout.coloraxis
+    assert (axis.cmin, axis.cmax) == pytest.approx((0, layers["left_share"].max()))
+
+
+def test_log_scales_reach_from_the_smallest_to_the_largest(layers: pd.DataFrame) -> None:
+    axis = figures.layer_map(layers, MEASURES["relative_norm"]).layout.coloraxis
+    positive = layers["relative_norm"][layers["relative_norm"] > 0]
+    assert (axis.cmin, axis.cmax) == pytest.approx((np.log10(positive.min()), np.log10(positive.max())))
+
+
+@pytest.mark.parametrize("column", list(MEASURES))
+def test_layer_map_puts_each_module_under_a_clickable_square(layers: pd.DataFrame, column: str) -> None:
+    figure = figures.layer_map(layers, MEASURES[column], MODULE)
+    assert len(maps(figure)) == len(squares(figure)) == layers["adapter"].nunique()
+    assert list(maps(figure)[0].y) == ["self_attn.q_proj", "mlp.down_proj"]
+    assert list(maps(figure)[0].x) == ["0", "1", "2"]
+    for trace in squares(figure):
+        found = {point[0]: (x, y) for x, y, point in zip(trace.x, trace.y, trace.customdata, strict=True)}
+        assert found == {row["module"]: (str(row["layer"]), row["kind"]) for _, row in layers.iterrows()}
+
+
+def test_hovering_tells_value_chance_and_norm(layers: pd.DataFrame) -> None:
+    trace = squares(figures.layer_map(layers, MEASURES["pp"]))[1]
+    part = layers[layers["adapter"] == "random"]
+    for at, column in enumerate(["pp", "pp_null", "relative_norm"], start=1):
+        assert [point[at] for point in trace.customdata] == [style.two_digits(value) for value in part[column]]
+
+
+def test_selected_module_is_framed_in_every_map(layers: pd.DataFrame) -> None:
+    frames = shapes(figures.layer_map(layers, MEASURES["pp"], MODULE), "rect")
+    assert {shape.yref for shape in frames} == {"y", "y2", "y3"}
+    assert {(shape.x0, shape.x1, shape.y0, shape.y1) for shape in frames} == {(0.5, 1.5, 0.5, 1.5)}
+
+
+@pytest.mark.parametrize("column", ["enrichment", "relative_norm", "tightness"])
+def test_map_title_names_the_module_of_the_peak(layers: pd.DataFrame, column: str) -> None:
+    top = layers.loc[layers[column].idxmax()]
+    title = figures.layer_map(layers, MEASURES[column]).layout.title.text
+    assert f"highest in {top['module']} of {top['adapter']}: {style.two_digits(top[column])}" in title
+
+
+def test_counts_are_whole_placesin_colour_and_title(layers: pd.DataFrame) -> None:
+    counted = layers.assign(intruders=pd.array(range(len(layers)), dtype="Int64"))
+    figure = figures.layer_map(counted, MEASURES["intruders"])
+    for trace, adapter in zip(maps(figure), ["leading", "random", "silent"], strict=True):
+        np.testing.assert_array_equal(numbers(trace.z), expected(counted, adapter, "intruders"))
+    assert figure.layout.title.text.endswith(": 17.")
+
+
+def test_layer_map_leaves_a_gap_where_an_adapter_changes_nothing(layers: pd.DataFrame) -> None:
+    some = layers[~((layers["adapter"] == "random") & (layers["layer"] == 1))]
+    grid = numbers(maps(figures.layer_map(some, MEASURES["pp"]))[1].z)
+    assert np.isnan(grid[:, 1]).all()
+    assert np.isfinite(grid[:, [0, 2]]).all()
+
+
+def test_modules_outside_the_layers_have_a_column_of_their_own(layers: pd.DataFrame) -> None:
+    head = layers.iloc[[0]].assign(module="lm_head", kind="lm_head", layer=pd.NA)
+    figure = figures.layer_map(pd.concat([layers, head]).astype({"layer": "Int64"}), MEASURES["pp"])
+    assert list(figure.data[0].x) == ["0", "1", "2", "other"]
+    same(np.array(maps(figure)[0].z)[2:, 3], head["pp"])

@@ -1,0 +1,50 @@
+"""The visual language: colours that mean one thing, numbers that read as words."""
+
+import pandas as pd
+import pytest
+
+from hiplora import figures
+from hiplora.figures import style
+
+
+def test_adapters_have_other_colours_than_the_channels() -> None:
+    colors = figures.adapter_colors(pd.Series(["a", "b", "a", "c"]))
+    assert list(colors) == ["a", "b", "c"]
+    assert len({*colors.values(), style.PRINCIPAL, style.RESIDUAL, style.NULL}) == 6
+
+
+def test_adapters_differ_in_symbol_as_well() -> None:
+    assert len(set(style.adapter_symbols(pd.Series(["a", "b", "c"])).values())) == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (1.0, "1.0"), (5.84, "5.8"), (12.3, "12"), (99.7, "100"), (0.0123, "0.012"), (1e-7, "1.0e-07"),
+     (float("nan"), "–")],
+)  # fmt: skip
+def test_words_carry_two_significant_digits(value: float, text: str) -> None:
+    assert style.two_digits(value) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(1.0, "100 %"), (0.5, "50 %"), (0.0123, "1.2 %"), (0.0, "0 %"), (1e-9, "<0.001 %")]
+)
+def test_shares_are_percentages(share: float, text: str) -> None:
+    assert style.percent(share).replace("\N{NO-BREAK SPACE}", " ") == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"), [(0.5, 20, [0.5, 1, 2, 5, 10, 20]), (1e-3, 1e3, [1e-3, 1e-2, 0.1, 1, 10, 100, 1000])]
+)
+def test_logarithmic_axes_are_labelled_with_round_numbers(low: float, high: float, ticks: list[float]) -> None:
+    assert style.log_ticks(low, high) == pytest.approx(ticks)
+
+
+def test_row_of_the_largest_passes_over_what_is_not_known() -> None:
+    row = style.row_of_max(pd.DataFrame({"name": ["a", "b", "c"], "value": [1.0, float("nan"), 0.5]}), "value")
+    assert row is not None
+    assert row["name"] == "a"
+
+
+def test_there_is_no_largest_where_nothing_is_known() -> None:
+    assert style.row_of_max(pd.DataFrame({"value": [float("nan")]}), "value") is None
