@@ -4,6 +4,7 @@ from hiplora.adapters.adapter import Adapter
 from hiplora.adapters.delta import Delta, LowRankDelta
 from hiplora.adapters.hiplora_format import (
     ModuleSettings,
+    base_entry,
     group_keys,
     low_rank_factors,
     module_settings,
@@ -16,26 +17,24 @@ class HipLoraAdapter(Adapter):
     """Both channels of a HiP-LoRA adapter as one low-rank update of rank at most `k + r`.
 
     Raises:
-        HiploraError: the config does not say on which base weights a module was trained.
+        HiploraError: the config does not say on which base weights a module was trained, or has a field that is
+            missing or of the wrong type.
     """
 
     method = "HiP-LoRA"
 
     def _find_keys(self) -> dict[str, dict[str, str]]:
         keys = group_keys(self.tensors.shapes)
-        self._base_weights = self.config.get("base_weights") or {}
-        fields = {"hash", "principal_rank", "factors"}
-        unknown = next((module for module in keys if not fields <= set(self._base_weights.get(module) or ())), None)
-        if unknown:
-            raise HiploraError(
-                f"{self.path / 'adapter_config.json'} does not say which base weight {unknown} was trained on "
-                "(base_weights): save the adapter again."
-            )
+        try:
+            self._base_weights = {module: base_entry(self.config, module) for module in keys}
+            self._settings = {module: module_settings(self.config, module) for module in keys}
+        except HiploraError as error:
+            raise HiploraError(f"{self.path}: {error}") from None
         return keys
 
     def settings(self, module: str) -> ModuleSettings:
         """Return what the config says about a module, patterns applied."""
-        return module_settings(self.config, module)
+        return self._settings[module]
 
     def weight_hash(self, module: str) -> str | None:
         """Return the content hash of the base weight that a module was trained on."""

@@ -21,6 +21,7 @@ without `base_model.model.`:
 """
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ import numpy as np
 
 from hiplora.adapters.lora import matches_pattern
 from hiplora.errors import HiploraError
+from hiplora.sources import strip_peft_prefix
 
 PREFIX = "hiplora_"
 FACTORS = ("hiplora_Ut", "hiplora_Vt")
@@ -71,27 +73,74 @@ def module_settings(config: Mapping[str, Any], module: str) -> ModuleSettings:
         module: the module's name without `base_model.model.`.
 
     Raises:
-        HiploraError: a field is missing.
+        HiploraError: a field is missing or of the wrong type, or a pattern is no regular expression.
     """
 
-    def field(name: str, pattern: str = "") -> Any:
+    def field(name: str, kind: Any, pattern: str = "") -> Any:
         if name not in config:
             raise HiploraError(
                 f"adapter_config.json has no {name!r}: it was not written by HipLoraConfig, save it again."
             )
         # PEFT sorts the keys when it saves: so does this, or overlapping patterns would mean another value once loaded.
-        found = sorted((config.get(pattern) or {}).items())
-        return next((value for key, value in found if matches_pattern(key, module)), config[name])
+        patterns = config.get(pattern) or {}
+        if not isinstance(patterns, Mapping):
+            raise HiploraError(
+                f"adapter_config.json has {pattern} {patterns!r}, not an object: save the adapter again."
+            )
+        found = sorted(patterns.items())
+        label, value = next(
+            ((f"{pattern}[{key!r}]", value) for key, value in found if matches_pattern(key, module)),
+            (name, config[name]),
+        )
+        # JSON's true and false are whole numbers to Python.
+        if isinstance(value, bool) or not isinstance(value, kind):
+            word = "a text" if kind is str else "a whole number" if kind is int else "a number"
+            raise HiploraError(f"adapter_config.json has {label} {value!r}, not {word}: save the adapter again.")
+        if kind is not str and not (0 < value < math.inf or (name == "budget_power" and value == 0)):
+            raise HiploraError(f"adapter_config.json has {label} {value!r}, out of range: save the adapter again.")
+        return value
+
+    def choice(name: str, *choices: str) -> str:
+        value = field(name, str)
+        if value not in choices:
+            words = " or ".join(map(repr, choices))
+            raise HiploraError(f"adapter_config.json has {name} {value!r}, not {words}: save the adapter again.")
+        return str(value)
 
     return ModuleSettings(
-        r=field("r", "rank_pattern"),
-        alpha=field("lora_alpha", "alpha_pattern"),
-        principal_rank=field("principal_rank", "principal_rank_pattern"),
-        core=field("core"),
-        budget_mode=field("budget_mode"),
-        epsilon=field("epsilon", "epsilon_pattern"),
-        budget_power=field("budget_power"),
+        r=field("r", int, "rank_pattern"),
+        alpha=field("lora_alpha", int | float, "alpha_pattern"),
+        principal_rank=field("principal_rank", int | float, "principal_rank_pattern"),
+        core=choice("core", "full", "diagonal"),
+        budget_mode=choice("budget_mode", "soft", "hard"),
+        epsilon=field("epsilon", int | float, "epsilon_pattern"),
+        budget_power=field("budget_power", int | float),
     )
+
+
+def base_entry(config: Mapping[str, Any], module: str) -> dict[str, Any]:
+    """Return what a config's `base_weights` says about one module.
+
+    Args:
+        config: the fields of `HipLoraConfig`, as saved.
+        module: the module's name without `base_model.model.`.
+
+    Raises:
+        HiploraError: it says nothing, or not what it should.
+    """
+    entries = config.get("base_weights")
+    entry = entries.get(module) if isinstance(entries, Mapping) else None
+    kinds = {"hash": str, "principal_rank": int, "factors": str}
+    if (
+        not isinstance(entry, dict)
+        or not all(isinstance(entry.get(name), kind) for name, kind in kinds.items())
+        or entry["principal_rank"] < 1
+    ):
+        raise HiploraError(
+            f"adapter_config.json does not say which base weight {module} was trained on (base_weights): save the "
+            "adapter again."
+        )
+    return entry
 
 
 def split_key(key: str) -> tuple[str, str] | None:
@@ -99,7 +148,7 @@ def split_key(key: str) -> tuple[str, str] | None:
     module, _, name = key.rpartition(".")
     if not name.startswith(PREFIX):
         return None
-    return module.removeprefix("base_model.model."), name
+    return strip_peft_prefix(module), name
 
 
 def group_keys(keys: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -135,10 +184,14 @@ def with_factors(tensors: Mapping[str, np.ndarray], entry: Mapping[str, Any], mo
         module: its name, for the errors.
 
     Raises:
-        HiploraError: they are not in the cache, or the cache holds others than the core was trained on.
+        HiploraError: they are not in the cache, or what is there or in the file is not what the core was trained on.
     """
     complete = dict(tensors)
+    S = complete.get(f"{PREFIX}S")
+    if S is None:
+        raise HiploraError(f"The adapter file holds no {PREFIX}S of {module}: save it again.")
     if all(name in complete for name in FACTORS):
+        check_factors(complete["hiplora_Ut"], S, complete["hiplora_Vt"], entry, module, in_file=True)
         return complete
     from hiplora.spectrum import default_cache
 
@@ -148,11 +201,13 @@ def with_factors(tensors: Mapping[str, np.ndarray], entry: Mapping[str, Any], mo
             f"The adapter was saved without its singular vectors and the cache does not hold those of {module}: load "
             "it once on its base model, or save it with save_factors=True."
         )
-    check_factors(spectrum.Ut, spectrum.sigma, spectrum.Vt, entry, module)
+    check_factors(spectrum.Ut, S, spectrum.Vt, entry, module)
     return complete | {"hiplora_Ut": spectrum.Ut, "hiplora_Vt": spectrum.Vt}
 
 
-def check_factors(Ut: np.ndarray, S: np.ndarray, Vt: np.ndarray, entry: Mapping[str, Any], module: str) -> None:
+def check_factors(
+    Ut: np.ndarray, S: np.ndarray, Vt: np.ndarray, entry: Mapping[str, Any], module: str, *, in_file: bool = False
+) -> None:
     """Raise unless this is the basis, bit for bit, that the module's core was trained on.
 
     Args:
@@ -161,15 +216,22 @@ def check_factors(Ut: np.ndarray, S: np.ndarray, Vt: np.ndarray, entry: Mapping[
         Vt: (k, n).
         entry: the module's entry in `base_weights`.
         module: its name, for the error.
+        in_file: whether it came with the adapter, for the error.
 
     Raises:
         HiploraError: it is another.
     """
-    if factors_hash(Ut, S, Vt) != entry["factors"]:
+    if factors_hash(Ut, S, Vt) == entry["factors"]:
+        return
+    if in_file:
         raise HiploraError(
-            f"The singular vectors of {module} found here differ in their last digits from those its core was trained "
-            "on: save the adapter with save_factors=True where it was trained."
+            f"The singular vectors of {module} in the adapter's file are not those its core was trained on: the file "
+            "was damaged or cast to another dtype, save the adapter again."
         )
+    raise HiploraError(
+        f"The singular vectors of {module} found here differ in their last digits from those its core was trained on: "
+        "save the adapter with save_factors=True where it was trained."
+    )
 
 
 def low_rank_factors(tensors: Mapping[str, np.ndarray], settings: ModuleSettings) -> tuple[np.ndarray, np.ndarray]:

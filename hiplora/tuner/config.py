@@ -124,6 +124,10 @@ class HipLoraConfig(PeftConfig):
         for name in ("target_modules", "exclude_modules"):
             if isinstance(value := getattr(self, name), list):
                 setattr(self, name, set(value))
+        for name in ("rank_pattern", "alpha_pattern", "principal_rank_pattern", "epsilon_pattern", "base_weights"):
+            if not isinstance(value := getattr(self, name) or {}, dict):
+                raise HiploraError(f"{name} must be a dictionary, got a {type(value).__name__}.")
+            setattr(self, name, value)
         self._check_numbers()
         for name, choices in (("core", ("full", "diagonal")), ("budget_mode", ("soft", "hard")), ("bias", ("none",))):
             if getattr(self, name) not in choices:
@@ -140,9 +144,7 @@ class HipLoraConfig(PeftConfig):
         def check(name: str, pattern: str, ok: Any, rule: str) -> None:
             values = {name: getattr(self, name)}
             if pattern:
-                patterns = getattr(self, pattern) or {}
-                setattr(self, pattern, patterns)
-                values |= {f"{pattern}[{key!r}]": value for key, value in patterns.items()}
+                values |= {f"{pattern}[{key!r}]": value for key, value in getattr(self, pattern).items()}
             for label, value in values.items():
                 if isinstance(value, bool) or not isinstance(value, int | float) or not ok(value):
                     raise HiploraError(f"{label} must be {rule}, got {value!r}.")

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from hiplora.adapters.hiplora_format import group_keys, low_rank_factors, module_settings, with_factors
+from hiplora.adapters.hiplora_format import base_entry, group_keys, low_rank_factors, module_settings, with_factors
 from hiplora.errors import HiploraError
 from hiplora.files import Tensors, atomic_path, read_json, require_finite
 
+_EXPORTED = {"adapter_config.json", "adapter_model.safetensors"}
 _KEPT = ("base_model_name_or_path", "revision", "task_type", "auto_mapping", "fan_in_fan_out", "modules_to_save")
 
 
@@ -21,21 +22,20 @@ def export_lora(adapter_dir: Path, out_dir: Path) -> Path:
 
     `lora_B = [U_k C | (alpha/r) B']` and `lora_A = [V_k^T ; A']` in float32, scaling 1 (alpha = rank), with
     `rank_pattern` and `alpha_pattern` where modules differ (METHOD.md section 2: the whole update has that rank).
-    Tensors of `modules_to_save` are copied. The folder appears whole or not at all; an existing one is replaced.
+    Tensors of `modules_to_save` are copied. The folder appears whole or not at all; an earlier export is replaced.
 
     Args:
         adapter_dir: folder with `adapter_config.json` and `adapter_model.safetensors`.
-        out_dir: folder to write.
+        out_dir: folder to write: new, empty, or an earlier export.
 
     Returns:
         `out_dir`.
 
     Raises:
         HiploraError: the folder is no HiP-LoRA adapter or is damaged, its singular vectors were left out and are not in
-            the cache, or `out_dir` cannot be written or is `adapter_dir` itself.
+            the cache, or `out_dir` cannot be written, holds anything else, or is, contains or lies in `adapter_dir`.
     """
-    if adapter_dir.resolve() == out_dir.resolve():
-        raise HiploraError(f"{out_dir} is the adapter itself, which would be replaced: choose another folder.")
+    _check_replaceable(out_dir, adapter_dir)
     config = read_json(adapter_dir / "adapter_config.json")
     if config.get("peft_type") != "HIPLORA":
         raise HiploraError(f"{adapter_dir} is a {config.get('peft_type')} adapter: only HiP-LoRA is exported as LoRA.")
@@ -48,7 +48,7 @@ def export_lora(adapter_dir: Path, out_dir: Path) -> Path:
     ranks = {}
     for module, keys in modules.items():
         held = {name: require_finite(tensors.read(key), f"{tensors.path}: {key}") for name, key in keys.items()}
-        complete = with_factors(held, config.get("base_weights", {}).get(module, {}), module)
+        complete = with_factors(held, base_entry(config, module), module)
         L, R = low_rank_factors(complete, module_settings(config, module))
         prefix = next(iter(keys.values())).rpartition(".")[0]
         lora[f"{prefix}.lora_A.weight"] = np.ascontiguousarray(R, dtype=np.float32)
@@ -60,6 +60,22 @@ def export_lora(adapter_dir: Path, out_dir: Path) -> Path:
         text = json.dumps(_lora_config(config, ranks), indent=2, sort_keys=True) + "\n"
         (draft / "adapter_config.json").write_text(text, encoding="utf-8")
     return out_dir
+
+
+def _check_replaceable(out_dir: Path, adapter_dir: Path) -> None:
+    out, adapter = out_dir.resolve(), adapter_dir.resolve()
+    if out == adapter or out in adapter.parents or adapter in out.parents:
+        place = "is" if out == adapter else "contains" if out in adapter.parents else "lies in"
+        raise HiploraError(f"{out_dir} {place} the adapter itself: choose another folder to write.")
+    if not out_dir.is_dir():
+        return
+    held = {path.name for path in out_dir.iterdir()}
+    # A trained HiP-LoRA adapter has files of the same names.
+    is_export = (
+        held - {"README.md"} == _EXPORTED and read_json(out_dir / "adapter_config.json").get("peft_type") == "LORA"
+    )
+    if held and not is_export:
+        raise HiploraError(f"{out_dir} holds other files than an earlier export: choose another folder to write.")
 
 
 def _lora_config(config: dict[str, Any], ranks: dict[str, int]) -> dict[str, Any]:

@@ -106,6 +106,30 @@ def refetch_basis(weight: Tensor, settings: ModuleSettings, entry: Mapping[str, 
     return spectrum
 
 
+def is_basis_of(weight: Tensor, Ut: Tensor, S: Tensor, Vt: Tensor) -> bool:
+    """Whether these are singular triplets of a weight, orthonormal and to float32 rounding.
+
+    Two routines give different bits for one weight and both pass; the rounding of a weight to 16 bits does not.
+
+    Args:
+        weight: (m, n), out x in.
+        Ut: (k, m).
+        S: (k,).
+        Vt: (k, n).
+    """
+    W, Ut, S, Vt = (part.cpu().double() for part in (weight, Ut, S, Vt))
+    if (Ut.shape, Vt.shape) != ((len(S), len(W)), (len(S), W.shape[1])):
+        return False
+    eye = torch.eye(len(S), dtype=W.dtype)
+    misses = [(Q @ Q.T - eye).abs().max() for Q in (Ut, Vt)]
+    misses += [
+        (Vt @ W.T - S[:, None] * Ut).norm(dim=1).max() / S[0],
+        (Ut @ W - S[:, None] * Vt).norm(dim=1).max() / S[0],
+    ]
+    # Float32 rounding of the triplets is 1e-7. NaN compares false.
+    return all(bool(miss < 1e-6) for miss in misses)
+
+
 def entry_of(spectrum: "Spectrum") -> dict[str, Any]:
     """Return what `base_weights` keeps of a basis."""
     return {

@@ -41,7 +41,11 @@ def within_budget(core: Tensor, sigma: Tensor, power: float, epsilon: float) -> 
 
 
 def project_out(rows: Tensor, basis: Tensor) -> Tensor:
-    """Return `X (I - Q^T Q)`: the rows of `X` (r, d) without their part in the span of the rows of `Q` (k, d)."""
+    """Return `X (I - Q^T Q)`: the rows of `X` (r, d) without their part in the span of the rows of `Q` (k, d).
+
+    In the dtype of `Q`: one of 16 bits would leave a part of `X` in the span.
+    """
+    rows = rows.to(basis.dtype)
     return torch.addmm(rows, rows @ basis.T, basis, alpha=-1)
 
 
@@ -52,7 +56,7 @@ class AddUpdate(torch.autograd.Function):
     beside r = 8 that is half as much work again. Here they are never formed.
 
     Shapes: `result` (..., m), `x` (..., n), `A` (r, n), `B` (m, r), `C` (k, k), `Ut` (k, m), `Vt` (k, n). `x` has the
-    dtype to compute the two products in; `A`, `B` and the factors are projected in their own.
+    dtype to compute the two products in; `A` and `B` are projected in the dtype of the factors.
     """
 
     @staticmethod
@@ -71,7 +75,7 @@ class AddUpdate(torch.autograd.Function):
             ctx.save_for_backward(flat, z, h, w_in, w_out, core, Ut, Vt)
             ctx.scaling = scaling
             ctx.x_shape = x.shape
-            ctx.dtypes = (A.dtype, C.dtype)
+            ctx.dtypes = (A.dtype, B.dtype, C.dtype)
             if result.dtype == dtype:
                 return torch.addmm(result.reshape(-1, result.shape[-1]), h, w_out).reshape(result.shape)
             return (result + (h @ w_out).reshape(result.shape)).to(result.dtype)
@@ -82,7 +86,7 @@ class AddUpdate(torch.autograd.Function):
         """Return the gradients of `result, x, A, B, C`; the factors have none."""
         flat, z, h, w_in, w_out, core, Ut, Vt = ctx.saved_tensors
         k, scaling = len(core), ctx.scaling
-        factor_dtype, core_dtype = ctx.dtypes
+        A_dtype, B_dtype, core_dtype = ctx.dtypes
         _, need_x, need_A, need_B, need_C, *_ = ctx.needs_input_grad
         grad_x = grad_A = grad_B = grad_C = None
         with _autocast_off(flat):
@@ -90,11 +94,11 @@ class AddUpdate(torch.autograd.Function):
             gh = g @ w_out.T
             # Projections are symmetric: the backward applies to the gradients what the forward applied to A and B.
             if need_B:
-                grad_B = project_out((h[:, k:].T @ g).to(factor_dtype), Ut).T
+                grad_B = project_out(h[:, k:].T @ g, Ut).T.to(B_dtype)
             if need_C:
                 grad_C = (gh[:, :k].T @ z[:, :k]).to(core_dtype)
             if need_A:
-                grad_A = project_out((gh[:, k:].T @ flat).to(factor_dtype) * scaling, Vt)
+                grad_A = (project_out(gh[:, k:].T @ flat, Vt) * scaling).to(A_dtype)
             if need_x:
                 gz = torch.cat([gh[:, :k] @ core, gh[:, k:] * scaling], dim=1)
                 grad_x = (gz @ w_in).reshape(ctx.x_shape)

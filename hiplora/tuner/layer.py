@@ -12,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from hiplora.adapters.hiplora_format import ModuleSettings
+from hiplora.adapters.hiplora_format import ModuleSettings, check_factors
 from hiplora.errors import HiploraError
 from hiplora.tuner.config import HipLoraConfig
 from hiplora.tuner.factors import check_ranks, entry_of, fetch_basis, oriented_weight, refetch_basis
@@ -38,7 +38,8 @@ class HipLoraLayer(BaseTunerLayer):
     """The parameters and the algebra of HiP-LoRA on one weight (m x n, out x in).
 
     Per adapter, all float32: `hiplora_A` (r, n), `hiplora_B` (m, r), `hiplora_C` (k, k) or (k,) are trained;
-    `hiplora_Ut` (k, m), `hiplora_S` (k,), `hiplora_Vt` (k, n) are the frozen basis.
+    `hiplora_Ut` (k, m), `hiplora_S` (k,), `hiplora_Vt` (k, n) are the frozen basis, which stays so when the model is
+    cast to 16 bits.
     """
 
     adapter_layer_names = ("hiplora_A", "hiplora_B", "hiplora_C")
@@ -61,9 +62,9 @@ class HipLoraLayer(BaseTunerLayer):
         self.hiplora_A = nn.ParameterDict()
         self.hiplora_B = nn.ParameterDict()
         self.hiplora_C = nn.ParameterDict()
-        self.hiplora_Ut = BufferDict(persistent=True)
-        self.hiplora_S = BufferDict(persistent=True)
-        self.hiplora_Vt = BufferDict(persistent=True)
+        self.hiplora_Ut = _Unrounded(persistent=True)
+        self.hiplora_S = _Unrounded(persistent=True)
+        self.hiplora_Vt = _Unrounded(persistent=True)
         self.hiplora_dropout = nn.ModuleDict()
         self.hiplora_settings: dict[str, ModuleSettings] = {}
         self.hiplora_records: dict[str, BaseRecord] = {}
@@ -149,7 +150,7 @@ class HipLoraLayer(BaseTunerLayer):
         """Make sure that the basis is there: from the adapter's file, which was read by now, or fetched.
 
         Raises:
-            HiploraError: the file had none, and what the cache holds or an SVD gives differs from it.
+            HiploraError: it is not what the core was trained on, wherever it came from.
         """
         record = self.hiplora_records[adapter]
         if record.filled:
@@ -160,6 +161,9 @@ class HipLoraLayer(BaseTunerLayer):
             spectrum = refetch_basis(weight, self.hiplora_settings[adapter], record.entry, record.module)
             for name, buffer in basis.items():
                 buffer.copy_(torch.from_numpy(getattr(spectrum, _FIELD[name])))
+        else:
+            Ut, S, Vt = (buffer.float().cpu().numpy() for buffer in basis.values())
+            check_factors(Ut, S, Vt, record.entry, record.module, in_file=True)
         for values in (
             self.hiplora_A,
             self.hiplora_B,
@@ -176,7 +180,8 @@ class HipLoraLayer(BaseTunerLayer):
     def effective_core(self, adapter: str) -> Tensor:
         """Return the core as the forward uses it, (k, k), differentiable: gains spread out, hard budget applied."""
         self.fill(adapter)
-        settings, S, core = self.hiplora_settings[adapter], self.hiplora_S[adapter], self.hiplora_C[adapter]
+        settings, S = self.hiplora_settings[adapter], self.hiplora_S[adapter]
+        core = self.hiplora_C[adapter].to(S.dtype)
         if settings.core == "diagonal":
             core = torch.diag(S * core)
         if settings.budget_mode == "hard":
@@ -214,6 +219,17 @@ class HipLoraLayer(BaseTunerLayer):
 
 
 _FIELD = {"Ut": "Ut", "S": "sigma", "Vt": "Vt"}
+
+
+class _Unrounded(BufferDict):
+    """Buffers that `to`, `half` and the like move to a device, but never to fewer digits than float32."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "_Unrounded":
+        def apply(old: Tensor) -> Tensor:
+            new = fn(old)
+            return new if new.dtype.itemsize >= 4 else old.to(new.device, torch.float32)
+
+        return super()._apply(apply, recurse)
 
 
 class HipLoraLinear(nn.Module, HipLoraLayer):

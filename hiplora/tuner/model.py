@@ -9,10 +9,10 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
 
-from hiplora.adapters.hiplora_format import FACTORS, PREFIX, factors_hash, module_settings, split_key
+from hiplora.adapters.hiplora_format import FACTORS, PREFIX, base_entry, factors_hash, module_settings, split_key
 from hiplora.errors import HiploraError
 from hiplora.tuner.config import HipLoraConfig
-from hiplora.tuner.factors import check_base, oriented_weight
+from hiplora.tuner.factors import check_base, is_basis_of, oriented_weight
 from hiplora.tuner.layer import HipLoraLayer, HipLoraLinear
 from hiplora.tuner.penalty import add_penalty
 
@@ -36,12 +36,13 @@ class HipLoraModel(BaseTuner):
         config = self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
         self._loading = bool(config.base_weights)
         modules = dict(model.named_modules())
-        for name, entry in config.base_weights.items():
+        for name in config.base_weights:
             if name not in modules:
                 raise HiploraError(
                     f"Adapter {adapter_name!r} was trained on a base with a layer {name}, which this base does not "
                     "have: load the base it was trained on."
                 )
+            entry = base_entry(vars(config), name)
             check_base(oriented_weight(_unwrapped(modules[name], name), name), entry, name, adapter_name)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         transposed = any(layer.transposed for _, layer in _layers(model, adapter_name))
@@ -99,8 +100,11 @@ class HipLoraModel(BaseTuner):
         found = super()._remap_adapter_state_dict_for_load(
             model=model, config=config, adapter_name=adapter_name, state_dict=state_dict
         )
-        for name, layer in _layers(model, adapter_name):
-            _check_resumed(layer, adapter_name, found, name)
+        layers = _layers(model, adapter_name)
+        bases = [_check_resumed(layer, adapter_name, found, name) for name, layer in layers]
+        # Only once all have passed: a refused load leaves the adapter as it was.
+        for (name, layer), basis in zip(layers, bases, strict=True):
+            layer.hiplora_records[adapter_name].entry["factors"] = basis
             for factor in FACTORS:
                 # What the file leaves out is in the model already; PEFT would warn of missing keys.
                 found.setdefault(f"{name}.{factor}.{adapter_name}", getattr(layer, factor)[adapter_name])
@@ -135,17 +139,29 @@ def _unwrapped(target: nn.Module, module: str) -> nn.Module:
     return target
 
 
-def _check_resumed(layer: HipLoraLayer, adapter: str, state_dict: dict[str, Tensor], name: str) -> None:
-    """Raise when weights trained on one base are read into an adapter that was made on another.
+def _check_resumed(layer: HipLoraLayer, adapter: str, state_dict: dict[str, Tensor], name: str) -> str:
+    """Return the hash of the basis that a load leaves the adapter with.
 
-    A new load checks the hash of the base; here the adapter was made before, as when a training run is resumed.
+    Raises HiploraError when weights trained on one base are read into an adapter that was made on another.
+
+    A new load checks the hash of the base; here the adapter was made before, as when a training run is resumed. The
+    basis must be its own bit for bit, or come with the weights and be one of this very base too.
     """
     record = layer.hiplora_records[adapter]
-    S, Ut, Vt = (state_dict.get(f"{name}.hiplora_{part}.{adapter}") for part in ("S", "Ut", "Vt"))
-    if not record.filled or S is None:
-        return
-    own = layer.hiplora_S[adapter]
-    if S.shape != own.shape or not torch.allclose(S.to(own), own, rtol=1e-4):
-        raise HiploraError(f"The weights for {record.module} were trained on another base: load the one of that run.")
-    if Ut is not None and Vt is not None:
-        record.entry["factors"] = factors_hash(*(part.float().cpu().numpy() for part in (Ut, S, Vt)))
+    trained_on = str(record.entry["factors"])
+    if not record.filled:
+        return trained_on
+    keys = [f"{name}.hiplora_{part}.{adapter}" for part in ("Ut", "S", "Vt")]
+    own = [getattr(layer, f"hiplora_{part}")[adapter] for part in ("Ut", "S", "Vt")]
+    basis = [state_dict.get(key, value).detach() for key, value in zip(keys, own, strict=True)]
+    found = factors_hash(*(part.float().cpu().numpy() for part in basis))
+    if found == trained_on:
+        return found
+    same = basis[1].shape == own[1].shape and torch.allclose(basis[1].to(own[1]), own[1], rtol=1e-5)
+    weight = oriented_weight(layer.get_base_layer(), record.module)
+    if not same or not all(key in state_dict for key in keys) or not is_basis_of(weight, *basis):
+        raise HiploraError(
+            f"The weights for {record.module} were trained on another base, or on singular vectors that are damaged or "
+            "were left out: load the base of that run, and save the adapter with save_factors=True."
+        )
+    return found

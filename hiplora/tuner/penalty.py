@@ -47,16 +47,25 @@ def add_penalty(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any],
     penalty = budget_penalty(model)
     if penalty is None:
         return outputs
-    loss = getattr(outputs, "loss", None)
-    if not isinstance(loss, Tensor):
+    # With `return_dict=False` the loss comes first, but only where there are labels.
+    in_tuple = type(outputs) is tuple and bool(outputs) and _has_labels(kwargs)
+    loss = outputs[0] if in_tuple else getattr(outputs, "loss", None)
+    if not isinstance(loss, Tensor) or (in_tuple and loss.ndim):
         warnings.warn(
             "The model returned no loss, so the budget's penalty is not in it: add hiplora.tuner.budget_penalty(model) "
             "to your loss, or use budget_mode='hard'.",
             stacklevel=2,
         )
         return outputs
-    outputs.loss = loss + (penalty * _batch_share(model, kwargs)).to(loss)
+    loss = loss + (penalty * _batch_share(model, kwargs)).to(loss)
+    if in_tuple:
+        return (loss, *outputs[1:])
+    outputs.loss = loss
     return outputs
+
+
+def _has_labels(kwargs: dict[str, Any]) -> bool:
+    return any(value is not None and ("label" in name or name == "start_positions") for name, value in kwargs.items())
 
 
 def _batch_share(model: nn.Module, kwargs: dict[str, Any]) -> Tensor | float:

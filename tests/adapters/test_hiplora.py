@@ -138,7 +138,59 @@ def test_factors_other_than_those_it_was_trained_on_are_refused(make, cache_fold
         adapter.delta(adapter.modules[0])
 
 
-@pytest.mark.parametrize("entry", [None, {}, {"hash": "x"}])
+@pytest.mark.parametrize(
+    ("save_factors", "damage"),
+    [
+        (True, lambda key, array: array[::-1].copy() if key.endswith("hiplora_Ut") else array),
+        (True, lambda key, array: array.astype(np.float16)),
+        (False, lambda key, array: array.astype(np.float16)),
+        (False, lambda key, array: array * np.float32(1.001) if key.endswith("hiplora_S") else array),
+    ],
+)
+def test_a_damaged_or_cast_basis_is_refused(make, changed_copy, damage, save_factors):
+    folder = make(save_factors=save_factors)[1]
+    copy = changed_copy(folder, "copy", lambda tensors: {key: damage(key, array) for key, array in tensors.items()})
+    adapter = read_adapter(copy)
+    with pytest.raises(HiploraError, match=r"singular vectors of model\.layers\.0"):
+        adapter.delta(adapter.modules[0])
+
+
+def test_peft_prefix_twice_means_the_same_module(make, changed_copy):
+    folder = make()[1]
+    twice = changed_copy(
+        folder, "twice", lambda tensors: {f"base_model.model.{key}": array for key, array in tensors.items()}
+    )
+    assert read_adapter(twice).modules == read_adapter(folder).modules
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"lora_alpha": "16"}, "lora_alpha '16', not a number"),
+        ({"epsilon": "0.05"}, "epsilon '0.05', not a number"),
+        ({"epsilon": float("nan")}, "epsilon nan, out of range"),
+        ({"r": 2.5}, "r 2.5, not a whole number"),
+        ({"r": True}, "r True, not a whole number"),
+        ({"r": 0}, "r 0, out of range"),
+        ({"budget_power": None}, "budget_power None, not a number"),
+        ({"core": 3}, "core 3, not a text"),
+        ({"core": "diag"}, "core 'diag', not 'full' or 'diagonal'"),
+        ({"budget_mode": "firm"}, "budget_mode 'firm', not 'soft' or 'hard'"),
+        ({"rank_pattern": ["q_proj"]}, "rank_pattern .*, not an object"),
+        ({"epsilon_pattern": "q_proj"}, "epsilon_pattern 'q_proj', not an object"),
+        ({"alpha_pattern": {"q_proj": "3"}}, r"alpha_pattern\['q_proj'\] '3', not a number"),
+        ({"alpha_pattern": {"(": 3}}, "no regular expression"),
+        ({"base_weights": ["x"]}, "does not say which base weight"),
+    ],
+)
+def test_a_config_of_wrong_types_is_refused(make, fields, message):
+    path = make()[1] / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    with pytest.raises(HiploraError, match=message):
+        read_adapter(path.parent)
+
+
+@pytest.mark.parametrize("entry", [None, {}, 3, {"hash": "x"}, {"hash": 1, "principal_rank": 4, "factors": "x"}])
 def test_a_config_that_does_not_name_the_base_weights_is_refused(make, entry):
     path = make()[1] / "adapter_config.json"
     config = json.loads(path.read_text())

@@ -120,15 +120,44 @@ def test_modules_kept_whole_travel_along(load_base, tokens, tmp_path):
         torch.testing.assert_close(loaded(input_ids=tokens).logits, want, atol=1e-5, rtol=1e-5)
 
 
-def test_replaces_an_earlier_export_but_not_its_source(load_base, tmp_path):
+def test_replaces_an_empty_folder_and_an_earlier_export(load_base, tmp_path):
     make_adapter(load_base(), tmp_path / "hip")
     (tmp_path / "lora").mkdir()
-    (tmp_path / "lora" / "old.txt").write_text("old")
     export_lora(tmp_path / "hip", tmp_path / "lora")
-    names = {path.name for path in (tmp_path / "lora").iterdir()}
-    assert names == {"adapter_config.json", "adapter_model.safetensors"}
-    with pytest.raises(HiploraError, match="is the adapter itself"):
-        export_lora(tmp_path / "hip", tmp_path / "hip")
+    weights = (tmp_path / "lora" / "adapter_model.safetensors").read_bytes()
+    make_adapter(load_base(), tmp_path / "hip", budget_mode="hard")
+    (tmp_path / "lora" / "README.md").write_text("mine")
+    export_lora(tmp_path / "hip", tmp_path / "lora")
+    assert {path.name for path in (tmp_path / "lora").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert (tmp_path / "lora" / "adapter_model.safetensors").read_bytes() != weights
+
+
+def _files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("runs/hip", "is the adapter itself"),
+        ("runs/other/../hip", "is the adapter itself"),
+        ("runs", "contains the adapter itself"),
+        (".", "contains the adapter itself"),
+        ("runs/hip/lora", "lies in the adapter itself"),
+        ("runs/notes", "notes holds other files than an earlier export: choose another folder"),
+        ("runs/other", "other holds other files than an earlier export: choose another folder"),
+    ],
+)
+def test_never_replaces_the_source_or_anything_but_an_export(load_base, tmp_path, out, message):
+    make_adapter(load_base(), tmp_path / "runs" / "hip")
+    # Files of an export's names, but a trained adapter.
+    make_adapter(load_base(), tmp_path / "runs" / "other")
+    export_lora(tmp_path / "runs" / "hip", tmp_path / "runs" / "notes")
+    (tmp_path / "runs" / "notes" / "notes.txt").write_text("mine")
+    before = _files(tmp_path)
+    with pytest.raises(HiploraError, match=message):
+        export_lora(tmp_path / "runs" / "hip", tmp_path / out)
+    assert _files(tmp_path) == before
 
 
 def _edit(folder, change):
@@ -142,6 +171,8 @@ def _edit(folder, change):
         (lambda t: {k: v for k, v in t.items() if not k.endswith("hiplora_A")}, "holds no hiplora_A"),
         (lambda t: {k: v[:2] if k.endswith("hiplora_B") else v for k, v in t.items()}, "do not fit r=3"),
         (lambda t: {k: v * np.float32("nan") if k.endswith("_C") else v for k, v in t.items()}, "NaN"),
+        (lambda t: {k: v[::-1].copy() if k.endswith("hiplora_Ut") else v for k, v in t.items()}, "file was damaged"),
+        (lambda t: {k: v.astype(np.float16) for k, v in t.items()}, "cast to another dtype"),
         (lambda t: {"lm_head.weight": np.zeros((2, 2), np.float32)}, "no HiP-LoRA tensors"),
     ],
 )
@@ -161,6 +192,7 @@ def test_other_methods_are_refused(load_base, tmp_path):
 
 def test_split_key():
     assert split_key("base_model.model.a.b.hiplora_A") == ("a.b", "hiplora_A")
+    assert split_key("base_model.model.base_model.model.a.b.hiplora_A") == ("a.b", "hiplora_A")
     assert split_key("a.b.hiplora_Ut") == ("a.b", "hiplora_Ut")
     assert split_key("base_model.model.a.hiplora_x.weight") is None
     with pytest.raises(HiploraError, match="no 'r'"):

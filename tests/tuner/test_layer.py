@@ -199,6 +199,33 @@ def test_sixteen_bit_base_keeps_float32_factors(dtype):
     assert layer.hiplora_C["a"].grad.dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("fields", [{}, {"core": "diagonal", "budget_mode": "hard"}])
+def test_a_cast_to_sixteen_bits_leaves_the_basis_as_it_is(dtype, fields):
+    layer = make_layer(torch.randn(24, 16), r=2, principal_rank=4, **fields)
+    for values in (layer.hiplora_B, layer.hiplora_C):
+        values["a"].data.normal_(std=0.1)
+    basis = {name: value.clone() for name, value in layer.named_buffers()}
+    x = torch.randn(5, 16)
+    want = layer(x) - layer.base_layer(x)
+    layer.to(dtype)
+    assert layer.base_layer.weight.dtype == layer.hiplora_A["a"].dtype == dtype
+    found = dict(layer.named_buffers())
+    assert found.keys() == basis.keys()
+    assert all(torch.equal(found[name], value) and found[name].dtype == torch.float32 for name, value in basis.items())
+    y = layer(x.to(dtype))
+    assert y.dtype == dtype
+    torch.testing.assert_close(
+        (y - layer.base_layer(x.to(dtype))).float(), want.detach(), atol=0.05 * want.abs().max().item(), rtol=0
+    )
+    (y.float().square().sum() + layer.cost("a")).backward()
+    for values in (layer.hiplora_A, layer.hiplora_B, layer.hiplora_C):
+        assert values["a"].grad.dtype == dtype
+        assert values["a"].grad.abs().max() > 0
+    layer.double().to(dtype).float()
+    assert all(torch.equal(value, basis[name]) for name, value in layer.named_buffers())
+
+
 def test_autocast_computes_in_its_dtype_but_projects_in_float32():
     layer = make_layer(torch.randn(64, 48), r=4, principal_rank=8)
     for values in (layer.hiplora_B, layer.hiplora_C):

@@ -11,7 +11,7 @@ import warnings
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
@@ -19,6 +19,7 @@ import hiplora.spectrum.cache
 from hiplora.errors import HiploraError
 from hiplora.tuner import HipLoraConfig, HipLoraLayer, budget_penalty
 from hiplora.tuner.export import export_lora
+from hiplora.tuner.penalty import add_penalty
 
 SMALL = {"r": 3, "principal_rank": 5, "target_modules": "all-linear"}
 
@@ -209,6 +210,141 @@ def test_resuming_on_another_base_is_refused(load_base, tokens, tmp_path):
         wrong.train(resume_from_checkpoint=True)
 
 
+@pytest.fixture
+def nudged_base(load_base):
+    """The llama with weights 1e-5 off: singular values that agree to four digits, singular vectors that do not."""
+    model = load_base()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1 + 1e-5 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+@pytest.mark.parametrize("save_factors", [True, False])
+def test_weights_of_another_base_are_refused_by_an_adapter_made_before(load_base, tmp_path, save_factors, nudged_base):
+    config = HipLoraConfig(save_factors=save_factors, **SMALL)
+    perturb(get_peft_model(load_base(), config)).save_pretrained(tmp_path)
+    wrong = get_peft_model(nudged_base, config)
+    before = copy.deepcopy(wrong.state_dict())
+    with pytest.raises(HiploraError, match="another base"):
+        wrong.load_adapter(tmp_path, "default")
+    assert all(torch.equal(value, before[key]) for key, value in wrong.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("save_factors", [True, False])
+def test_weights_of_the_same_base_in_another_dtype_are_refused(load_base, tmp_path, save_factors, dtype):
+    config = HipLoraConfig(save_factors=save_factors, **SMALL)
+    perturb(get_peft_model(load_base(), config)).save_pretrained(tmp_path)
+    with pytest.raises(HiploraError, match="another base"):
+        get_peft_model(load_base(dtype=dtype), config).load_adapter(tmp_path, "default")
+
+
+def flip_signs(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Another routine's basis of the same weights, with the core on it."""
+    flipped = {}
+    for key, value in tensors.items():
+        signs = torch.tensor([-1.0, 1, -1, 1, 1])
+        kind = key.rpartition("_")[2]
+        flipped[key] = (
+            value * signs[:, None]
+            if kind in ("Ut", "Vt")
+            else value * torch.outer(signs, signs)
+            if kind == "C"
+            else value
+        )
+    return flipped
+
+
+def reverse_rows(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value.flip(0).contiguous() if key.endswith("_Ut") else value for key, value in tensors.items()}
+
+
+def cast(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value.bfloat16() for key, value in tensors.items()}
+
+
+def change(folder, how) -> None:
+    path = folder / "adapter_model.safetensors"
+    save_file(how(load_file(path)), path, {"format": "pt"})
+
+
+def test_without_the_vectors_the_values_must_be_the_same_bit_for_bit(load_base, tmp_path):
+    config = HipLoraConfig(save_factors=False, **SMALL)
+    perturb(get_peft_model(load_base(), config)).save_pretrained(tmp_path)
+    get_peft_model(load_base(), config).load_adapter(tmp_path, "default")
+    up = torch.tensor(float("inf"))
+    change(tmp_path, lambda tensors: {k: v.nextafter(up) if k.endswith("_S") else v for k, v in tensors.items()})
+    with pytest.raises(HiploraError, match="were left out"):
+        get_peft_model(load_base(), config).load_adapter(tmp_path, "default")
+
+
+def test_resuming_takes_over_another_routines_basis_of_the_same_base(load_base, tokens, tmp_path):
+    model = perturb(get_peft_model(load_base(), HipLoraConfig(**SMALL)))
+    want = logits(model, tokens)
+    model.save_pretrained(tmp_path / "run")
+    change(tmp_path / "run", flip_signs)
+    again = get_peft_model(load_base(), HipLoraConfig(**SMALL))
+    again.load_adapter(tmp_path / "run", "default")
+    torch.testing.assert_close(logits(again, tokens), want)
+    again.save_pretrained(tmp_path / "saved")
+    loaded = PeftModel.from_pretrained(load_base(), tmp_path / "saved")
+    assert torch.equal(logits(loaded, tokens), logits(again, tokens))
+
+
+def test_a_refused_load_leaves_the_adapter_as_it_was(load_base, tokens, tmp_path):
+    model = perturb(get_peft_model(load_base(), HipLoraConfig(**SMALL)))
+    want = logits(model, tokens)
+    model.save_pretrained(tmp_path / "run")
+    change(tmp_path / "run", flip_signs)
+    change(tmp_path / "run", lambda tensors: tensors | reverse_rows(dict(list(tensors.items())[-6:])))
+    with pytest.raises(HiploraError, match="damaged"):
+        model.load_adapter(tmp_path / "run", "default")
+    model.save_pretrained(tmp_path / "saved")
+    assert torch.equal(logits(PeftModel.from_pretrained(load_base(), tmp_path / "saved"), tokens), want)
+
+
+@pytest.mark.parametrize("damage", [reverse_rows, cast])
+def test_a_damaged_or_cast_basis_is_refused(load_base, tokens, tmp_path, damage):
+    perturb(get_peft_model(load_base(), HipLoraConfig(**SMALL))).save_pretrained(tmp_path)
+    change(tmp_path, damage)
+    for low_memory in (False, True):
+        with pytest.raises(HiploraError, match="the file was damaged or cast to another dtype, save the adapter again"):
+            logits(PeftModel.from_pretrained(load_base(), tmp_path, low_cpu_mem_usage=low_memory), tokens)
+    inner = load_base()
+    inner.load_adapter(str(tmp_path))
+    with pytest.raises(HiploraError, match="the file was damaged or cast"):
+        logits(inner, tokens)
+    resumed = get_peft_model(load_base(), HipLoraConfig(**SMALL))
+    with pytest.raises(HiploraError, match="damaged"):
+        resumed.load_adapter(tmp_path, "default")
+
+
+def test_a_model_cast_after_its_adapter_was_made_saves_a_whole_basis(load_base, tokens, tmp_path):
+    model = perturb(get_peft_model(load_base(), HipLoraConfig(**SMALL)), size=0.1).to(torch.bfloat16)
+    assert {layer.hiplora_Ut["default"].dtype for layer in layers(model)} == {torch.float32}
+    model.train()(input_ids=tokens, labels=tokens).loss.backward()
+    want = logits(model, tokens).float()
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(load_base(), tmp_path)
+    torch.testing.assert_close(logits(loaded, tokens), want, atol=0.03 * want.abs().max().item(), rtol=0)
+    exported = PeftModel.from_pretrained(load_base(), export_lora(tmp_path, tmp_path.with_name("lora")))
+    torch.testing.assert_close(logits(exported, tokens), logits(loaded, tokens), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("base_weights", ["x"]), ("base_weights", {"model.layers.0.mlp.up_proj": 3}), ("rank_pattern", ["q_proj"])],
+)
+def test_a_config_of_wrong_types_is_refused(load_base, tmp_path, name, value):
+    get_peft_model(load_base(), HipLoraConfig(**SMALL)).save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(HiploraError, match=name):
+        PeftModel.from_pretrained(load_base(), tmp_path)
+
+
 def test_two_adapters_switch_sum_disable_and_delete(load_base, tokens, tmp_path):
     plain = logits(load_base(), tokens)
     model = get_peft_model(load_base(), HipLoraConfig(**SMALL), adapter_name="one")
@@ -311,6 +447,29 @@ def test_penalty_with_adapters_added_by_transformers(load_base, tokens):
     loss = model.train()(input_ids=tokens, labels=tokens).loss
     torch.testing.assert_close(loss, bare + budget_penalty(model))
     loss.backward()
+
+
+def test_penalty_reaches_the_first_of_a_tuple(load_base, tokens):
+    model = perturb(get_peft_model(load_base(), HipLoraConfig(**SMALL)))
+    bare, values, *_ = model(input_ids=tokens, labels=tokens, return_dict=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        outputs = model.train()(input_ids=tokens, labels=tokens, return_dict=False)
+    assert type(outputs) is tuple
+    assert budget_penalty(model) > 0.1
+    torch.testing.assert_close(outputs[0], bare + budget_penalty(model))
+    assert torch.equal(outputs[1], values)
+    with pytest.warns(UserWarning, match="penalty is not in it"):
+        outputs = model(input_ids=tokens, return_dict=False)
+    assert torch.equal(outputs[0], values)
+
+
+@pytest.mark.parametrize(("labels", "first"), [(False, torch.ones(())), (True, torch.ones(2, 3))])
+def test_the_first_of_a_tuple_is_a_loss_only_with_labels_and_as_a_scalar(load_base, tokens, labels, first):
+    model = perturb(get_peft_model(load_base(), HipLoraConfig(**SMALL))).train()
+    with pytest.warns(UserWarning, match="penalty is not in it"):
+        outputs = add_penalty(model, (), {"labels": tokens if labels else None}, (first, tokens))
+    assert outputs[0] is first
 
 
 def test_adapters_added_by_transformers_save_and_load(load_base, tokens, tmp_path):
