@@ -28,11 +28,10 @@ def tightness_by_layer(table: pd.DataFrame) -> go.Figure:
     colors, symbols = adapter_colors(table["adapter"]), adapter_symbols(table["adapter"])
     numbered = table[table["layer"].notna() & (table["tightness"] > 0)]
     figure = go.Figure()
-    for i, adapter in enumerate(adapters):
+    for adapter in adapters:
         part = numbered[numbered["adapter"] == adapter]
-        # Kinds stand side by side within a layer, adapters beside each other within a kind.
-        kind = np.array([kinds.index(name) for name in part["kind"]], dtype=np.float64)
-        place = (kind + (i + 0.5) / len(adapters)) / len(kinds) - 0.5
+        # Kinds stand side by side within a layer; the adapters' marks of one module stand above each other.
+        place = (np.array([kinds.index(name) for name in part["kind"]], dtype=np.float64) + 0.5) / len(kinds) - 0.5
         figure.add_scatter(
             x=part["layer"].to_numpy(np.float32) + np.float32(0.8) * place,
             y=part["tightness"].to_numpy(np.float32),

@@ -57,8 +57,8 @@ def channel_norms(table: pd.DataFrame, kind: str | None = None) -> go.Figure:
     figure.update_yaxes(title="Frobenius norm of the channel", row=1, col=1)
     sums = table.assign(pp=table["principal_norm"] ** 2, rr=table["residual_norm"] ** 2)
     sums = sums.groupby("adapter", sort=False)[["pp", "rr"]].sum() ** 0.5
-    ratio = (sums["pp"] / sums["rr"]).replace([np.inf], np.nan)
-    words = ", ".join(f"{name} {percent(value)}" for name, value in ratio.items())
+    ratio = sums["pp"] / sums["rr"].where(sums["rr"] > 1e-4 * sums["pp"])
+    words = ", ".join(f"{name} {percent(v)}" for name, v in ratio.items())
     return finish(
         figure,
         f"The principal channel's norm is this part of the residual one's: {words}.",

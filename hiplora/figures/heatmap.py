@@ -117,7 +117,8 @@ def _finding(table: pd.DataFrame, info: MeasureInfo) -> str:
     top = row_of_max(table, info.column)
     if top is None:
         return f"{info.title}: not known here."
-    value = two_digits(float(top[info.column])) + ("× chance" if info.scale == "chance" else "")
     if info.scale == "count":
-        value = f"{int(top[info.column])}"
+        sums = table.groupby("adapter", sort=False)[info.column].sum()
+        return f"{info.name} in all modules: {', '.join(f'{name} {count}' for name, count in sums.items())}."
+    value = two_digits(float(top[info.column])) + ("× chance" if info.scale == "chance" else "")
     return f"{info.name} is highest in {top['module']} of {top['adapter']}: {value}."

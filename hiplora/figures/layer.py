@@ -60,6 +60,22 @@ def direction_energy(table: pd.DataFrame, k: int) -> go.Figure:
         k: principal rank.
     """
     figure = _both_sides(table, "{side}", "direction %{x}<br>%{y:.3%} of the energy")
+    # One direction's share jumps about; what is to be seen is the level, octave by octave.
+    for trace in list(figure.data):
+        x, y = _octave_means(np.asarray(trace.x), np.asarray(trace.y))
+        figure.add_scatter(
+            x=x,
+            y=y,
+            mode="lines",
+            line={"color": trace.line.color, "width": 3, "shape": "hv"},
+            xaxis=trace.xaxis,
+            yaxis=trace.yaxis,
+            legendgroup=trace.legendgroup,
+            showlegend=trace.showlegend,
+            name=f"{trace.name}, octave means",
+            hovertemplate=f"from direction %{{x}}<br>%{{y:.3%}} on average<extra>{trace.name}</extra>",
+        )
+        trace.update(line_width=1, opacity=0.35, showlegend=False)
     for col, side in enumerate(_SIDES, start=1):
         figure.add_hline(
             y=float(table[f"{side}_null"].iloc[0]), line={"color": NULL, "dash": "dash", "width": 2}, row=1, col=col
@@ -78,8 +94,8 @@ def direction_energy(table: pd.DataFrame, k: int) -> go.Figure:
     return finish(
         figure,
         f"On the top {k} directions: {words}.",
-        "Energy of the update on each singular direction of "
-        "the weight (mean of both sides in the title); dashed: one direction's share by chance.",
+        "Energy of the update on each singular direction of the weight (mean of both sides in the title). Bold: mean "
+        "of the octaves 1, 2, 3–4, 5–8, …; dashed: one direction's share by chance.",
         380,
         panels=True,
     )
@@ -233,6 +249,14 @@ def _both_sides(table: pd.DataFrame, column: str, hover: str) -> go.Figure:
                 hovertemplate=f"{hover}<extra>{adapter}</extra>",
             )
     return figure
+
+
+def _octave_means(directions: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the start of each octave of directions (1, 2, 3-4, 5-8, ...) and its mean share, the last one twice."""
+    octave = np.ceil(np.log2(directions)).astype(int)
+    starts = np.unique(octave, return_index=True)[1]
+    means = np.array([shares[octave == octave[start]].mean() for start in starts])
+    return np.append(directions[starts], directions[-1] + 1), np.append(means, means[-1])
 
 
 def _mark_principal(figure: go.Figure, k: int) -> None:

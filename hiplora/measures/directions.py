@@ -12,7 +12,8 @@ from hiplora.spectrum import Spectrum
 def direction_table(spectrum: Spectrum, delta: Delta, adapter: str = "") -> pd.DataFrame:
     """Return one row per singular direction of the weight.
 
-    Columns: `adapter, direction` (from 1), `sigma, sigma_share` (`s_i^2 / ||W0||_F^2`), `left, right` (shares `e_i / ||dW||^2` of the energy on `u_i` and
+    Columns: `adapter, direction` (from 1), `sigma, sigma_share` (`s_i^2 / ||W0||_F^2`),
+    `left, right` (shares `e_i / ||dW||^2` of the energy on `u_i` and
     `v_i`), `core_change` (`c_i = u_i^T dW v_i`), `gain` (`c_i / s_i`), `left_cumulative, right_cumulative` and, for
     each side, the isotropic null of the cumulative share: `*_null, *_null_low, *_null_high` (95 %).
 

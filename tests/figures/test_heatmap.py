@@ -128,12 +128,12 @@ def test_map_title_names_the_module_of_the_peak(layers: pd.DataFrame, column: st
     assert f"highest in {top['module']} of {top['adapter']}: {style.two_digits(top[column])}" in title
 
 
-def test_counts_are_whole_placesin_colour_and_title(layers: pd.DataFrame) -> None:
+def test_counts_are_whole_in_colour_and_title(layers: pd.DataFrame) -> None:
     counted = layers.assign(intruders=pd.array(range(len(layers)), dtype="Int64"))
     figure = figures.layer_map(counted, MEASURES["intruders"])
     for trace, adapter in zip(maps(figure), ["leading", "random", "silent"], strict=True):
         np.testing.assert_array_equal(numbers(trace.z), expected(counted, adapter, "intruders"))
-    assert figure.layout.title.text.endswith(": 17.")
+    assert figure.layout.title.text.endswith("leading 45, random 51, silent 57.")
 
 
 def test_layer_map_leaves_a_gap_where_an_adapter_changes_nothing(layers: pd.DataFrame) -> None:

@@ -59,6 +59,17 @@ def test_direction_energy_draws_each_side_in_its_own_panel(directions: pd.DataFr
 
 
 @pytest.mark.parametrize("side", SIDES)
+def test_direction_energy_draws_the_mean_of_each_octave_in_bold(directions: pd.DataFrame, side: str) -> None:
+    figure = figures.direction_energy(directions, K)
+    bold = lines_in(figure, panel(figure, side))["random, octave means"]
+    shares = of(directions, "random")[side].to_numpy()
+    octaves = [slice(0, 1), slice(1, 2), slice(2, 4), slice(4, 8), slice(8, 16), slice(16, 18)]
+    means = [shares[octave].mean() for octave in octaves]
+    same(bold.x, pd.Series([1, 2, 3, 5, 9, 17, 19]))
+    same(bold.y, pd.Series([*means, means[-1]]))
+
+
+@pytest.mark.parametrize("side", SIDES)
 def test_direction_energy_dashes_one_direction_s_share_by_chance(directions: pd.DataFrame, side: str) -> None:
     figure = figures.direction_energy(directions, K)
     first = directions[directions["direction"] == 1]
