@@ -64,11 +64,15 @@ with cut:
         r" C = U_k^\top \Delta W V_k",
         python=cards.snippet(loaded, "cut_by_layer(measures.cut_table(table))", power=power),
     )
-    trained = {a.name: sorted({e for m in a.modules if (e := a.epsilon(m)) is not None}) for a in loaded.adapters}
-    for name, budgets in trained.items():
-        words = (
-            f"was trained under ε = {', '.join(map(str, budgets))}; the sliders ask what another budget would mean."
-            if budgets
-            else "was trained without a budget: its tightness is a counterfactual and may exceed 1."
-        )
-        st.caption(f"{plain(name)} {words}")
+    for adapter in loaded.adapters:
+        mode = adapter.config.get("budget_mode")
+        if mode == "hard":
+            budgets = sorted({e for module in adapter.modules if (e := adapter.epsilon(module)) is not None})
+            words = f"was trained under a hard budget, ε = {', '.join(map(str, budgets))}."
+        elif mode == "soft":
+            words = (
+                f"was trained with a soft budget, λ = {adapter.config['budget_lambda']:g}: charged for, not limited."
+            )
+        else:
+            words = "was trained without a budget: its tightness is a counterfactual and may exceed 1."
+        st.caption(f"{plain(adapter.name)} {words}")

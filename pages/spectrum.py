@@ -66,7 +66,7 @@ def show_layer(module: str) -> None:
     spectrum = loaded.spectra.get(weight, k)
     st.caption(
         f"{weight.shape[0]} × {weight.shape[1]}, out × in. The principal {k} directions are shaded. Its "
-        f"singular vectors are exact to {spectrum.residual:.0e} of σ₁ ({spectrum.algorithm})."
+        f"singular triplets leave a residual of {spectrum.residual:.0e} σ₁ ({spectrum.algorithm})."
     )
     directions = data.one_layer(loaded, module, direction_table)
     sweep = data.one_layer(loaded, module, sweep_table)
