@@ -71,7 +71,7 @@ with cut:
             words = f"was trained under a hard budget, ε = {', '.join(map(str, budgets))}."
         elif mode == "soft":
             words = (
-                f"was trained with a soft budget, λ = {adapter.config['budget_lambda']:g}: charged for, not limited."
+                f"was trained with a soft budget, λ = {adapter.config.get('budget_lambda')}: charged for, not limited."
             )
         else:
             words = "was trained without a budget: its tightness is a counterfactual and may exceed 1."
