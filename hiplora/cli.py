@@ -167,12 +167,13 @@ def _headline(row: dict[Any, Any], k: int) -> str:
     if row["relative_norm"] == 0:
         return f"{what}: does nothing, its update is zero."
     chance = row["pp_null"]
+    intruders = f"; {row['intruders']:.0f} intruder dimensions" if row["intruders"] >= 0 else ""
     over = f", over budget in {row['over_budget']} maps" if row["over_budget"] else ""
     return (
         f"{what}: {row['enrichment']:.2g}x its share by chance in the principal block "
         f"(95 % of random updates: {row['pp_null_low'] / chance:.2g}x to {row['pp_null_high'] / chance:.2g}x), "
         f"{row['pp']:.2%} of its energy; relative norm {row['relative_norm']:.2g}; "
-        f"max tightness {row['max_tightness']:.2g}{over}"
+        f"max tightness {row['max_tightness']:.2g}{over}{intruders}"
     )
 
 

@@ -12,7 +12,7 @@ def summary_table(layers: pd.DataFrame) -> pd.DataFrame:
     Shares are of the energy of all modules together; their null is the energy-weighted mean of the modules' nulls,
     with the variances added as of independent modules. Columns: `adapter, method, modules, relative_norm, pp, pr, rp,
     rr, pp_null, pp_null_low, pp_null_high, enrichment, max_tightness, over_budget` (modules with tightness above 1),
-    `mean_stable_rank`.
+    `mean_stable_rank`, `intruders` (NaN where they were not counted).
 
     Args:
         layers: from `layer_table`.
@@ -41,6 +41,7 @@ def summary_table(layers: pd.DataFrame) -> pd.DataFrame:
                 "max_tightness": float(group["tightness"].max()),
                 "over_budget": int((group["tightness"] > 1).sum()),
                 "mean_stable_rank": float(group["stable_rank"].mean()),
+                "intruders": float(group["intruders"].sum()) if group["intruders"].notna().all() else np.nan,
             }
         )
     return pd.DataFrame(rows)
