@@ -256,10 +256,10 @@ def _export_lora(args: argparse.Namespace) -> None:
 def _demo_build(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
+    from hiplora.demo import demo_root
     from hiplora.demo.build import build
-    from hiplora.paths import site_root
 
-    out = args.out or site_root() / "assets" / "demo"
+    out = args.out or demo_root()
     with tqdm(total=1.0, bar_format="{desc} {percentage:3.0f}%|{bar:30}| {remaining} left", disable=None) as bar:
         current = ""
 
