@@ -1,9 +1,14 @@
-"""Where the project's own files lie: the app with its assets, and the user's cache folder."""
+"""Where the project's own files lie: the app with its assets, the user's cache folder and the user's runs."""
 
 import os
 from pathlib import Path
 
 import platformdirs
+
+RUN_FILE = "run.json"
+"""What makes a folder a training run."""
+RUN_ADAPTER = "adapter"
+"""The folder inside a run that holds its latest adapter, in PEFT's format."""
 
 
 def site_root() -> Path:
@@ -26,3 +31,9 @@ def demo_adapters() -> list[Path]:
 def cache_root() -> Path:
     """Return the user's cache folder: `$HIPLORA_CACHE`, or the system's place for caches."""
     return Path(os.environ.get("HIPLORA_CACHE") or platformdirs.user_cache_dir("hiplora", appauthor=False))
+
+
+def runs_root() -> Path:
+    """Return the folder that training runs are kept in: `$HIPLORA_RUNS`, or the system's place for a user's data."""
+    chosen = os.environ.get("HIPLORA_RUNS")
+    return Path(chosen) if chosen else Path(platformdirs.user_data_dir("hiplora", appauthor=False)) / "runs"

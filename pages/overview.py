@@ -4,6 +4,7 @@ import streamlit as st
 
 from hiplora import figures
 from hiplora.catalog import MEASURES
+from hiplora.errors import HiploraError
 from hiplora.measures import notes_on, summary_table
 from hiplora.measures.alone import adapter_table
 from hiplora.ui import cards, data, shell
@@ -75,5 +76,10 @@ if loaded.adapters:
 for adapter, reason in loaded.strangers:
     st.subheader(plain(f"{adapter.name}, without its base"))
     st.warning(plain(reason), icon=":material/link_off:")
+    try:
+        table = adapter_table(adapter)
+    except HiploraError as error:
+        st.error(plain(str(error)), icon=":material/error:")
+        continue
     st.caption("Its own ranks and norms need no base; where its energy lies along the weights' directions does.")
-    st.dataframe(adapter_table(adapter).drop(columns=["adapter"]), hide_index=True)
+    st.dataframe(table.drop(columns=["adapter"]), hide_index=True)

@@ -1,4 +1,4 @@
-"""An adapter on disk: which modules it changes and by what, without PEFT and without the base."""
+"""An adapter on disk: which modules it changes and by what, without PEFT."""
 
 from abc import ABC, abstractmethod
 from functools import cached_property
@@ -17,9 +17,11 @@ class Adapter(ABC):
     """One adapter folder. Deltas are read one module at a time.
 
     Attributes:
-        path: the folder.
-        name: what to call it; the folder's name.
-        method: `LoRA`, `rsLoRA` or `HiP-LoRA`.
+        path: the folder that the files lie in.
+        home: the folder it is called after: its own, or that of the run that it was trained in.
+        name: what to call it; the name of `home`.
+        method: how it was trained, such as `LoRA` or `HiP-LoRA`.
+        needs_base: whether `delta` must be given the base's weight.
         config: `adapter_config.json`.
         tensors: `adapter_model.safetensors`.
         modules: names of the changed matrices, without PEFT's prefix, in file order.
@@ -27,10 +29,12 @@ class Adapter(ABC):
     """
 
     method: str
+    needs_base: bool = False
 
-    def __init__(self, path: Path, config: dict[str, Any], tensors: Tensors):
+    def __init__(self, path: Path, config: dict[str, Any], tensors: Tensors, home: Path | None = None):
         self.path = path
-        self.name = path.resolve().name
+        self.home = home or path
+        self.name = self.home.resolve().name
         self.config = config
         self.tensors = tensors
         self._keys = self._find_keys()
@@ -68,11 +72,16 @@ class Adapter(ABC):
             ) from None
 
     @abstractmethod
-    def delta(self, module: str) -> Delta:
-        """Return the update of one module, (m, n) out x in, scaling included.
+    def delta(self, module: str, weight: np.ndarray | None = None) -> Delta:
+        """Return the update of one module relative to the base it started from, (m, n) out x in, scaling included.
+
+        Args:
+            module: one of `modules`.
+            weight: (m, n) out x in, what the base has there; looked at only by an adapter that `needs_base`.
 
         Raises:
-            HiploraError: NaN or infinity in its weights, or factors that do not fit each other.
+            HiploraError: NaN or infinity in its weights, factors that do not fit each other, or no `weight` where the
+                adapter needs it.
         """
 
     @abstractmethod
@@ -94,16 +103,16 @@ class Adapter(ABC):
     def _notes(self) -> list[str]:
         return []
 
-    def _read(self, key: str) -> np.ndarray:
-        array = self.tensors.read(key)
-        return require_finite(array.astype(np.float64), f"{self.tensors.path}: {key}")
+    def _read(self, key: str, tensors: Tensors) -> np.ndarray:
+        return require_finite(tensors.read(key).astype(np.float64), f"{tensors.path}: {key}")
 
 
 def _notes_on_extras(keys: list[str]) -> list[str]:
     """Say what is trained beside the low-rank part: it is not in any number shown."""
     groups: dict[str, list[str]] = {"embedding": [], "bias": [], "module kept whole": []}
     for key in keys:
-        if "lora_embedding" in key:
+        # What is left of the magnitudes is an embedding's: those of the modules that are read are their own.
+        if "lora_embedding" in key or "lora_magnitude_vector" in key:
             groups["embedding"].append(key)
         elif key.endswith("bias"):
             groups["bias"].append(key)

@@ -150,8 +150,13 @@ class DenseDelta:
 
     @cached_property
     def singular_values(self) -> np.ndarray:
-        """By a dense SVD, (min(m, n),)."""
-        return scipy.linalg.svd(self.matrix, compute_uv=False)
+        """Roots of the eigenvalues of the smaller Gram matrix, (min(m, n),): several times quicker than an SVD.
+
+        The squares are exact to rounding; values below 1e-8 of the largest are noise.
+        """
+        short = self.matrix if self.shape[0] <= self.shape[1] else self.matrix.T
+        values = scipy.linalg.eigh(short @ short.T, eigvals_only=True, driver="evd", check_finite=False)
+        return np.sqrt(np.maximum(values[::-1], 0.0))
 
     @cached_property
     def compact_svd(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

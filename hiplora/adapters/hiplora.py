@@ -1,5 +1,7 @@
 """HiP-LoRA folders, read without PEFT."""
 
+import numpy as np
+
 from hiplora.adapters.adapter import Adapter
 from hiplora.adapters.delta import Delta, LowRankDelta
 from hiplora.adapters.hiplora_format import (
@@ -53,13 +55,13 @@ class HipLoraAdapter(Adapter):
         """Return the principal rank that a module was trained at."""
         return int(self._base_weights[module]["principal_rank"])
 
-    def delta(self, module: str) -> Delta:
+    def delta(self, module: str, weight: np.ndarray | None = None) -> Delta:
         """Return `[U_k | B'] [C 0; 0 alpha/r] [V_k | A'^T]^T`, (m, n) out x in.
 
         Raises:
             HiploraError: NaN or infinity in its weights, a missing tensor, or factors that were left out of the file
                 and are not in the cache.
         """
-        tensors = {name: self._read(key) for name, key in self._keys[module].items()}
+        tensors = {name: self._read(key, self.tensors) for name, key in self._keys[module].items()}
         entry = self._base_weights[module]
         return LowRankDelta(*low_rank_factors(with_factors(tensors, entry, module), self.settings(module)))

@@ -3,13 +3,14 @@
 import math
 import re
 
+import numpy as np
+
 from hiplora.adapters.adapter import Adapter
 from hiplora.adapters.delta import Delta, LowRankDelta
 from hiplora.errors import HiploraError
+from hiplora.files import Tensors
 from hiplora.sources import strip_peft_prefix
 
-# Ways to start that move a part of the base's weights into the factors; PEFT resets the field when it converts them.
-_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # PEFT 0.3 and older wrote the adapter's name between the two.
 _KEY = re.compile(r"^(?P<module>.+)\.(?P<factor>lora_[AB])\.(?:[^.]+\.)?weight$")
 
@@ -28,7 +29,7 @@ class LoraAdapter(Adapter):
     """`dW = scaling * B A` with `scaling = alpha / r`, or `alpha / sqrt(r)` for rsLoRA.
 
     Raises:
-        HiploraError: the folder is a DoRA or another variant whose update is not `scaling * B A`.
+        HiploraError: the folder is of a variant whose update is another.
     """
 
     @property
@@ -37,17 +38,7 @@ class LoraAdapter(Adapter):
         return "rsLoRA" if self.config.get("use_rslora") else "LoRA"
 
     def _find_keys(self) -> dict[str, dict[str, str]]:
-        if self.config.get("use_dora") or any("lora_magnitude_vector" in key for key in self.tensors.shapes):
-            raise HiploraError(
-                f"{self.path} is a DoRA adapter, which is not read yet: pass a LoRA or HiP-LoRA adapter."
-            )
-        init = str(self.config.get("init_lora_weights", "")).lower()
-        if init.startswith(_CHANGES_BASE):
-            raise HiploraError(
-                f"{self.path} was started by {init}, which changes the base too, so its factors are no update of the "
-                "original base: save it with PEFT's path_initial_model_for_weight_conversion, which makes it one."
-            )
-        for flag in ("use_qalora", "use_bdlora", "alora_invocation_tokens"):
+        for flag in ("use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config"):
             if self.config.get(flag):
                 raise HiploraError(f"{self.path} uses {flag}, which is not read yet: pass a plain LoRA adapter.")
         keys: dict[str, dict[str, str]] = {}
@@ -63,32 +54,40 @@ class LoraAdapter(Adapter):
 
     def scaling(self, module: str, r: int) -> float:
         """Return what `B A` is multiplied with: `alpha / r`, or `alpha / sqrt(r)` for rsLoRA."""
-        patterns = self.config.get("alpha_pattern") or {}
-        default = self.config.get("lora_alpha", r)
+        alpha = self._setting("lora_alpha", "alpha_pattern", module, r)
+        return alpha / (math.sqrt(r) if self.config.get("use_rslora") else r)
+
+    def _setting(self, name: str, pattern_name: str, module: str, missing: float) -> float:
+        """Return what the config says about one module: the first pattern that means it, else the field itself."""
+        patterns, default = self.config.get(pattern_name) or {}, self.config.get(name, missing)
         try:
-            alpha = float(next((value for key, value in patterns.items() if matches_pattern(key, module)), default))
+            return float(next((value for key, value in patterns.items() if matches_pattern(key, module)), default))
         except HiploraError:
             raise
         except (TypeError, ValueError, AttributeError):
             raise HiploraError(
-                f"{self.path / 'adapter_config.json'}: lora_alpha must be a number and alpha_pattern an object of "
+                f"{self.path / 'adapter_config.json'}: {name} must be a number and {pattern_name} an object of "
                 f"numbers, got {default!r} and {patterns!r}."
             ) from None
-        return alpha / (math.sqrt(r) if self.config.get("use_rslora") else r)
 
-    def delta(self, module: str) -> Delta:
+    def delta(self, module: str, weight: np.ndarray | None = None) -> Delta:
         """Return `scaling * B A`, (m, n) out x in; PEFT stores both factors so for Conv1D as well.
 
         Raises:
             HiploraError: NaN or infinity in its weights, or factors that do not fit each other.
         """
-        A, B = self._read(self._key(module, "lora_A")), self._read(self._key(module, "lora_B"))
+        A, B = self._factors(module, self.tensors)
+        return LowRankDelta(self.scaling(module, A.shape[0]) * B, A)
+
+    def _factors(self, module: str, tensors: Tensors) -> tuple[np.ndarray, np.ndarray]:
+        """Return `A` (r, n) and `B` (m, r)."""
+        A, B = (self._read(self._key(module, factor), tensors) for factor in ("lora_A", "lora_B"))
         if A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1]:
             raise HiploraError(
-                f"{self.tensors.path}: the factors of {module} are {B.shape} and {A.shape}, which do not multiply: "
+                f"{tensors.path}: the factors of {module} are {B.shape} and {A.shape}, which do not multiply: "
                 "only adapters of linear maps are read."
             )
-        return LowRankDelta(self.scaling(module, A.shape[0]) * B, A)
+        return A, B
 
     def _notes(self) -> list[str]:
         notes = []

@@ -3,32 +3,38 @@
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from hiplora.adapters.adapter import Adapter
+from hiplora.adapters.dora import MAGNITUDE, DoraAdapter
 from hiplora.adapters.hiplora import HipLoraAdapter
 from hiplora.adapters.lora import LoraAdapter
+from hiplora.adapters.started import INITIAL_FILE, METHODS, StartedLoraAdapter
 from hiplora.errors import HiploraError
 from hiplora.files import Tensors, read_json, reject_lfs_pointer, user_path
-from hiplora.paths import demo_adapters
-
-_READERS: dict[str, type[Adapter]] = {"LORA": LoraAdapter, "HIPLORA": HipLoraAdapter}
+from hiplora.paths import RUN_ADAPTER, RUN_FILE, demo_adapters
 
 
 def read_adapter(path: str | Path) -> Adapter:
-    """Open an adapter folder: `adapter_config.json` beside `adapter_model.safetensors`.
+    """Open an adapter folder: `adapter_config.json` beside `adapter_model.safetensors`; or a run's latest adapter.
 
     Args:
-        path: the folder, or the name of one of the demo world's adapters, such as `swap-lora`.
+        path: the folder, that of a training run, or the name of one of the demo world's adapters, such as `swap-lora`.
 
     Raises:
-        HiploraError: no such folder, weights without config or the reverse, a Git LFS pointer, a pickle, or a tuner
-            that is not read yet.
+        HiploraError: no such folder, weights without config or the reverse, a Git LFS pointer, a pickle, a run without
+            a checkpoint, or a tuner that is not read yet.
     """
-    folder = user_path(path)
-    if not folder.is_dir():
-        folder = next((shipped for shipped in demo_adapters() if shipped.name == str(path)), folder)
-    if not folder.is_dir():
-        raise HiploraError(f"{folder} is not a folder: pass the adapter's folder, as `save_pretrained` wrote it.")
+    home = user_path(path)
+    if not home.is_dir():
+        home = next((shipped for shipped in demo_adapters() if shipped.name == str(path)), home)
+    if not home.is_dir():
+        raise HiploraError(f"{home} is not a folder: pass the adapter's folder, as `save_pretrained` wrote it.")
+    folder = home
+    if (home / RUN_FILE).is_file() and not (home / "adapter_model.safetensors").is_file():
+        folder = home / RUN_ADAPTER
+        if not folder.is_dir():
+            raise HiploraError(f"{home} has no checkpoint yet: wait for its first one, or choose another run.")
     config_path, weights_path = folder / "adapter_config.json", folder / "adapter_model.safetensors"
     if not weights_path.is_file():
         pickled = folder / "adapter_model.bin"
@@ -44,15 +50,53 @@ def read_adapter(path: str | Path) -> Adapter:
             f"{weights_path} has no adapter_config.json beside it: r, alpha and the base are unknown "
             "without it, so add the file from the same run."
         )
-    config = read_json(config_path)
+    return adapter_of(folder, read_json(config_path), Tensors(weights_path), home)
+
+
+def adapter_of(folder: Path, config: dict[str, Any], tensors: Tensors, home: Path | None = None) -> Adapter:
+    """Return the adapter that a config and tensors make up.
+
+    Args:
+        folder: where they lie, with whatever else the adapter needs beside them.
+        config: as in `adapter_config.json`.
+        tensors: as in `adapter_model.safetensors`.
+        home: the folder it is called after; `folder` by default.
+
+    Raises:
+        HiploraError: the tuner is not read yet, or the parts do not fit each other.
+    """
     peft_type = str(config.get("peft_type", "")).upper()
-    reader = _READERS.get(peft_type)
-    if reader is None:
+    if peft_type not in ("LORA", "HIPLORA"):
         raise HiploraError(
-            f"{config_path} says peft_type {peft_type or 'nothing'}, which is not read yet: LoRA, rsLoRA "
-            "and HiP-LoRA are."
+            f"{folder / 'adapter_config.json'} says peft_type {peft_type or 'nothing'}, which is not read yet: LoRA, "
+            "rsLoRA, DoRA and HiP-LoRA are."
         )
-    return reader(folder, config, Tensors(weights_path))
+    reader = HipLoraAdapter if peft_type == "HIPLORA" else _lora_reader(folder, config, tensors)
+    return reader(folder, config, tensors, home)
+
+
+def _lora_reader(folder: Path, config: dict[str, Any], tensors: Tensors) -> type[Adapter]:
+    """Return the class for what PEFT calls LoRA, by how it started and what it trains."""
+    init = str(config.get("init_lora_weights", "")).lower()
+    dora = bool(config.get("use_dora")) or any(MAGNITUDE in key for key in tensors.shapes)
+    if init.startswith("loftq"):
+        raise HiploraError(
+            f"{folder} was started by {init}, which changes the base too, by quantising it, so its update of the "
+            "original base is not known: pass an adapter with another start."
+        )
+    if not init.startswith(tuple(METHODS)):
+        return DoraAdapter if dora else LoraAdapter
+    if dora:
+        raise HiploraError(
+            f"{folder} is a DoRA that was started by {init}, which is not read yet: pass a DoRA with a plain start."
+        )
+    if not (folder / INITIAL_FILE).is_file():
+        raise HiploraError(
+            f"{folder} was started by {init}, which changes the base too, so its factors alone are no update of the "
+            f"original base: put the weights it started from beside them as {INITIAL_FILE}, or save it with PEFT's "
+            "path_initial_model_for_weight_conversion."
+        )
+    return StartedLoraAdapter
 
 
 def read_adapters(paths: Iterable[str | Path]) -> list[Adapter]:
@@ -75,7 +119,7 @@ def name_apart(adapters: list[Adapter]) -> list[Adapter]:
 
 
 def _with_parent(adapter: Adapter, number: int) -> str:
-    return f"{adapter.path.resolve().parent.name}/{adapter.name}"
+    return f"{adapter.home.resolve().parent.name}/{adapter.name}"
 
 
 def _with_number(adapter: Adapter, number: int) -> str:

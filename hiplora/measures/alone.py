@@ -19,7 +19,7 @@ def adapter_table(adapter: Adapter) -> pd.DataFrame:
         adapter: an open adapter.
 
     Raises:
-        HiploraError: NaN or infinity in its weights.
+        HiploraError: NaN or infinity in its weights, or an update that depends on its base (DoRA).
     """
     rows = []
     for module in in_data_order(adapter.modules):

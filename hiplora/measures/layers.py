@@ -186,7 +186,7 @@ def measure_layers(
             found[adapter.name].append(
                 measure(
                     spectrum,
-                    adapter.delta(module),
+                    update_of(spectra.base, adapter, module, weight),
                     k,
                     adapter=adapter.name,
                     method=adapter.method,
@@ -264,6 +264,21 @@ def matched_weights(base: BaseModel, adapter: Adapter) -> dict[str, Weight]:
                 f"{weight.shape[0]} x {weight.shape[1]} in {base.name}."
             )
     return found
+
+
+def update_of(base: BaseModel, adapter: Adapter, module: str, weight: Weight) -> Delta:
+    """Return what an adapter adds to one weight of a base; the weight is read only for an adapter that needs it.
+
+    Args:
+        base: the model.
+        adapter: one that fits it.
+        module: name of the module in the adapter.
+        weight: what the base has there, by `matched_weights`.
+
+    Raises:
+        HiploraError: NaN or infinity in the adapter or the weight, or one of them cannot be read.
+    """
+    return adapter.delta(module, base.read(weight) if adapter.needs_base else None)
 
 
 def _ratio(value: float, scale: float) -> float:

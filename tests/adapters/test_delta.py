@@ -39,7 +39,10 @@ def test_the_compact_svd_is_one_of_the_update(case):
         np.testing.assert_allclose(left.T @ left, np.eye(len(s)), atol=1e-9)
         np.testing.assert_allclose(right_t @ right_t.T, np.eye(len(s)), atol=1e-9)
         np.testing.assert_allclose(s, np.linalg.svd(case.dW, compute_uv=False)[: len(s)], atol=1e-9)
-        assert len(s) == delta.rank
+        assert len(s) == len(delta.singular_values) == delta.rank
+        # Of a dense update they are roots of a Gram matrix, so good to the root of the rounding.
+        np.testing.assert_allclose(delta.singular_values, s, atol=1e-7 * max(s[0], 1))
+        np.testing.assert_allclose(delta.singular_values**2, s**2, atol=1e-12 * max(s[0] ** 2, 1))
 
 
 @given(cases(), st.integers(0, 1000))

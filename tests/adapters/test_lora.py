@@ -139,12 +139,6 @@ def test_a_plain_adapter_has_nothing_to_note(lora_folder, llama_base):
     assert adapter.principal_rank(adapter.modules[0]) is None
 
 
-def test_a_dora_is_not_read_as_a_lora(llama_base, make_adapter, tmp_path):
-    make_adapter(llama_base, tmp_path / "adapter", LoraConfig(r=2, target_modules=["q_proj"], use_dora=True))
-    with pytest.raises(HiploraError, match="adapter is a DoRA adapter, which is not read yet"):
-        read_adapter(tmp_path / "adapter")
-
-
 def test_nan_is_named_with_its_tensor(lora_folder, changed_copy):
     def spoil(tensors):
         key = next(key for key in tensors if "lora_B" in key)
@@ -198,14 +192,11 @@ def test_a_file_without_any_lora_is_named(lora_folder, tmp_path):
         read_adapter(tmp_path)
 
 
-@pytest.mark.parametrize("init", ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga"])
-def test_factors_that_hold_a_part_of_the_base_are_no_update(init, write_adapter, rng):
-    folder = write_adapter("moved", {
-        "base_model.model.a.lora_A.weight": rng.normal(size=(2, 5)),
-        "base_model.model.a.lora_B.weight": rng.normal(size=(5, 2)),
-    }, init_lora_weights=init)  # fmt: skip
-    with pytest.raises(HiploraError, match=f"moved was started by {init}, which changes the base too"):
-        read_adapter(folder)
+@pytest.mark.parametrize("flag", ["use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config"])
+def test_a_variant_whose_update_is_another_is_named(flag, write_adapter, rng):
+    tensors = {f"base_model.model.a.lora_{factor}.weight": rng.normal(size=(3, 3)) for factor in "AB"}
+    with pytest.raises(HiploraError, match=f"odd uses {flag}, which is not read yet"):
+        read_adapter(write_adapter("odd", tensors, **{flag: {"x": 1}}))
 
 
 @pytest.mark.parametrize("fields", [

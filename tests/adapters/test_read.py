@@ -5,6 +5,7 @@ import pytest
 
 from hiplora.adapters import read_adapter, read_adapters
 from hiplora.errors import HiploraError
+from hiplora.paths import RUN_ADAPTER, RUN_FILE
 
 
 @pytest.fixture
@@ -135,3 +136,46 @@ def test_the_demos_adapters_are_known_by_name(tmp_path, monkeypatch):
 def test_what_is_no_path_is_one_sentence(name):
     with pytest.raises(HiploraError, match="is not a path that can be opened"):
         read_adapter(name)
+
+
+@pytest.fixture
+def write_run(write_adapter, tensors):
+    """Return `write(name) -> folder`: a run's folder with its latest adapter."""
+
+    def write(name):
+        folder = write_adapter(f"{name}/{RUN_ADAPTER}", tensors).parent
+        (folder / RUN_FILE).write_text("{}")
+        return folder
+
+    return write
+
+
+def test_a_run_opens_as_its_latest_adapter_under_the_runs_name(write_run):
+    run = write_run("swap-long")
+    (run / RUN_ADAPTER / "card.json").write_text('{"task_score": 0.5}')
+    adapter = read_adapter(run)
+    assert (adapter.name, adapter.path, adapter.card) == ("swap-long", run / "adapter", {"task_score": 0.5})
+    assert adapter.modules == ["a"]
+
+
+def test_a_run_opens_from_within_itself(write_run, monkeypatch):
+    monkeypatch.chdir(write_run("swap-long"))
+    assert read_adapter(".").name == "swap-long"
+
+
+def test_a_run_without_a_checkpoint_is_said_to_have_none(tmp_path):
+    (tmp_path / "young").mkdir()
+    (tmp_path / "young" / RUN_FILE).write_text("{}")
+    with pytest.raises(HiploraError, match="young has no checkpoint yet: "):
+        read_adapter(tmp_path / "young")
+
+
+def test_runs_of_one_name_are_told_apart_by_where_they_lie(write_run):
+    paths = [write_run("monday/swap"), write_run("tuesday/swap")]
+    assert [adapter.name for adapter in read_adapters(paths)] == ["monday/swap", "tuesday/swap"]
+
+
+def test_an_adapter_beside_anothers_run_file_is_opened_itself(write_adapter, tensors):
+    folder = write_adapter("mine", tensors)
+    (folder / RUN_FILE).write_text("{}")
+    assert read_adapter(folder).path == folder

@@ -5,6 +5,7 @@ from peft import LoraConfig
 from hiplora.adapters import DenseDelta, LowRankDelta, read_adapter, read_adapters
 from hiplora.errors import HiploraError
 from hiplora.measures import changed_weights, layer_table, matched_weights, measure, measure_layers, notes_on
+from hiplora.measures.layers import update_of
 from hiplora.sources import open_base
 from hiplora.spectrum import SpectrumCache, decompose
 from hiplora.spectrum.prepare import BaseSpectra
@@ -123,6 +124,37 @@ def test_conv1d_adapters_are_measured_on_out_x_in_weights(gpt2_base, make_adapte
     assert row["pp"] == pytest.approx(reference.energy(U.T @ dW @ V) / reference.energy(dW), rel=1e-3)
 
 
+@pytest.fixture
+def dora(llama_base, make_adapter, tmp_path):
+    folder = tmp_path / "dora"
+    make_adapter(llama_base, folder, LoraConfig(r=2, target_modules=["q_proj", "up_proj"], use_dora=True))
+    return read_adapter(folder)
+
+
+def test_an_update_that_depends_on_the_base_is_measured_on_it(spectra, dora):
+    measured = measure_layers(spectra, [dora], K, intruders=True)
+    assert len(measured) == 4
+    for found in measured:
+        W0 = spectra.base.read(spectra.base.weights[found.module]).astype(np.float64)
+        dW = dora.delta(found.module, W0).dense()
+        U, _, V = reference.bases(W0, K)
+        count, share = reference.intruders(W0, dW)
+        row = found.row()
+        assert row["method"] == "DoRA"
+        assert row["norm"] == pytest.approx(np.linalg.norm(dW))
+        assert row["pp"] == pytest.approx(reference.energy(U.T @ dW @ V) / reference.energy(dW), rel=1e-3)
+        assert row["rank"] == min(W0.shape)
+        assert (row["intruders"], row["intruder_share"]) == (count, pytest.approx(share, abs=1e-5))
+
+
+def test_the_base_is_read_for_those_updates_only_that_need_it(spectra, dora, lora_folder, monkeypatch):
+    base, plain = spectra.base, read_adapter(lora_folder)
+    weight = base.weights[dora.modules[0]]
+    assert update_of(base, dora, dora.modules[0], weight).rank == 32
+    monkeypatch.setattr(base, "read", lambda *_: pytest.fail("read the weight"))
+    assert update_of(base, plain, plain.modules[0], base.weights[plain.modules[0]]).rank == 4
+
+
 def test_a_tied_head_is_measured_on_the_embedding(spectra, llama_base, make_adapter, tmp_path):
     make_adapter(llama_base, tmp_path / "head", LoraConfig(r=2, target_modules=["lm_head"]))
     (measured,) = measure_layers(spectra, [read_adapter(tmp_path / "head")], K)
@@ -174,6 +206,15 @@ def test_an_adapter_that_names_another_base_is_noted_though_its_shapes_fit(spect
     assert "larger than the weight itself" in found[1]
     same = read_adapter(write_adapter("same", tensors, base_model_name_or_path="someone/Tiny-Llama/"))
     assert not any("as its base" in note for note in notes(spectra, same))
+
+
+def test_an_update_that_depends_on_the_base_is_noted_like_any_other(llama_base, dora, tmp_path, changed_copy):
+    copy = changed_copy(llama_base, "renamed", lambda tensors: tensors, "model.safetensors")
+    spectra = BaseSpectra(open_base(copy), SpectrumCache(tmp_path / "cache"))
+    found = notes(spectra, dora)
+    assert found[0] == f"It names {llama_base} as its base, this is renamed: fitting shapes prove nothing."
+    # Its magnitudes were drawn at random.
+    assert found[1:] == ["Its update is larger than the weight itself in places, a sign of another base."]
 
 
 def test_fused_weights_are_said_to_be_fused(gpt2_base, make_adapter, tmp_path):

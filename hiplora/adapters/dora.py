@@ -1,0 +1,63 @@
+"""PEFT's DoRA folders."""
+
+import re
+
+import numpy as np
+
+from hiplora.adapters.delta import Delta, DenseDelta
+from hiplora.adapters.lora import LoraAdapter
+from hiplora.errors import HiploraError
+from hiplora.sources import strip_peft_prefix
+
+MAGNITUDE = "lora_magnitude_vector"
+"""Name of the magnitudes in the keys of the file."""
+# With and without the adapter's name and `.weight` after it: PEFT has written all of these.
+_KEY = re.compile(rf"^(?P<module>.+)\.{MAGNITUDE}(?:\.[^.]+)*$")
+
+
+class DoraAdapter(LoraAdapter):
+    """`dW = diag(m / ||V||_row) V - W0` with `V = W0 + scaling * B A` (Liu et al., arXiv 2402.09353, as PEFT has it).
+
+    `m` holds one magnitude per output, so the update depends on the base and is of no low rank.
+    """
+
+    method = "DoRA"
+    needs_base = True
+
+    def _find_keys(self) -> dict[str, dict[str, str]]:
+        keys = super()._find_keys()
+        for match in (_KEY.match(key) for key in self.tensors.shapes):
+            module = strip_peft_prefix(match["module"]) if match else ""
+            # That of an embedding has no pair of factors that is read.
+            if match and module in keys:
+                keys[module][MAGNITUDE] = match.string
+        return keys
+
+    def delta(self, module: str, weight: np.ndarray | None = None) -> Delta:
+        """Return `diag(m / ||V||_row) V - W0`, (m, n) out x in.
+
+        Raises:
+            HiploraError: NaN or infinity in its weights, tensors that do not fit each other, or no `weight`.
+        """
+        if weight is None:
+            named = f", {self.base_name}" if self.base_name else ""
+            raise HiploraError(
+                f"{self.path} is a DoRA, whose update depends on the base's weights: open it on its base{named}."
+            )
+        magnitude = self._read(self._key(module, MAGNITUDE), self.tensors).reshape(-1)
+        W0 = np.asarray(weight, dtype=np.float64)
+        V = W0 + super().delta(module).dense()
+        if len(magnitude) != len(V):
+            raise HiploraError(
+                f"{self.tensors.path}: {module} has {len(magnitude)} magnitudes for {len(V)} outputs: save the adapter "
+                "again."
+            )
+        norms = np.linalg.norm(V, axis=1)
+        # A row of zeros has no direction to stretch.
+        stretch = np.divide(magnitude, norms, out=np.zeros_like(norms), where=norms > 0)
+        return DenseDelta(stretch[:, None] * V - W0)
+
+    def _notes(self) -> list[str]:
+        for module in self.modules:
+            self._key(module, MAGNITUDE)
+        return super()._notes()

@@ -1,0 +1,64 @@
+"""LoRA folders whose start took a part of the base's weights into the factors."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hiplora.adapters.delta import Delta, LowRankDelta
+from hiplora.adapters.lora import LoraAdapter
+from hiplora.errors import HiploraError
+from hiplora.files import Tensors
+
+INITIAL_FILE = "initial.safetensors"
+"""Beside `adapter_model.safetensors`, with the same keys: the adapter's weights before its first step."""
+METHODS = {"pissa": "PiSSA", "olora": "OLoRA", "corda": "CorDA", "lora_ga": "LoRA-GA"}
+"""What PEFT's `init_lora_weights` begins with -> the method's name."""
+
+
+class StartedLoraAdapter(LoraAdapter):
+    """`dW = scaling * (B A - B0 A0)`, where `A0, B0` are the factors it started with.
+
+    PEFT starts these from factors that are not zero and takes `scaling * B0 A0` from the base, which then trains as
+    `W0 - scaling * B0 A0 + scaling * B A`.
+
+    Attributes:
+        start: `initial.safetensors`.
+
+    Raises:
+        HiploraError: that file does not hold the tensors of the adapter, or the start was OLoRA's on Conv1D.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], tensors: Tensors, home: Path | None = None):
+        self.start = Tensors(path / INITIAL_FILE)
+        super().__init__(path, config, tensors, home)
+        for keys in self._keys.values():
+            for key in keys.values():
+                if self.start.shapes.get(key) != tensors.shapes[key]:
+                    raise HiploraError(
+                        f"{self.start.path} does not hold {key} in the shape that {tensors.path.name} has: it must be "
+                        "from the same run."
+                    )
+        # PEFT factors W0 in its stored layout there, and takes another product from the base than it adds to it.
+        if self.method == "OLoRA" and config.get("fan_in_fan_out"):
+            raise HiploraError(f"{path} was started by OLoRA on Conv1D, which PEFT does wrongly: start it by PiSSA.")
+
+    @property
+    def method(self) -> str:  # type: ignore[override]
+        """`PiSSA`, `OLoRA`, `CorDA` or `LoRA-GA`."""
+        init = str(self.config["init_lora_weights"]).lower()
+        return next(name for start, name in METHODS.items() if init.startswith(start))
+
+    def delta(self, module: str, weight: np.ndarray | None = None) -> Delta:
+        """Return `scaling * (B A - B0 A0)`, (m, n) out x in, of rank at most `2 r`.
+
+        Raises:
+            HiploraError: NaN or infinity in its weights, or factors that do not fit each other.
+        """
+        A, B = self._factors(module, self.tensors)
+        A0, B0 = self._factors(module, self.start)
+        # A singular basis has no more vectors than the layer, but PEFT scales by the r that was asked for.
+        r = max(A.shape[0], int(self._setting("r", "rank_pattern", module, A.shape[0])))
+        # B (A - A0) + (B - B0) A0: the same product, without the difference of two large ones.
+        L, R = np.concatenate([B, B - B0], axis=1), np.concatenate([A - A0, A0])
+        return LowRankDelta(self.scaling(module, r) * L, R)
