@@ -1,6 +1,22 @@
 """The stability budget: what a change of the principal core costs, and how much of the budget that is."""
 
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeVar
+
 import numpy as np
+from scipy.optimize import brentq
+
+from hiplora.errors import HiploraError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_Number = TypeVar("_Number", float, "Tensor")
+
+# The price that a layer without a positive one counts with, beside the highest: it gets next to nothing, but takes
+# what the others may not.
+_PRICE_FLOOR = 1e-9
 
 
 def direction_weights(sigma: np.ndarray, power: float = 1.0) -> np.ndarray:
@@ -42,3 +58,88 @@ def tightness(cost: float, epsilon: float) -> float:
         epsilon: the share of the weighted principal spectrum that training may move.
     """
     return float(np.sqrt(cost)) / epsilon
+
+
+def shadow_price(inner: _Number, cost: _Number) -> _Number:
+    """Return `-<dL/dC, C> / (2 cost)`: how fast the task loss `L` falls as a layer's core grows (our choice).
+
+    Growing the core by a share `h` changes the loss by `h <dL/dC, C>` and the cost, which is quadratic, by
+    `2 h cost`; the price is one over the other. Positive: the layer would gain from more budget.
+
+    Args:
+        inner: `<dL/dC, C>` on the core that the forward used, in units of the loss; a number or a torch tensor.
+        cost: of that core, from `budget_cost`; like `inner`.
+
+    Returns:
+        The price, in units of the task loss per unit of cost; 0 where the cost is 0.
+    """
+    return -inner / (2 * cost + (cost == 0)) * (cost != 0)
+
+
+def reallocate(
+    epsilon: Mapping[str, float],
+    price: Mapping[str, float],
+    tightness: Mapping[str, float] | None = None,
+    limit: float = 2.0,
+) -> dict[str, float]:
+    """Return budgets that move towards the layers that gain most from them, under the same total (our choice).
+
+    `epsilon^2` is the cost that a layer may have, and a price is per unit of cost: so the sum of `epsilon^2` is what
+    stays. The model behind the rule: the loss falls linearly with the size of a core, by `a_l sqrt(c_l)` for a layer
+    that spends the cost `c_l = (tightness_l epsilon_l)^2`. Then its price is `a_l / (2 sqrt(c_l))`, a measured price
+    tells `a_l`, and the split of a total that lowers the loss most is `c_l` in proportion to `a_l^2`, that is
+    `epsilon_l` in proportion to `price_l tightness_l epsilon_l`. Where `limit` stops a layer, the others share what
+    is left in that proportion, which is still the best that the limits allow. A price is known only near where it was
+    measured, hence the limit: measure again before the next move.
+
+    Args:
+        epsilon: budget per module, of those that share the total.
+        price: shadow price of the same modules, in any one unit; below 0 it counts as 0.
+        tightness: `sqrt(cost) / epsilon` of the same modules; None: every budget is spent.
+        limit: no budget grows or shrinks by more than this factor, at least 1.
+
+    Returns:
+        New budget per module, in the order of `epsilon`; unchanged when no module has a positive price.
+
+    Raises:
+        HiploraError: the modules differ, a value is not finite, a budget is not positive, a tightness is negative, or
+            the limit is below 1.
+    """
+    if tightness is None:
+        tightness = dict.fromkeys(epsilon, 1.0)
+    _check_reallocation(epsilon, price, tightness, limit)
+    # With `factor_l` the new budget over the old, the rule is `factor_l` in proportion to `price_l tightness_l`.
+    pull = np.array([max(price[module], 0.0) * tightness[module] for module in epsilon])
+    if not pull.any():
+        return dict(epsilon)
+    log_pull = np.log(np.maximum(pull / pull.max(), _PRICE_FLOOR))
+    budgets = np.array(list(epsilon.values()))
+    shares = (budgets / budgets.max()) ** 2
+    bound = math.log(limit)
+
+    def log_factors(log_scale: float) -> np.ndarray:
+        return np.clip(log_pull + log_scale, -bound, bound)
+
+    def excess(log_scale: float) -> float:
+        return float(shares @ np.expm1(2 * log_factors(log_scale)))
+
+    # At the ends every layer is at its lower limit, and at its upper one.
+    log_scale = brentq(excess, -bound, bound - log_pull.min(), xtol=1e-14)
+    return dict(zip(epsilon, (budgets * np.exp(log_factors(log_scale))).tolist(), strict=True))
+
+
+def _check_reallocation(
+    epsilon: Mapping[str, float], price: Mapping[str, float], tightness: Mapping[str, float], limit: float
+) -> None:
+    for name, values in (("price", price), ("tightness", tightness)):
+        for module in epsilon.keys() ^ values.keys():
+            raise HiploraError(
+                f"{module} has {'no ' + name if module in epsilon else 'a ' + name + ' but no epsilon'}: give the "
+                "same modules to both."
+            )
+    for name, values, low in (("epsilon", epsilon, 0.0), ("price", price, -math.inf), ("tightness", tightness, 0.0)):
+        for module, value in values.items():
+            if not (math.isfinite(value) and value >= low) or (name == "epsilon" and value == 0):
+                raise HiploraError(f"The {name} of {module} is {value!r}: budgets can be moved only by usable numbers.")
+    if not limit >= 1 or math.isinf(limit):
+        raise HiploraError(f"limit must be a number of at least 1, got {limit!r}.")

@@ -9,6 +9,7 @@ from hiplora.tuner.functional import budget_cost
 from hiplora.tuner.layer import HipLoraLayer, HipLoraLinear
 from hiplora.tuner.model import HipLoraModel
 from hiplora.tuner.penalty import budget_penalty
+from hiplora.tuner.prices import ShadowPrices
 
 __all__ = [
     "HipLoraConfig",
@@ -16,6 +17,7 @@ __all__ = [
     "HipLoraLinear",
     "HipLoraModel",
     "HipPeftType",
+    "ShadowPrices",
     "budget_cost",
     "budget_penalty",
 ]

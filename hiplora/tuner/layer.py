@@ -235,6 +235,9 @@ class _Unrounded(BufferDict):
 class HipLoraLinear(nn.Module, HipLoraLayer):
     """nn.Linear or Conv1D with adapters: `forward = x (W0 + dW)^T + bias`, dW never formed."""
 
+    # Given the layer, the adapter and the effective core of a forward, it returns the core to use: see `ShadowPrices`.
+    price_recorder: "Callable[[HipLoraLinear, str, Tensor], Tensor] | None" = None
+
     def __init__(self, base_layer: nn.Module, adapter_name: str, **update: Any):
         super().__init__()
         HipLoraLayer.__init__(self, base_layer)
@@ -252,6 +255,8 @@ class HipLoraLinear(nn.Module, HipLoraLayer):
             if adapter not in self.hiplora_A:
                 continue
             core = self.effective_core(adapter)
+            if self.price_recorder is not None:
+                core = self.price_recorder(self, adapter, core)
             A, Ut = self.hiplora_A[adapter], self.hiplora_Ut[adapter]
             inputs = self.hiplora_dropout[adapter](self._cast_input_dtype(x, compute_dtype(x, A)))
             result = AddUpdate.apply(
@@ -303,6 +308,12 @@ class HipLoraLinear(nn.Module, HipLoraLayer):
         if check and not torch.isfinite(merged).all():
             raise HiploraError(f"Merging {adapter!r} makes {self.hiplora_records[adapter].module} NaN or infinite.")
         weight.copy_(merged)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy, in memory or in a file, is not what the recorder was asked to watch.
+        state: dict[str, Any] = super().__getstate__()
+        state.pop("price_recorder", None)
+        return state
 
     def __repr__(self) -> str:
         return "hiplora." + super().__repr__()
