@@ -1,4 +1,4 @@
-"""The command line: `hiplora analyze`, `svd`, `export-lora`, `demo build`, `app` and `cache`.
+"""The command line: `hiplora analyze`, `svd`, `train`, `export-lora`, `demo build`, `app` and `cache`.
 
 What needs numpy or more is imported by the command that needs it, so that `--help` is quick.
 """
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from hiplora.sources import Weight
     from hiplora.spectrum.prepare import BaseSpectra
+    from hiplora.training import Run
 
 _BASE_HELP = (
     "a transformers folder, a known name (demo, SmolLM2-135M-Instruct, all-MiniLM-L6-v2) or a hub name (owner/model)"
@@ -88,6 +89,26 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--k", type=_rank, default=64, help="leading singular directions of each weight (default: 64)")
     command.add_argument("--full", action="store_true", help="all of them")
 
+    command = add("train", _train, "train an adapter, as a run that can be stopped, resumed, analysed and compared")
+    command.add_argument("--base", default="demo", metavar="BASE", help=f"{_BASE_HELP} (default: demo)")
+    what = command.add_mutually_exclusive_group()
+    what.add_argument("--task", help="a task of the demo world (default: swap)")
+    what.add_argument("--data", metavar="FILE", help="a text file, or JSONL with text, prompt/completion or messages")
+    what.add_argument("--resume", metavar="RUN", help="go on with a run from its last checkpoint; needs nothing else")
+    command.add_argument("--probe", metavar="FILE", help="text whose loss tells what the base forgets, beside --data")
+    command.add_argument("--method", default="hiplora", help="lora, loraplus, rslora, pissa, dora or hiplora (default)")
+    command.add_argument("--out", metavar="RUN", help="folder of the run (default: a new one among the app's runs)")
+    for option, field, kind, text in _RUN_OPTIONS:
+        command.add_argument(option, dest=field, type=kind, default=argparse.SUPPRESS, help=text)
+    command.add_argument("--core", choices=("full", "diagonal"), default=argparse.SUPPRESS, help="of HiP-LoRA")
+    command.add_argument("--budget-mode", choices=("soft", "hard"), default=argparse.SUPPRESS, help="of HiP-LoRA")
+    command.add_argument(
+        "--reallocate",
+        metavar="RUN",
+        help="take each layer's epsilon from a run, re-allocated by its shadow prices under the same total",
+    )
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
+
     command = add("export-lora", _export_lora, "write a HiP-LoRA adapter as an ordinary LoRA adapter")
     command.add_argument("adapter", metavar="ADAPTER", type=Path, help="HiP-LoRA folder")
     command.add_argument("out", metavar="OUT", type=Path, help="folder to write")
@@ -129,6 +150,24 @@ def _positive(text: str) -> float:
 
 def _not_negative(text: str) -> float:
     return float(_number(text, float, "0 or a positive number", lambda value: 0 <= value < float("inf")))
+
+
+# Option, field of RunConfig, type, help.
+_RUN_OPTIONS: tuple[tuple[str, str, Callable[[str], float], str], ...] = (
+    ("--steps", "steps", _rank, "optimiser steps (default: 300)"),
+    ("--seed", "seed", int, "of weights, data and their order (default: 0)"),
+    ("--r", "r", _rank, "rank of the LoRA whose parameter count every method gets (default: 8)"),
+    ("--lora-alpha", "lora_alpha", _positive, "updates are scaled by alpha / r (default: 16)"),
+    ("--k", "principal_rank", _rank, "principal rank (default: 16)"),
+    ("--epsilon", "epsilon", _positive, "the budget (default: 0.05)"),
+    ("--power", "budget_power", _not_negative, "p of the budget's weights (default: 1)"),
+    ("--lambda", "budget_lambda", _not_negative, "weight of the cost in soft mode (default: 10)"),
+    ("--batch-size", "batch_size", _rank, "examples per step (default: 64 for a task, 4 for a file)"),
+    ("--learning-rate", "learning_rate", _positive, "peak (default: 2e-3 for a task, 2e-4 for a file)"),
+    ("--weight-decay", "weight_decay", _not_negative, "AdamW's (default: 0)"),
+    ("--max-length", "max_length", _rank, "longest example of a file in tokens (default: 256)"),
+    ("--threads", "threads", _rank, "of torch on the CPU (default: 1 for a task, all for a file)"),
+)
 
 
 def _analyze(args: argparse.Namespace) -> None:
@@ -244,6 +283,88 @@ def _prepare(spectra: "BaseSpectra", weights: "Sequence[Weight]", k: int | None)
             )
             raise SystemExit(_INTERRUPTED) from None
     return done, time.monotonic() - start
+
+
+def _train(args: argparse.Namespace) -> int | None:
+    import signal
+
+    from hiplora.training import Run, RunConfig
+    from hiplora.training.run import new_run_folder
+
+    if args.resume:
+        run = Run(args.resume)
+        if run.status.state == "finished":
+            print(f"{run.path} is finished: there is nothing to resume")
+            return None
+    else:
+        names = {field for _, field, _, _ in _RUN_OPTIONS} | {
+            "core",
+            "budget_mode",
+            "method",
+            "data",
+            "probe",
+            "device",
+        }
+        chosen = {name: value for name, value in vars(args).items() if name in names}
+        if args.reallocate:
+            from hiplora.training.prices import reallocated
+
+            chosen["epsilon_pattern"] = reallocated(Run(args.reallocate))
+        config = RunConfig(base=args.base, task=args.task or (None if args.data else "swap"), **chosen)
+        run = Run.create(args.out or new_run_folder(config.default_name), config)
+    from hiplora.training.train import train
+
+    asked = False
+
+    def ask_to_stop(*_: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        _say("hiplora: stopping after this step, with a checkpoint; once more to stop at once.")
+
+    # What PEFT and transformers tell their developers.
+    warnings.simplefilter("ignore", FutureWarning)
+    before = signal.signal(signal.SIGINT, ask_to_stop)
+    try:
+        _follow(run, lambda report: train(run, lambda: asked, report))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    status = run.status
+    if status.state == "stopped":
+        _say(f"hiplora: {status.message} `hiplora train --resume {run.path}` goes on.")
+        return _INTERRUPTED
+    card = run.card
+    kept = f", {card['retention']:.1%} of the base kept" if card.get("retention") is not None else ""
+    print(
+        f"{run.path}: task score {card['task_score']:.1%}{kept}; relative norm {card['relative_norm']:.2g}; "
+        f"{card['trainable_parameters']:,} trained parameters"
+    )
+    last = next(event for event in reversed(run.events()) if event["event"] == "step")
+    _say(
+        f"{last['step']} steps in {_duration(last['seconds'])} on {status.device}, "
+        f"{last['tokens'] / last['seconds']:,.0f} tokens per second{_peak_memory()}"
+    )
+    return None
+
+
+def _follow(run: "Run", work: Callable[[Callable[[str], None]], object]) -> None:
+    """Show a run's progress in one line, and what it says of its scores above."""
+    from tqdm import tqdm
+
+    with tqdm(total=run.config.steps, bar_format="{desc} {percentage:3.0f}%|{bar:30}|", disable=None) as bar:
+
+        def report(text: str) -> None:
+            bar.set_description_str(text, refresh=False)
+            step = text.removeprefix("step ").split()[0]
+            if text.startswith("step ") and " of " in text and step.isdigit():
+                bar.update(int(step) - bar.n)
+            elif bar.disable or text.startswith("step "):
+                tqdm.write(text, file=sys.stderr)
+            else:
+                bar.refresh()
+
+        work(report)
 
 
 def _export_lora(args: argparse.Namespace) -> None:

@@ -1,0 +1,113 @@
+"""Start runs in processes of their own, as the app does; none of them needs the app to be seen or resumed.
+
+A process of its own keeps the random numbers of two runs apart and the app's clicks quick. One more is kept waiting
+with torch already loaded, so that a run begins at once.
+"""
+
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from hiplora.errors import HiploraError
+from hiplora.paths import runs_root
+from hiplora.training.config import RunConfig
+from hiplora.training.run import Run, list_runs, new_run_folder
+
+
+class Launcher:
+    """Starts runs; when it goes, or its process dies, they stop with a checkpoint.
+
+    Args:
+        root: where runs are kept; the user's place by default.
+    """
+
+    def __init__(self, root: Path | None = None):
+        self.root = root or runs_root()
+        self._lock = threading.Lock()
+        self._spare: subprocess.Popen[str] | None = None
+        self._workers: dict[Path, subprocess.Popen[str]] = {}
+        weakref.finalize(self, _release, self._workers)
+
+    def warm_up(self) -> None:
+        """Have a process ready for the next start."""
+        with self._lock:
+            if self._spare is None or self._spare.poll() is not None:
+                self._spare = self._new_worker()
+
+    def start(self, configs: Sequence[RunConfig]) -> list[Run]:
+        """Start new runs, side by side.
+
+        Raises:
+            HiploraError: a run is going on already, or the folder cannot be written.
+        """
+        with self._lock:
+            self._require_idle()
+            runs = [Run.create(new_run_folder(config.default_name, self.root), config) for config in configs]
+            for run in runs:
+                self._send(run)
+        return runs
+
+    def resume(self, runs: Sequence[Run]) -> None:
+        """Let runs go on from their last checkpoints, side by side.
+
+        Raises:
+            HiploraError: a run is going on already, or one of these is finished.
+        """
+        with self._lock:
+            self._require_idle()
+            for run in runs:
+                if not run.status.resumable:
+                    raise HiploraError(f"{run.name} is {run.status.state}: there is nothing to resume.")
+                self._send(run)
+
+    def starting(self, run: Run) -> bool:
+        """Whether a process has this run but has not begun yet."""
+        worker = self._workers.get(run.path)
+        return worker is not None and worker.poll() is None and run.status.state not in ("running", "finished")
+
+    def running(self) -> list[Run]:
+        """Return the runs that are going on, whoever started them."""
+        return [run for run in list_runs(self.root) if run.status.state == "running" or self.starting(run)]
+
+    def _require_idle(self) -> None:
+        if busy := self.running():
+            raise HiploraError(
+                f"{busy[0].name} is running: stop it, or wait for its end, before the next start or resume."
+            )
+
+    def _send(self, run: Run) -> None:
+        with suppress(OSError):
+            (run.path / "stop").unlink(missing_ok=True)
+        worker, self._spare = self._spare, None
+        for candidate in (worker, None):
+            process = candidate or self._new_worker()
+            try:
+                assert process.stdin is not None
+                process.stdin.write(f"{run.path.resolve()}\n")
+                process.stdin.flush()
+            except OSError:
+                continue  # The one kept waiting has died: a new one takes its place.
+            self._workers[run.path] = process
+            return
+
+    def _new_worker(self) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "hiplora.training.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            # Ctrl-C in the app's terminal is for the app, whose end the worker then notices.
+            start_new_session=True,
+        )
+
+
+def _release(workers: dict[Path, "subprocess.Popen[str]"]) -> None:
+    for worker in workers.values():
+        with suppress(OSError):
+            if worker.stdin is not None:
+                worker.stdin.close()

@@ -1,0 +1,39 @@
+"""From a run's shadow prices to the budgets of the next run."""
+
+import pandas as pd
+
+from hiplora.budget import reallocate
+from hiplora.errors import HiploraError
+from hiplora.training.history import layer_history
+from hiplora.training.run import Run
+
+
+def price_table(run: Run) -> pd.DataFrame:
+    """Return the budget of each module as of a run's last measurement, and what the next run should get.
+
+    Columns: those of `layer_history`, and `new_epsilon`.
+
+    Raises:
+        HiploraError: the run has no prices: it is no HiP-LoRA run, or has not been measured yet.
+    """
+    history = layer_history([run]).dropna(subset=["shadow_price"])
+    if history.empty:
+        raise HiploraError(
+            f"{run.name} has no shadow prices: they belong to the core of a HiP-LoRA run with at least "
+            f"{run.config.measure_every} steps."
+        )
+    last = history[history["step"] == history["step"].max()].reset_index(drop=True)
+    epsilon, price, tightness = (
+        dict(zip(last["module"], last[name])) for name in ("epsilon", "shadow_price", "tightness")
+    )
+    return last.assign(new_epsilon=last["module"].map(reallocate(epsilon, price, tightness)))
+
+
+def reallocated(run: Run) -> dict[str, float]:
+    """Return `{module: epsilon}` for the next run, under the same total.
+
+    Raises:
+        HiploraError: as `price_table`.
+    """
+    table = price_table(run)
+    return dict(zip(table["module"], table["new_epsilon"]))

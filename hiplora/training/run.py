@@ -1,0 +1,304 @@
+"""A run as a folder: settings, state, events, checkpoints, adapter. Read and written without torch.
+
+    RUN/run.json                     settings (`RunConfig`) and what they met: versions, device, modules
+    RUN/status.json                  state, phase, message
+    RUN/events.jsonl                 one event a line, appended as it happens
+    RUN/checkpoints/checkpoint-N/    PEFT's adapter files, and for the last one what training needs to go on
+    RUN/adapter/                     the last checkpoint's adapter with its card: what `hiplora analyze` reads
+    RUN/log.txt                      what the libraries said
+
+A checkpoint counts once it holds the file `complete`, which is written last. A run holds a lock while it trains, which
+the system releases however the process ends: a run that says "running" without the lock was killed.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from hiplora.errors import HiploraError
+from hiplora.files import atomic_path, read_json, user_path
+from hiplora.paths import RUN_ADAPTER, RUN_FILE, runs_root
+from hiplora.training.config import RunConfig
+
+State = Literal["new", "running", "finished", "stopped", "failed", "killed"]
+COMPLETE = "complete"
+_RESUMABLE: tuple[State, ...] = ("new", "stopped", "failed", "killed")
+# A reader holds the lock for a moment to see whether it is free: whoever wants to train waits that long.
+_PATIENCE = 2.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run is.
+
+    Attributes:
+        state: `new` (never started), `running`, `finished`, `stopped` (on request), `failed`, or `killed`.
+        phase: what is being done, while it runs.
+        message: one sentence for a person; empty when there is nothing to say.
+        device: what it trains on, once known.
+    """
+
+    state: State
+    phase: str = ""
+    message: str = ""
+    device: str = ""
+
+    @property
+    def resumable(self) -> bool:
+        """Whether it can go on from its last checkpoint, or from the start."""
+        return self.state in _RESUMABLE
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One complete checkpoint.
+
+    Attributes:
+        step: optimiser steps done.
+        path: a PEFT adapter folder.
+    """
+
+    step: int
+    path: Path
+
+
+class Run:
+    """A run's folder.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        HiploraError: it is no run, or its `run.json` is damaged.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = user_path(path)
+        if not (self.path / RUN_FILE).is_file():
+            raise HiploraError(f"{self.path} is no run: pass the folder that `hiplora train --out` wrote.")
+        try:
+            self.config = RunConfig.from_dict(read_json(self.path / RUN_FILE)["config"])
+        except (HiploraError, KeyError, TypeError) as error:
+            raise HiploraError(f"{self.path / RUN_FILE} cannot be used ({error}): start a new run.") from None
+
+    @classmethod
+    def create(cls, path: str | Path, config: RunConfig) -> "Run":
+        """Make a new run's folder.
+
+        Raises:
+            HiploraError: something is there already, or it cannot be written.
+        """
+        target = user_path(path)
+        if (target / RUN_FILE).exists():
+            raise HiploraError(
+                f"{target} holds a run already: go on with `hiplora train --resume {target}`, or choose another folder."
+            )
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise HiploraError(f"{target} holds other files: choose a new folder for the run.")
+        with atomic_path(target) as draft:
+            draft.mkdir()
+            _write_json(draft / RUN_FILE, {"config": config.to_dict()})
+        return cls(target)
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.resolve().name
+
+    @property
+    def status(self) -> Status:
+        """Where the run is now."""
+        path = self.path / "status.json"
+        if not path.is_file():
+            return Status("running") if self._locked() else Status("new")
+        fields = read_json(path)
+        state: State = fields.get("state", "failed")
+        if state == "running" and not self._locked():
+            # It may have ended between the two looks.
+            fields = read_json(path)
+            state = fields.get("state", "failed")
+            if state == "running":
+                last = self.checkpoints[-1].step if self.checkpoints else 0
+                message = f"Killed while it ran; its last checkpoint is at step {last}."
+                return Status("killed", "", message, str(fields.get("device", "")))
+        return Status(state, *(str(fields.get(name, "")) for name in ("phase", "message", "device")))
+
+    @property
+    def adapter(self) -> Path | None:
+        """The adapter as of the last checkpoint; None before the first."""
+        path = self.path / RUN_ADAPTER
+        return path if (path / "adapter_config.json").is_file() else None
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """Complete checkpoints, by step."""
+        found = []
+        for path in (self.path / "checkpoints").glob("checkpoint-*"):
+            step = path.name.rpartition("-")[2]
+            if step.isdigit() and (path / COMPLETE).is_file():
+                found.append(Checkpoint(int(step), path))
+        return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What the adapter scored as of the last checkpoint; empty before the first."""
+        path = self.path / RUN_ADAPTER / "card.json"
+        return read_json(path) if path.is_file() else {}
+
+    @cached_property
+    def _events_path(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def events_stamp(self) -> tuple[int, int]:
+        """Size and time of the events: changes whenever something happens."""
+        try:
+            stat = self._events_path.stat()
+        except OSError:
+            return 0, 0
+        return stat.st_size, stat.st_mtime_ns
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return all events, in order; a last line that was cut short is left out.
+
+        Raises:
+            HiploraError: a line before the last is damaged.
+        """
+        if not self._events_path.is_file():
+            return []
+        lines = self._events_path.read_bytes().split(b"\n")
+        found = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                if line:
+                    found.append(json.loads(line))
+            except ValueError:
+                # Whoever kills a run may cut its last line short; whoever reads may meet it half written.
+                if number < len(lines) - 1:
+                    raise HiploraError(
+                        f"{self._events_path}: line {number} is damaged: remove it, or start a new run."
+                    ) from None
+        return found
+
+    def append(self, event: dict[str, Any]) -> None:
+        """Write one event.
+
+        Raises:
+            HiploraError: the disk is full, or the folder cannot be written.
+        """
+        try:
+            with self._events_path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(event, allow_nan=False) + "\n")
+        except OSError as error:
+            raise self.unwritable(error) from None
+
+    def rewind(self, step: int) -> list[dict[str, Any]]:
+        """Forget what happened after `step`, and return what is left."""
+        kept = [event for event in self.events() if event["step"] <= step]
+        with atomic_path(self._events_path) as draft:
+            draft.write_text("".join(json.dumps(event) + "\n" for event in kept), encoding="utf-8")
+        for path in (self.path / "checkpoints").glob("checkpoint-*"):
+            number = path.name.rpartition("-")[2]
+            if not (path / COMPLETE).is_file() or (number.isdigit() and int(number) > step):
+                shutil.rmtree(path)
+        return kept
+
+    def set_status(self, status: Status) -> None:
+        """Write where the run is, for whoever looks."""
+        with atomic_path(self.path / "status.json") as draft:
+            _write_json(draft, vars(status))
+
+    def note(self, **facts: Any) -> None:
+        """Write what the settings met into `run.json`, beside them."""
+        with atomic_path(self.path / RUN_FILE) as draft:
+            _write_json(draft, {"config": self.config.to_dict(), **self.facts, **facts})
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the settings met: versions, device, modules; empty before the first start."""
+        fields = read_json(self.path / RUN_FILE)
+        return {name: value for name, value in fields.items() if name != "config"}
+
+    def request_stop(self) -> None:
+        """Ask whoever trains it to stop after the step at hand, with a checkpoint."""
+        try:
+            (self.path / "stop").touch()
+        except OSError as error:
+            raise self.unwritable(error) from None
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether someone asked for a stop."""
+        return (self.path / "stop").exists()
+
+    @contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Hold the run, so that nobody else trains it; released by the system however the process ends.
+
+        Raises:
+            HiploraError: another process trains it.
+        """
+        try:
+            with FileLock(self.path / ".lock", timeout=_PATIENCE):
+                (self.path / "stop").unlink(missing_ok=True)
+                yield
+        except Timeout:
+            raise HiploraError(
+                f"{self.name} is being trained by another process: wait for it, or stop it first."
+            ) from None
+
+    def _locked(self) -> bool:
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:
+            return False
+
+    def unwritable(self, error: OSError) -> HiploraError:
+        """Return the sentence for a folder that cannot be written."""
+        return HiploraError(
+            f"{self.path} cannot be written ({error.strerror or error}): make room, then resume the run from its last "
+            "checkpoint."
+        )
+
+
+def list_runs(root: Path | None = None) -> list[Run]:
+    """Return the runs in a folder, the newest first; what cannot be read is left out.
+
+    Args:
+        root: the folder; the user's runs by default.
+    """
+    found = []
+    for path in (root or runs_root()).glob(f"*/{RUN_FILE}"):
+        try:
+            found.append((path.stat().st_ctime_ns, Run(path.parent)))
+        except (HiploraError, OSError):
+            continue
+    return [run for _, run in sorted(found, key=lambda pair: pair[0], reverse=True)]
+
+
+def new_run_folder(name: str, root: Path | None = None) -> Path:
+    """Return a folder of this name that is not there yet, numbered where the name is taken."""
+    root = root or runs_root()
+    number, path = 1, root / name
+    while path.exists():
+        number += 1
+        path = root / f"{name}-{number}"
+    return path
+
+
+def _write_json(path: Path, fields: dict[str, Any]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(fields, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())

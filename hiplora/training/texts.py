@@ -1,0 +1,443 @@
+"""Training data for language models, from a file that a person hands us: a plain text, or JSONL of one kind."""
+
+import json
+import re
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset, Subset, random_split
+
+from hiplora.demo.data import IGNORED
+from hiplora.errors import HiploraError
+from hiplora.files import reject_lfs_pointer, user_path
+
+Kind: TypeAlias = Literal["text", "prompt", "messages"]
+TokenExample: TypeAlias = dict[str, list[int]]
+Collate: TypeAlias = Callable[[Sequence[TokenExample]], dict[str, torch.Tensor]]
+
+_FORMS: Final[dict[Kind, str]] = {
+    "text": '{"text": "..."}',
+    "prompt": '{"prompt": "...", "completion": "..."}',
+    "messages": '{"messages": [{"role": "...", "content": "..."}, ...]}',
+}
+_KINDS: Final[dict[frozenset[str], Kind]] = {
+    frozenset({"text"}): "text",
+    frozenset({"prompt", "completion"}): "prompt",
+    frozenset({"messages"}): "messages",
+}
+_ON_ASSISTANT: Final = "The loss falls on the assistant's turns."
+_ON_ALL: Final = "The loss falls on all tokens: the chat template does not mark the assistant's turns."
+_BATCH: Final = 1000
+"""Records that are tokenized in one call."""
+_PIECE: Final = 2**20
+"""Characters of a plain text that are tokenized in one call: what a tokenizer returns takes 100 bytes a token."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a file holds, before any tokenizer.
+
+    Attributes:
+        path: the file.
+        kind: `text`, `prompt` (with its completion) or `messages`; a plain text file is `text`.
+        records: for `text` strings (a plain text file is one), for `prompt` pairs (prompt, completion), for `messages`
+            lists of `{"role", "content"}`.
+    """
+
+    path: Path
+    kind: Kind
+    records: list[Any] = field(repr=False)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the file is one running text, to be cut into blocks, in place of records."""
+        return _is_plain(self.path)
+
+
+def _is_plain(path: Path) -> bool:
+    return path.suffix.lower() != ".jsonl"
+
+
+def read_texts(path: str | Path) -> Texts:
+    """Read a training file.
+
+    A `.jsonl` file holds one JSON object a line, all of one kind; blank lines are skipped. Any other file is plain
+    UTF-8 text.
+
+    Raises:
+        HiploraError: the file is missing, a folder, unreadable, empty, binary or a Git LFS pointer; a line is broken or
+            is not of one of the three kinds; the kinds are mixed.
+    """
+    path = user_path(path)
+    if path.is_dir():
+        raise HiploraError(f"{path} is a folder: pass a text or .jsonl file in it.")
+    if not path.is_file():
+        raise HiploraError(f"{path} is missing: check the path of the training file.")
+    try:
+        reject_lfs_pointer(path)
+        with path.open("rb") as file:  # before the rest: a large binary file may be one endless line
+            _require_text(file.read(_PIECE).decode("latin-1"), path)
+        texts = _read_plain(path) if _is_plain(path) else _read_jsonl(path)
+    except UnicodeDecodeError:
+        raise _binary(path) from None
+    except OSError as error:
+        raise HiploraError(f"{path} cannot be read ({error.strerror}): check who may read it.") from None
+    if not texts.records:
+        raise HiploraError(f"{path} is empty: pass a file with text to train on.")
+    return texts
+
+
+def _read_plain(path: Path) -> Texts:
+    text = path.read_text(encoding="utf-8-sig")
+    _require_text(text, path)
+    return Texts(path, "text", [text] if text.strip() else [])
+
+
+def _read_jsonl(path: Path) -> Texts:
+    records: list[Any] = []
+    kind: Kind = "text"
+    first = 0
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            _require_text(line, path)
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            found, record = _parse(line, where)
+            if not records:
+                kind, first = found, number
+            elif found != kind:
+                raise HiploraError(
+                    f"{path} mixes kinds, {_FORMS[kind]} in line {first} and {_FORMS[found]} in line {number}: "
+                    "make one file for each."
+                )
+            records.append(record)
+    return Texts(path, kind, records)
+
+
+def _binary(path: Path) -> HiploraError:
+    return HiploraError(f"{path} is binary or not UTF-8: save its text as UTF-8, plain or as .jsonl.")
+
+
+def _require_text(text: str, path: Path) -> None:
+    if "\0" in text:
+        raise _binary(path)
+
+
+def _parse(line: str, where: str) -> tuple[Kind, Any]:
+    """Return the kind and content of one line of JSONL, or raise a HiploraError that begins with `where`."""
+    forms = " or ".join(_FORMS.values())
+    try:
+        value = json.loads(line.rstrip())
+    except (ValueError, RecursionError) as error:
+        # The message of a JSONDecodeError counts its lines from the start of this one.
+        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise HiploraError(f"{where} is not valid JSON ({reason}): write one object per line, {forms}.") from None
+    if not isinstance(value, dict):
+        raise HiploraError(f"{where} holds a {type(value).__name__} where a JSON object is expected, {forms}.")
+    kind = _KINDS.get(frozenset(value))
+    if kind is None:
+        keys = ", ".join(repr(key[:40]) for key in list(value)[:6]) or "none"
+        raise HiploraError(f"{where} has the wrong keys ({keys}): expected exactly {forms}.")
+    if kind == "text":
+        record, fits = value["text"], _is_text(value["text"])
+    elif kind == "prompt":
+        record = (value["prompt"], value["completion"])
+        fits = all(map(_is_text, record))
+    else:
+        record = value["messages"]
+        fits = isinstance(record, list) and bool(record) and all(map(_is_message, record))
+    if not fits:
+        raise HiploraError(
+            f"{where} has the right keys with wrong values: expected {_FORMS[kind]}, where ... is a string of Unicode."
+        )
+    return kind, record
+
+
+def _is_text(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can escape but no tokenizer takes
+        return False
+    return True
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {"role", "content"} and all(map(_is_text, value.values()))
+
+
+class TokenDataset(Dataset[TokenExample]):
+    """Tokenized examples, five bytes a token; each item is a fresh `{"input_ids": [...], "labels": [...]}`.
+
+    Labels equal the ids where there is a loss, else -100; models shift them by one themselves. The first label is
+    always -100, since nothing predicts it: so the number of other labels is the number of predicted tokens.
+
+    Attributes:
+        path: the file they came from.
+        note: in words for the user, where the loss falls and what was cut or left out; may be empty.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.note = ""
+        self._ids = array("i")
+        self._targets = bytearray()
+        self._ends = array("q", [0])
+
+    def append(self, ids: Sequence[int], targets: Sequence[int]) -> bool:
+        """Add an example; return False, and add nothing, when it has no token to predict.
+
+        Args:
+            ids: tokens.
+            targets: for each token 1 where the loss falls on it, else 0; the first is ignored.
+        """
+        if not any(targets[1:]):
+            return False
+        self._ids.extend(ids)
+        self._targets += bytes([0, *targets[1:]])
+        self._ends.append(len(self._ids))
+        return True
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> TokenExample:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        here = slice(self._ends[index], self._ends[index + 1])
+        ids = self._ids[here].tolist()
+        return {"input_ids": ids, "labels": [i if hit else IGNORED for i, hit in zip(ids, self._targets[here])]}
+
+
+def tokenize(texts: Texts, tokenizer: Any, max_length: int) -> TokenDataset:
+    """Turn what a file holds into examples of at most `max_length` tokens.
+
+    A plain text becomes consecutive blocks; a last one without a token to predict is left out. Blocks, texts and
+    prompts begin with what the tokenizer puts before any text (such as `<bos>`); texts and completions end with the
+    end token. The loss falls on all text, on the completion and its end token, or on the assistant's turns where the
+    chat template marks them with `{% generation %}`. Longer records are cut; those without a token to predict (after
+    the cut), and blank texts, are left out; `note` counts both.
+
+    Args:
+        texts: from `read_texts`.
+        tokenizer: of `transformers`.
+        max_length: in tokens.
+
+    Raises:
+        HiploraError: `max_length` leaves no room, messages meet a tokenizer without a chat template or one that refuses
+            them, or there is no example at all.
+    """
+    start = _start(tokenizer)
+    least = max(1, len(start)) + 1
+    if max_length < least:
+        raise HiploraError(f"max_length must be at least {least} tokens for this tokenizer, got {max_length}.")
+    dataset = TokenDataset(texts.path)
+    notes = []
+    if texts.plain:
+        examples = _blocks(texts, tokenizer, start, max_length - len(start))
+    elif texts.kind == "messages":
+        marked = _marks_assistant(texts.path, tokenizer)
+        notes.append(_ON_ASSISTANT if marked else _ON_ALL)
+        examples = _conversations(texts, tokenizer, marked)
+    else:
+        examples = _records(texts, tokenizer, start)
+    cut = dropped = 0
+    for ids, targets in examples:
+        if not dataset.append(ids[:max_length], targets[:max_length]):
+            dropped += 1
+        elif len(ids) > max_length:
+            cut += 1
+    if cut:
+        notes.append(f"{_count(cut)} cut to {max_length} tokens.")
+    if dropped:
+        notes.append(f"{_count(dropped)} left out: no token to predict within {max_length} tokens.")
+    if not len(dataset):
+        raise HiploraError(
+            f"{texts.path} has no token to predict within {max_length} tokens: give more text or a larger max_length."
+        )
+    dataset.note = " ".join(notes)
+    return dataset
+
+
+def _count(number: int) -> str:
+    return f"{number} {'record was' if number == 1 else 'records were'}"
+
+
+def _start(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts before any text."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    return [token for token, _ in takewhile(lambda pair: pair[1], zip(encoded.input_ids, encoded.special_tokens_mask))]
+
+
+def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    ids: list[list[int]] = tokenizer(
+        texts, add_special_tokens=False, return_attention_mask=False, verbose=False
+    ).input_ids
+    return ids
+
+
+_Tokens: TypeAlias = tuple[list[int], list[int]]
+"""Ids of an example, and for each 1 where the loss falls on it."""
+
+
+def _blocks(texts: Texts, tokenizer: Any, start: list[int], room: int) -> Iterator[_Tokens]:
+    (text,) = texts.records
+    waiting: list[int] = []
+
+    def block(ids: list[int]) -> _Tokens:
+        return start + ids, [0] * len(start) + [1] * len(ids)
+
+    for piece in _pieces(text):
+        waiting += _encode(tokenizer, [piece])[0]
+        whole = len(waiting) - len(waiting) % room
+        yield from (block(waiting[at : at + room]) for at in range(0, whole, room))
+        waiting = waiting[whole:]
+    if waiting and len(start) + len(waiting) >= 2:
+        yield block(waiting)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cut at ends of lines where there are any: few tokenizers have tokens that go on across them."""
+    at = 0
+    while at < len(text):
+        end = at + _PIECE
+        if end < len(text):
+            end = text.rfind("\n", at, end) + 1 or end
+        yield text[at:end]
+        at = end
+
+
+def _records(texts: Texts, tokenizer: Any, start: list[int]) -> Iterator[_Tokens]:
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    for at in range(0, len(texts.records), _BATCH):
+        batch = texts.records[at : at + _BATCH]
+        pairs: list[tuple[str, str]] = [("", text) for text in batch] if texts.kind == "text" else batch
+        prompts = _encode(tokenizer, [prompt for prompt, _ in pairs])
+        joined = _encode(tokenizer, [prompt + completion for prompt, completion in pairs])
+        for (_, completion), before, ids in zip(pairs, prompts, joined):
+            if texts.kind == "text" and not completion.strip():
+                yield [], []
+                continue
+            # A prompt comes alone when the model is used: no token may reach over its end.
+            if ids[: len(before)] != before:
+                ids = before + _encode(tokenizer, [completion])[0]
+            silent = len(start) + len(before)
+            ids = start + ids + end
+            yield ids, [0] * silent + [1] * (len(ids) - silent)
+
+
+def _marks_assistant(path: Path, tokenizer: Any) -> bool:
+    """Whether the chat template tells which tokens the assistant says."""
+    try:
+        template = tokenizer.get_chat_template()
+    except ValueError:
+        raise HiploraError(
+            f"{path} holds messages, and this base's tokenizer has no chat template: take a base made for chat, or "
+            f"write {_FORMS['prompt']}."
+        ) from None
+    # Only tokenizers of the `tokenizers` library know which characters a token stands for.
+    return bool(re.search(r"\{%-?\s*generation\s*-?%\}", template)) and tokenizer.is_fast
+
+
+def _conversations(texts: Texts, tokenizer: Any, marked: bool) -> Iterator[_Tokens]:
+    from jinja2 import TemplateError
+
+    for number, messages in enumerate(texts.records, 1):
+        try:
+            encoded = tokenizer.apply_chat_template(
+                messages, return_dict=True, return_assistant_tokens_mask=marked, tokenizer_kwargs={"verbose": False}
+            )
+        except TemplateError as error:
+            raise HiploraError(
+                f"{texts.path}, conversation {number} does not fit the tokenizer's chat template ({error}): change its "
+                "roles or their order."
+            ) from None
+        ids = encoded["input_ids"]
+        yield ids, encoded["assistant_masks"] if marked else [1] * len(ids)
+
+
+def split(
+    dataset: TokenDataset, share: float = 0.05, seed: int = 0, most: int = 64
+) -> tuple[Subset[TokenExample], Subset[TokenExample]]:
+    """Part a dataset at random into training and validation, the same way for the same seed.
+
+    Args:
+        dataset: of at least two examples.
+        share: of the examples that validate; at least one, and at least one is left to train on.
+        seed: of the choice.
+        most: how many validate at most.
+
+    Raises:
+        HiploraError: there are fewer than two examples.
+    """
+    total = len(dataset)
+    if total < 2:
+        raise HiploraError(
+            f"{dataset.path} has too few tokens for one training and one validation example: give more text or a "
+            "smaller max_length."
+        )
+    held = max(1, min(most, round(share * total), total - 1))
+    train, validation = random_split(dataset, [total - held, held], torch.Generator().manual_seed(seed))
+    return train, validation
+
+
+def collator(tokenizer: Any) -> Collate:
+    """Return what makes a batch of examples: `input_ids, attention_mask, labels`, each of shape (b, t).
+
+    Right-padded to the longest whatever side the tokenizer prefers, since a model with absolute positions counts them
+    from the left. Padding is masked and carries no loss; it is the pad token, else the end token, and neither the
+    tokenizer nor the model is changed.
+    """
+    known = [token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None]
+    return _Collator(known[0] if known else 0)
+
+
+@dataclass(frozen=True)
+class _Collator:
+    pad: int
+
+    def __call__(self, examples: Sequence[TokenExample]) -> dict[str, torch.Tensor]:
+        ids = [torch.tensor(example["input_ids"]) for example in examples]
+        labels = [torch.tensor(example["labels"]) for example in examples]
+        return {
+            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad),
+            "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+            "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
+        }
+
+
+@torch.no_grad()
+def mean_loss(
+    model: torch.nn.Module, dataset: TokenDataset | Subset[TokenExample], collate: Collate, batch_size: int
+) -> float:
+    """Return the mean cross-entropy per predicted token, in nats, whatever the batch size.
+
+    In eval mode, on the model's device; the mode is restored, and no random number is drawn.
+
+    Args:
+        model: a causal language model that returns its loss; a HiP-LoRA penalty is not in it.
+        dataset: with at least one predicted token per batch.
+        collate: from `collator`.
+        batch_size: examples per forward pass.
+    """
+    was_training = model.training
+    device = next(model.parameters()).device
+    total, targets = 0.0, 0
+    model.eval()
+    try:
+        for at in range(0, len(dataset), batch_size):
+            batch = collate([dataset[index] for index in range(at, min(at + batch_size, len(dataset)))])
+            count = int((batch["labels"][:, 1:] != IGNORED).sum())
+            total += count * float(model(**{name: tensor.to(device) for name, tensor in batch.items()}).loss)
+            targets += count
+    finally:
+        model.train(was_training)
+    return total / targets

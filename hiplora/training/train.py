@@ -1,0 +1,480 @@
+"""Do a run: an unchanged `transformers.Trainer` whose callback writes down what happens."""
+
+import errno
+import json
+import math
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager, suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hiplora import __version__
+from hiplora.adapters import INITIAL_FILE
+from hiplora.errors import HiploraError
+from hiplora.files import atomic_path
+from hiplora.paths import RUN_ADAPTER
+from hiplora.sources import BaseModel, layer_and_kind, open_base
+from hiplora.spectrum.prepare import BaseSpectra, resolve_device
+from hiplora.training.config import RunConfig
+from hiplora.training.data import load_data, require_lines
+from hiplora.training.methods import Match, Method, find_method, match_parameters, peft_config
+from hiplora.training.run import COMPLETE, Checkpoint, Run, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from peft import PeftModel
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+
+Report = Callable[[str], None]
+_PRICES = "shadow_prices.json"
+# What only going on needs; of all but the last checkpoint the adapter alone is kept.
+_TRAINER_FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "scaler.pt", _PRICES)
+
+
+def adapted_maps(base: BaseModel) -> dict[str, tuple[int, int]]:
+    """Return `{module: (m, n)}` of what adapters are put on: the linear maps of the layers, not those at the ends."""
+    return {module: base.weights[module].shape for module in base.linear_maps if layer_and_kind(module)[0] is not None}
+
+
+def match_on(base: BaseModel, config: RunConfig) -> tuple[Method, Match]:
+    """Return the method and the ranks that it would train with on a base.
+
+    Raises:
+        HiploraError: the base is no causal language model, does not speak the lines of the task, or a rank does not fit
+            it.
+    """
+    architectures = base.config.get("architectures") or []
+    if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
+        raise HiploraError(
+            f"{base.name} is no causal language model ({', '.join(architectures) or 'its config names none'}): choose "
+            "one that continues text."
+        )
+    if config.task:
+        require_lines(config.task, base)
+    method = find_method(config.method)
+    return method, match_parameters(method, adapted_maps(base), config)
+
+
+def train(run: Run, stopped: Callable[[], bool] = lambda: False, report: Report = lambda text: None) -> Run:
+    """Do a run, from its last complete checkpoint where it has one: the numbers are those of one never interrupted.
+
+    Args:
+        run: from `Run.create`, or one that was stopped, failed or killed.
+        stopped: asked after every step; True ends the run with a checkpoint.
+        report: told what is being done.
+
+    Returns:
+        The run; its `status` says how it ended.
+
+    Raises:
+        HiploraError: something handed in cannot be used, the loss became NaN, the disk is full, or another process
+            trains this run.
+    """
+    with run.exclusively(), ExitStack() as stack:
+        stack.enter_context(_told(run))
+        return _Training(run, stopped, report, stack).go()
+
+
+@contextmanager
+def _told(run: Run) -> "Iterator[None]":
+    """Write how a failed run failed."""
+    try:
+        yield
+    except BaseException as error:
+        problem = _sentence(run, error)
+        interrupted = isinstance(error, KeyboardInterrupt)
+        message = str(problem or ("Interrupted." if interrupted else f"{type(error).__name__}: {error}"))
+        # On a full disk there is no last word: the lock is released, and the run counts as killed.
+        with suppress(HiploraError):
+            run.set_status(Status("stopped" if interrupted else "failed", "", message, run.status.device))
+        if problem is not None and problem is not error:
+            raise problem from error
+        raise
+
+
+def _sentence(run: Run, error: BaseException) -> HiploraError | None:
+    """Return what a person is told of an error that is none of the program's."""
+    if isinstance(error, HiploraError):
+        return error
+    if not run.path.is_dir():
+        return HiploraError(f"{run.path} was removed while it was being trained: start a new run.")
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+        return run.unwritable(error)
+    name, text = type(error).__name__, str(error)
+    if name == "SafetensorError" or "PytorchStreamWriter" in text or "file write failed" in text:
+        return run.unwritable(OSError(text.splitlines()[0]))
+    if name == "OutOfMemoryError":
+        return HiploraError(
+            f"{run.name} ran out of GPU memory: resume is of no use, start one with a smaller batch size or max length."
+        )
+    return None
+
+
+class _Training:
+    """One process's part of a run."""
+
+    def __init__(self, run: Run, stopped: Callable[[], bool], report: Report, stack: ExitStack):
+        self.run, self.config = run, run.config
+        self._asked, self._report, self._stack = stopped, report, stack
+        self.device = ""
+
+    def stopped(self) -> bool:
+        return self._asked() or self.run.stop_requested
+
+    def phase(self, text: str) -> None:
+        self.run.set_status(Status("running", text, "", self.device))
+        self._report(text)
+
+    def go(self) -> Run:
+        run, config = self.run, self.config
+        checkpoint = run.checkpoints[-1] if run.checkpoints else None
+        if run.status.state == "finished":
+            return run
+        if checkpoint and not (checkpoint.path / "trainer_state.json").is_file():
+            raise HiploraError(
+                f"{checkpoint.path} holds the adapter alone, without what training needs to go on: start a new run."
+            )
+        self.phase("Opening the base")
+        base = open_base(config.base)
+        self.method, self.match = match_on(base, config)
+        self.device = resolve_device(config.device)
+        self.phase("Loading torch and transformers")
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+
+        self._stack.enter_context(_threads(config.threads or 1))
+        self.phase("Loading the model")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True)
+        except (ValueError, OSError):
+            raise HiploraError(
+                f"{base.path} has no tokenizer that transformers can load: put the model's tokenizer.json and "
+                "tokenizer_config.json beside its weights."
+            ) from None
+        # In its own dtype: a bfloat16 and a float32 copy of one base are two bases.
+        model = AutoModelForCausalLM.from_pretrained(base.path, local_files_only=True, dtype="auto")
+        model.to(self.device)
+        self.data = load_data(config, base, tokenizer, model)
+        for note in self.data.notes:
+            self._report(note)
+        self.phase("Decomposing the base")
+        self.spectra = BaseSpectra(base, device=config.device)
+        weights = [base.weights[module] for module in self.match.ranks]
+        for progress in self.spectra.prepare(weights, config.principal_rank, self.stopped):
+            self.phase(f"Decomposing the base: {progress.done} of {progress.total} weights")
+        if self.stopped():
+            run.set_status(Status("stopped", "", "Stopped before the first step.", self.device))
+            return run
+        self.phase("Putting the adapter on")
+        set_seed(config.seed)
+        self.model = self._adapted(model, checkpoint)
+        last = run.rewind(checkpoint.step if checkpoint else -1)
+        self._check_room()
+        trainer = self._trainer(_Recorder(self, last, checkpoint), torch)
+        self.phase("Training")
+        trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+        done = trainer.state.global_step
+        if done < config.steps:
+            run.set_status(Status("stopped", "", f"Stopped at step {done} of {config.steps}.", self.device))
+            return run
+        self.phase("Scoring")
+        write_adapter(run, run.checkpoints[-1], self.card(self.data.score(self.model, True), done))
+        run.set_status(Status("finished", "", "", self.device))
+        return run
+
+    def _adapted(self, model: Any, checkpoint: Checkpoint | None) -> "PeftModel":
+        from peft import get_peft_model, get_peft_model_state_dict
+        from safetensors.torch import load_file, save_file
+
+        adapted = get_peft_model(model, peft_config(self.method, self.match, self.config))
+        self.parameters = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+        config = adapted.peft_config[adapted.active_adapter]
+        if str(getattr(config, "init_lora_weights", "")).startswith("pissa"):
+            import torch
+
+            path = self.run.path / INITIAL_FILE
+            state = {k: v.cpu().contiguous() for k, v in get_peft_model_state_dict(adapted).items()}
+            if checkpoint is None:
+                with atomic_path(path) as draft:
+                    save_file(state, draft, {"format": "pt"})
+            elif any(not torch.equal(state[key], value) for key, value in load_file(path).items()):
+                raise HiploraError(
+                    f"{self.run.name} cannot go on here: this machine decomposes the base differently in the last "
+                    "digits, and PiSSA's checkpoint fits no other start. Resume it where it was started."
+                )
+        self.run.note(
+            versions={"hiplora": __version__} | {name: version(name) for name in ("torch", "transformers", "peft")},
+            python=platform.python_version(),
+            modules=list(self.match.ranks),
+            trainable_parameters=self.parameters,
+            matched_to=self.match.reference,
+        )
+        return adapted
+
+    def _check_room(self) -> None:
+        """Raise before the first step rather than at the first checkpoint when the disk is too full for one."""
+        trained = sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
+        held = sum(b.numel() * b.element_size() for n, b in self.model.named_buffers() if "hiplora" in n)
+        # The adapter, Adam's two moments, and a second adapter while the last is replaced.
+        needed = 4 * trained + 2 * held
+        free = shutil.disk_usage(self.run.path).free
+        if free < needed:
+            raise HiploraError(
+                f"{self.run.path} has room for {free / 1e6:.0f} MB and one checkpoint takes {needed / 1e6:.0f} MB: "
+                "make room, or choose another folder."
+            )
+
+    def _trainer(self, recorder: Any, torch: Any) -> Any:
+        from peft.optimizers import create_loraplus_optimizer
+        from transformers import PrinterCallback, Trainer, TrainingArguments
+
+        config, on_gpu = self.config, self.device == "cuda"
+        optimizer, ratio = None, self.method.learning_rate_ratio
+        if ratio != 1:
+            optimizer = create_loraplus_optimizer(
+                self.model,
+                torch.optim.AdamW,
+                lr=(config.learning_rate or 0.0) / math.sqrt(ratio),
+                loraplus_lr_ratio=ratio,
+                weight_decay=config.weight_decay,
+            )
+        trainer = Trainer(
+            model=self.model,
+            args=TrainingArguments(
+                output_dir=str(self.run.path / "checkpoints"),
+                max_steps=config.steps,
+                per_device_train_batch_size=config.batch_size,
+                learning_rate=config.learning_rate or 0.0,
+                warmup_steps=config.warmup_steps,
+                lr_scheduler_type="cosine",
+                weight_decay=config.weight_decay,
+                seed=config.seed,
+                data_seed=config.seed,
+                use_cpu=not on_gpu,
+                bf16=on_gpu,
+                dataloader_pin_memory=on_gpu,
+                remove_unused_columns=False,
+                logging_steps=1,
+                logging_nan_inf_filter=False,
+                save_steps=config.save_every,
+                include_num_input_tokens_seen="all",
+                report_to="none",
+                disable_tqdm=True,
+            ),
+            train_dataset=self.data.dataset,
+            data_collator=self.data.collator,
+            optimizers=(optimizer, None),
+            callbacks=[recorder.callback()],
+        )
+        trainer.pop_callback(PrinterCallback)
+        return trainer
+
+    def card(self, scores: Any, step: int) -> dict[str, Any]:
+        """Return what stands beside an adapter: how it was made and what it scores."""
+        config, events = self.config, self.run.events()
+        layers: dict[str, Any] = next((event for event in reversed(events) if event["event"] == "layers"), {})
+        seconds = next((event["seconds"] for event in reversed(events) if event["event"] == "step"), 0.0)
+        card = {
+            "task": config.goal,
+            "method": config.method,
+            "seed": config.seed,
+            "steps": step,
+            "batch_size": config.batch_size,
+            "learning_rate": config.learning_rate,
+            "trainable_parameters": self.parameters,
+            "relative_norm": layers.get("total_relative_norm"),
+            "task_score": scores.task,
+            "skills": scores.skills,
+            "retention": scores.retention,
+            "seconds": round(seconds),
+            **scores.more,
+        }
+        if layers.get("shadow_price"):
+            card["shadow_prices"] = dict(zip(self.match.ranks, layers["shadow_price"], strict=True))
+        return card
+
+
+class _Recorder:
+    """Writes down what happens: losses at every step, measurements, scores and checkpoints at theirs."""
+
+    def __init__(self, training: _Training, past: list[dict[str, Any]], checkpoint: Checkpoint | None):
+        self.training, self.run, self.config = training, training.run, training.config
+        steps = [event for event in past if event["event"] == "step"]
+        self._seconds = steps[-1]["seconds"] if steps else 0.0
+        self._scores: Any = None
+        self._checkpoint = checkpoint
+        self._penalty = 0.0
+        self._prices: Any = None
+        if self.config.method == "hiplora":
+            from hiplora.tuner import ShadowPrices
+
+            self._prices = ShadowPrices(training.model)
+            training._stack.callback(self._prices.close)
+            if checkpoint:
+                self._prices.load_state(json.loads((checkpoint.path / _PRICES).read_text(encoding="utf-8")))
+
+    def callback(self) -> Any:
+        """Return it as the Trainer wants it."""
+        from transformers import TrainerCallback
+
+        recorder = self
+
+        class Callback(TrainerCallback):
+            def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                recorder.begin(state.global_step)
+
+            def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                recorder.before_step()
+
+            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                recorder.after_step(state.global_step)
+                if recorder.training.stopped():
+                    control.should_training_stop = control.should_save = True
+
+            def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+                if "loss" in logs:
+                    recorder.log(state, logs)
+
+            def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                recorder.save(state.global_step)
+
+        return Callback()
+
+    def begin(self, step: int) -> None:
+        if step == 0:
+            self.score(0)
+            self.measure(0)
+        self._last = time.perf_counter()
+
+    def before_step(self) -> None:
+        """Keep what the budget charges for the step to come: the loss that the Trainer tells has it in it."""
+        if self.config.method == "hiplora" and self.config.budget_mode == "soft":
+            import torch
+
+            from hiplora.tuner import budget_penalty
+
+            with torch.no_grad():
+                penalty = budget_penalty(self.training.model)
+            self._penalty = 0.0 if penalty is None else float(penalty)
+
+    def after_step(self, step: int) -> None:
+        if self._prices is not None:
+            self._prices.step()
+        now = time.perf_counter()
+        self._seconds += now - self._last
+        if step % self.config.measure_every == 0 or step == self.config.steps:  # type: ignore[operator]
+            self.measure(step)
+        if step % self.config.score_every == 0 or step == self.config.steps:  # type: ignore[operator]
+            self.score(step)
+        # Looking is not training.
+        self._last = time.perf_counter()
+
+    def log(self, state: Any, logs: dict[str, float]) -> None:
+        loss, step = logs["loss"], state.global_step
+        if not math.isfinite(loss):
+            kept = self.run.checkpoints
+            raise HiploraError(
+                f"The loss of {self.run.name} is {loss} at step {step}: "
+                + (f"its last good checkpoint is at step {kept[-1].step}; " if kept else "there is no checkpoint yet; ")
+                + "start again with a lower learning rate."
+            )
+        self.run.append(
+            {
+                "event": "step",
+                "step": step,
+                "loss": loss,
+                "task_loss": loss - self._penalty,
+                "penalty": self._penalty,
+                "learning_rate": logs["learning_rate"],
+                "grad_norm": _finite(logs.get("grad_norm")),
+                "seconds": round(self._seconds, 4),
+                "tokens": int(state.num_input_tokens_seen),
+            }
+        )
+        self.training._report(f"step {step} of {self.config.steps}: loss {loss:.4f}")
+
+    def measure(self, step: int) -> None:
+        from hiplora.measures.progress import progress_table
+        from hiplora.training.live import live_adapter
+
+        config = self.config
+        adapter = live_adapter(self.training.model, self.run.path)
+        table = progress_table(
+            self.training.spectra, adapter, config.principal_rank, config.epsilon, config.budget_power
+        )
+        total = math.sqrt((table["norm"] ** 2).sum() / (table["base_norm"] ** 2).sum())
+        columns = ("epsilon", "tightness", "principal_norm", "mixed_norm", "residual_norm", "relative_norm")
+        event: dict[str, Any] = {"event": "layers", "step": step, "total_relative_norm": total}
+        event |= {name: table[name].tolist() for name in columns}
+        if self._prices is not None and (prices := self._prices.prices()):
+            event["shadow_price"] = [prices.get(module, 0.0) for module in table["module"]]
+        self.run.append(event)
+
+    def score(self, step: int) -> None:
+        self._scores = self.training.data.score(self.training.model, False)
+        event = {"event": "scores", "step": step, "task_score": self._scores.task, "retention": self._scores.retention}
+        self.run.append(event | {"skills": self._scores.skills} | self._scores.more)
+        self.training._report(
+            f"step {step}: task {self._scores.task:.3f}"
+            + (f", kept {self._scores.retention:.3f}" if self._scores.retention is not None else "")
+        )
+
+    def save(self, step: int) -> None:
+        """Make what the Trainer saved a complete checkpoint, and the run's adapter."""
+        path = self.run.path / "checkpoints" / f"checkpoint-{step}"
+        # The Trainer's own settings as a pickle, which nothing here reads.
+        (path / "training_args.bin").unlink(missing_ok=True)
+        (path / "README.md").unlink(missing_ok=True)
+        if (self.run.path / INITIAL_FILE).is_file():
+            shutil.copyfile(self.run.path / INITIAL_FILE, path / INITIAL_FILE)
+        if self._prices is not None:
+            (path / _PRICES).write_text(json.dumps(self._prices.state()), encoding="utf-8")
+        (path / COMPLETE).touch()
+        _sync(path)
+        scores = self._scores or self.training.data.score(self.training.model, False)
+        checkpoints = self.run.checkpoints
+        write_adapter(self.run, checkpoints[-1], self.training.card(scores, step))
+        for earlier in checkpoints[:-1]:
+            for name in _TRAINER_FILES:
+                (earlier.path / name).unlink(missing_ok=True)
+
+
+def write_adapter(run: Run, checkpoint: Checkpoint, card: dict[str, Any]) -> None:
+    """Put a checkpoint's adapter with its card where the run's adapter is read."""
+    names = ("adapter_config.json", "adapter_model.safetensors", INITIAL_FILE)
+    with atomic_path(run.path / RUN_ADAPTER) as draft:
+        draft.mkdir()
+        for name in names:
+            if (checkpoint.path / name).is_file():
+                shutil.copyfile(checkpoint.path / name, draft / name)
+        (draft / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _threads(count: int) -> "Iterator[None]":
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _sync(folder: Path) -> None:
+    """Ask the system to write a folder's files to the disk now."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())

@@ -1,0 +1,51 @@
+"""A process that trains one run: `python -m hiplora.training.worker`.
+
+It imports what takes seconds, then waits for the run's folder on its standard input. When the input closes, whoever
+started it has stopped caring or has died: the run then ends with a checkpoint.
+"""
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+
+def main() -> int:
+    """Wait for a folder, train, and return the exit code: 0, or 2 when the run failed."""
+    # With its standard input at hand before anything slow, it notices at once that it is not needed.
+    import peft  # noqa: F401
+    import transformers.trainer  # noqa: F401
+
+    import hiplora.tuner  # noqa: F401
+    from hiplora.errors import HiploraError
+    from hiplora.training.run import Run
+    from hiplora.training.train import train
+
+    folder = sys.stdin.readline().strip()
+    if not folder:
+        return 0
+    log = os.open(Path(folder) / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    ended = threading.Event()
+
+    def watch() -> None:
+        while sys.stdin.readline():
+            pass
+        ended.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        train(Run(folder), ended.is_set)
+    except HiploraError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The thread that waits on the input would hold up an ordinary exit.
+    os._exit(code)

@@ -1,0 +1,144 @@
+"""A run's folder: what it says of itself, and what it refuses."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from hiplora.errors import HiploraError
+from hiplora.training import Run, RunConfig, list_runs
+from hiplora.training.run import new_run_folder
+
+
+def test_new_run_can_be_read_back(small_run):
+    run = small_run(seed=3, epsilon_pattern={"model.layers.0.self_attn.q_proj": 0.1})
+    assert Run(run.path).config == run.config
+    assert run.status.state == "new"
+    assert run.adapter is None
+    assert run.events() == []
+    assert run.card == {}
+
+
+def test_run_is_running_as_long_as_somebody_holds_it(small_run):
+    run = small_run()
+    with run.exclusively():
+        assert run.status.state == "running"
+    assert run.status.state == "new"
+
+
+def test_run_whose_process_was_killed_says_so(small_run):
+    run = small_run()
+    script = f"""
+import os, signal
+from hiplora.training.run import Run, Status
+run = Run({str(run.path)!r})
+with run.exclusively():
+    run.set_status(Status("running"))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", script], check=False)
+    assert run.status.state == "killed"
+    assert "last checkpoint is at step 0" in run.status.message
+
+
+def test_request_to_stop_is_forgotten_at_the_next_start(small_run):
+    run = small_run()
+    run.request_stop()
+    assert run.stop_requested
+    with run.exclusively():
+        assert not run.stop_requested
+
+
+def test_last_event_cut_short_is_left_out_and_an_earlier_one_is_an_error(small_run):
+    run = small_run()
+    run.append({"event": "step", "step": 1})
+    with (run.path / "events.jsonl").open("a") as file:
+        file.write('{"event": "st')
+    assert [event["step"] for event in run.events()] == [1]
+    (run.path / "events.jsonl").write_text('{"event": \n{"event": "step", "step": 2}\n')
+    with pytest.raises(HiploraError, match=r"events.jsonl: line 1 is damaged"):
+        run.events()
+
+
+def test_rewinding_forgets_what_came_later(small_run):
+    run = small_run()
+    for step in range(1, 6):
+        run.append({"event": "step", "step": step})
+    assert [event["step"] for event in run.rewind(3)] == [1, 2, 3]
+    assert [event["step"] for event in run.events()] == [1, 2, 3]
+
+
+def test_folder_with_a_run_or_other_files_is_not_written_over(small_run, tmp_path):
+    run = small_run()
+    with pytest.raises(HiploraError, match="holds a run already"):
+        Run.create(run.path, run.config)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("mine")
+    with pytest.raises(HiploraError, match="holds other files"):
+        Run.create(tmp_path / "other", run.config)
+
+
+def test_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(HiploraError, match="is no run: pass the folder"):
+        Run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"nonsense": 1}, "'nonsense'"),
+        ({"r": 0}, "r must be"),
+        ({"base": None}, "name no base"),
+        (None, "cannot be used"),
+    ],
+)
+def test_damaged_settings_are_refused_in_words(small_run, fields, words):
+    run = small_run()
+    content = {"config": {**run.config.to_dict(), **fields}} if fields else {}
+    (run.path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(HiploraError, match=words):
+        Run(run.path)
+
+
+def test_list_holds_what_can_be_read_the_newest_first(small_run, tmp_path):
+    first, second = small_run("first"), small_run("second")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "run.json").write_text("{")
+    assert [run.name for run in list_runs(tmp_path)] == [second.name, first.name]
+    assert list_runs(tmp_path / "nowhere") == []
+
+
+def test_new_folders_are_numbered(small_run, tmp_path):
+    small_run("swap")
+    assert new_run_folder("swap", tmp_path).name == "swap-2"
+    assert new_run_folder("rot", tmp_path).name == "rot"
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"task": None}, "either a task of the demo world or a data file"),
+        ({"data": "x.txt"}, "either a task of the demo world or a data file"),
+        ({"task": "prev"}, "'prev' is no task of the demo world: choose one of swap, rot, edit"),
+        ({"probe": "x.txt"}, "A probe file goes with a data file"),
+        ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+        ({"steps": 1.5}, "steps must be a whole number"),
+        ({"epsilon": 0.0}, "epsilon must be a positive number"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a positive number"),
+        ({"budget_lambda": -1}, "budget_lambda must be 0 or a positive number"),
+        ({"core": "square"}, "core must be one of full, diagonal"),
+        ({"seed": -1}, "seed must be a whole number of at least 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused_in_words(fields, words):
+    with pytest.raises(HiploraError, match=words):
+        RunConfig(**{"base": "demo", "task": "swap", **fields})
+
+
+def test_defaults_are_those_of_the_demo_world_for_a_task_and_gentler_for_a_file():
+    task, file = RunConfig(base="demo", task="swap"), RunConfig(base="demo", data="notes.txt")
+    assert (task.batch_size, task.learning_rate, task.warmup_steps, task.threads) == (64, 2e-3, 15, 1)
+    assert (file.batch_size, file.learning_rate) == (4, 2e-4)
+    assert task.default_name == "swap-hiplora-s0"
+    assert file.default_name == "notes-hiplora-s0"

@@ -1,0 +1,285 @@
+"""A run from start to end: what is written, that it can be interrupted anywhere, and what goes wrong in words."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from transformers import AutoModelForCausalLM
+
+from hiplora import analyze
+from hiplora.errors import HiploraError
+from hiplora.training import METHODS, layer_history, score_table, step_table
+from hiplora.training.train import train
+
+
+def numbers(run):
+    """All that a run wrote down, but for the clock."""
+    return [{key: value for key, value in event.items() if key != "seconds"} for event in run.events()]
+
+
+def weights(run):
+    return load_file(run.adapter / "adapter_model.safetensors")
+
+
+def stop_at(run, step):
+    """Ask for a stop as anybody may, while a step is done."""
+
+    def report(text):
+        if text.startswith(f"step {step - 1} of"):
+            run.request_stop()
+
+    return report
+
+
+def assert_same(first, second):
+    assert numbers(first) == numbers(second)
+    one, two = weights(first), weights(second)
+    assert one.keys() == two.keys()
+    assert all(np.array_equal(one[key], two[key]) for key in one)
+
+
+def test_finished_run_holds_losses_measurements_scores_and_an_adapter(finished_run):
+    assert finished_run.status.state == "finished"
+    steps, scores, layers = (table([finished_run]) for table in (step_table, score_table, layer_history))
+    assert steps["step"].tolist() == list(range(1, 9))
+    assert steps["task_loss"].iloc[-1] < steps["task_loss"].iloc[0]
+    assert sorted(scores["step"].unique()) == [0, 4, 8]
+    assert sorted(layers["step"].unique()) == [0, 2, 4, 6, 8]
+    assert layers["module"].nunique() == 28
+    assert finished_run.card["task"] == "swap"
+    assert [checkpoint.step for checkpoint in finished_run.checkpoints] == [3, 6, 8]
+
+
+def test_last_event_has_the_numbers_that_analyze_finds_in_the_saved_adapter(finished_run):
+    last = layer_history([finished_run]).query("step == 8").set_index("module")
+    table = analyze("demo", [finished_run.path], k=16).set_index("module")
+    np.testing.assert_allclose(last["tightness"], table.loc[last.index, "tightness"], rtol=1e-5)
+    np.testing.assert_allclose(last["relative_norm"], table.loc[last.index, "relative_norm"], rtol=1e-5)
+    principal = table.loc[last.index, "norm"] * np.sqrt(table.loc[last.index, "pp"])
+    np.testing.assert_allclose(last["principal_norm"], principal, rtol=1e-5)
+    assert table["adapter"].unique().tolist() == ["finished"]
+
+
+def test_loss_in_soft_mode_is_the_task_loss_and_the_penalty(small_run):
+    run = train(small_run(budget_lambda=1e3, learning_rate=1e-2))
+    layers = layer_history([run]).query("step == 6")
+    cost = ((layers["tightness"] * layers["epsilon"]) ** 2).mean()
+    # The loss of step 7 is of the update that six steps have made.
+    step = step_table([run]).query("step == 7").iloc[0]
+    assert step["penalty"] == pytest.approx(1e3 * cost, rel=1e-5)
+    assert step["loss"] == pytest.approx(step["task_loss"] + step["penalty"])
+
+
+@pytest.mark.parametrize("method", [*METHODS, "hiplora-hard"])
+def test_stopped_run_goes_on_to_the_same_numbers(small_run, method):
+    config = {"method": method.removesuffix("-hard"), "budget_mode": "hard" if method.endswith("hard") else "soft"}
+    whole, parts = small_run("whole", **config), small_run("parts", **config)
+    train(whole)
+    train(parts, report=stop_at(parts, 5))
+    assert parts.status.state == "stopped"
+    assert parts.status.resumable
+    assert [checkpoint.step for checkpoint in parts.checkpoints] == [3, 5]
+    train(parts)
+    assert parts.status.state == "finished"
+    assert_same(whole, parts)
+
+
+def test_killed_run_is_marked_and_goes_on_to_the_same_numbers(small_run, tmp_path):
+    killed = small_run("killed")
+    script = f"""
+        import os, signal
+        from hiplora.training import Run
+        from hiplora.training.train import train
+        import torch; torch.set_num_threads(1)
+
+        def report(text):
+            if text.startswith("step 5 of"):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        train(Run({str(killed.path)!r}), report=report)
+    """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True)
+    assert ended.returncode == -signal.SIGKILL
+    assert killed.status.state == "killed"
+    assert "step 3" in killed.status.message
+    assert step_table([killed])["step"].max() == 5
+    assert analyze("demo", [killed.path])["norm"].max() > 0
+    train(killed)
+    assert_same(train(small_run("whole")), killed)
+
+
+def test_half_written_checkpoint_does_not_count(small_run):
+    run = small_run()
+    train(run, report=stop_at(run, 4))
+    half = run.path / "checkpoints" / "checkpoint-5"
+    half.mkdir()
+    (half / "adapter_model.safetensors").write_bytes(b"half")
+    run.append({"event": "step", "step": 5, "loss": 1.0})
+    with (run.path / "events.jsonl").open("a") as file:
+        file.write('{"event": "st')
+    train(run)
+    assert_same(train(small_run("whole")), run)
+
+
+def test_run_stopped_before_its_first_checkpoint_starts_over(small_run):
+    run = small_run()
+    with pytest.raises(KeyboardInterrupt):
+        train(run, report=interrupt_at(2))
+    assert run.status.state == "stopped"
+    assert not run.checkpoints
+    train(run)
+    assert_same(train(small_run("whole")), run)
+
+
+def interrupt_at(step):
+    def report(text):
+        if text.startswith(f"step {step} of"):
+            raise KeyboardInterrupt
+
+    return report
+
+
+def test_methods_with_one_seed_see_the_same_examples_in_the_same_order(small_run):
+    """The first loss is of the unchanged base: the same batch gives the same number."""
+    first = {
+        method: step_table([train(small_run(method, method=method, steps=2))])["task_loss"].iloc[0]
+        for method in ("lora", "dora", "hiplora")
+    }
+    assert first["dora"] == pytest.approx(first["lora"], rel=1e-5)
+    assert first["hiplora"] == pytest.approx(first["lora"], rel=1e-5)
+    other = step_table([train(small_run("other", method="lora", steps=2, seed=1))])["task_loss"].iloc[0]
+    assert other != pytest.approx(first["lora"], rel=1e-2)
+
+
+def test_hard_budget_is_never_exceeded_in_any_event(small_run):
+    run = train(small_run(budget_mode="hard", epsilon=0.002, learning_rate=2e-2, measure_every=1))
+    tightness = layer_history([run])["tightness"]
+    assert tightness.max() <= 1 + 1e-6
+    assert tightness.max() > 0.999
+
+
+def test_tightness_falls_as_lambda_grows(small_run):
+    runs = [
+        train(small_run(f"lambda-{value}", budget_lambda=value, learning_rate=1e-2, steps=20))
+        for value in (0, 1e3, 1e5)
+    ]
+    last = [layer_history([run]).query("step == 20")["tightness"].mean() for run in runs]
+    assert last[0] > 1.2 * last[1] > 1.2 * last[2]
+
+
+@pytest.mark.parametrize("method", ["pissa", "dora"])
+def test_run_is_analysed_as_what_it_changes_in_the_original_base(small_run, method):
+    run = train(small_run(method=method, learning_rate=1e-2))
+    from peft import PeftModel
+
+    from hiplora.adapters import read_adapter
+    from hiplora.sources import open_base
+
+    base = open_base("demo")
+    original = AutoModelForCausalLM.from_pretrained(base.path).state_dict()
+    # PEFT makes PiSSA's start anew on loading, and so the base that its factors belong to.
+    merged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.path), run.adapter).merge_and_unload()
+    adapter, name = read_adapter(run.path), "model.layers.2.mlp.down_proj"
+    change = (merged.state_dict()[f"{name}.weight"] - original[f"{name}.weight"]).numpy()
+    delta = adapter.delta(name, base.read(base.weights[name])).dense()
+    assert adapter.method == METHODS[method].title
+    np.testing.assert_allclose(delta, change, atol=2e-6)
+    assert np.linalg.norm(change) > 1e-2
+
+
+def test_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(small_run):
+    run = small_run(learning_rate=1e30, method="lora", save_every=1, warmup_steps=2)
+    with pytest.raises(
+        HiploraError, match=r"The loss of run is nan at step \d: its last good checkpoint is at step \d;"
+    ):
+        train(run)
+    assert run.status.state == "failed"
+    assert "nan" in run.status.message
+    last = run.checkpoints[-1]
+    assert all(np.isfinite(value).all() for value in load_file(last.path / "adapter_model.safetensors").values())
+    assert math.isfinite(analyze("demo", [run.path])["norm"].max())
+
+
+def test_full_disk_is_one_sentence_and_what_was_done_is_kept(small_run):
+    """A limit on file sizes stands in for a full disk: the system refuses the write alike."""
+    run = small_run(save_every=1)
+    script = f"""
+        import resource, signal
+        from hiplora.errors import HiploraError
+        from hiplora.training import Run
+        from hiplora.training.train import train
+
+        def report(text):
+            if text.startswith("step 3 of"):
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+
+        try:
+            train(Run({str(run.path)!r}), report=report)
+        except HiploraError as error:
+            print(error)
+    """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    sentence = ended.stdout.strip()
+    assert sentence.startswith(str(run.path))
+    assert "cannot be written" in sentence
+    assert run.status.state == "failed"
+    assert [checkpoint.step for checkpoint in run.checkpoints] == [1, 2]
+    train(run)
+    assert_same(train(small_run("whole", save_every=1)), run)
+
+
+def test_second_process_is_refused(small_run):
+    run = small_run()
+    with run.exclusively(), pytest.raises(HiploraError, match="being trained by another process"):
+        train(run)
+
+
+def test_task_needs_a_base_that_speaks_its_lines(small_run, llama_base, tmp_path):
+    with pytest.raises(HiploraError, match="does not speak the demo world's lines"):
+        train(small_run(base=str(llama_base), r=2, principal_rank=4))
+
+
+@pytest.mark.parametrize(("field", "value"), [("r", 200), ("principal_rank", 129)])
+def test_rank_larger_than_a_layer_is_refused_before_anything_is_loaded(small_run, field, value):
+    with pytest.raises(HiploraError, match=rf"={value} is larger than .* \(128 x 128\): use at most 128"):
+        train(small_run(**{field: value}))
+
+
+def test_encoder_is_refused(small_run, tmp_path, write_base):
+    base = write_base("encoder", {}, architectures=["BertModel"])
+    with pytest.raises(HiploraError, match=r"encoder is no causal language model \(BertModel\)"):
+        train(small_run(base=str(base)))
+
+
+def test_checkpoints_hold_nothing_that_runs_code_when_opened(finished_run):
+    assert not list(finished_run.path.rglob("training_args.bin"))
+    for earlier in finished_run.checkpoints[:-1]:
+        assert {path.suffix for path in earlier.path.iterdir()} <= {".json", ".safetensors", ""}
+
+
+def test_run_on_a_file_is_scored_on_what_is_held_out_and_on_a_probe(small_run, tmp_path):
+    from hiplora.demo.skills import evaluation_examples
+
+    def lines(name, count):
+        return [{"prompt": e.prompt, "completion": e.answer} for e in evaluation_examples(name, count)]
+
+    for name, skill in (("data", "swap"), ("probe", "rev")):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines(skill, 40)))
+    run = small_run(
+        task=None, data=str(tmp_path / "data.jsonl"), probe=str(tmp_path / "probe.jsonl"), learning_rate=5e-3, steps=20
+    )
+    train(run)
+    scores = score_table([run]).pivot_table(index="step", columns="role", values="score", observed=True)
+    assert scores.loc[20, "task"] > 1.5 * scores.loc[0, "task"]
+    assert scores.loc[0, "retention"] == pytest.approx(1.0)
+    assert scores.loc[20, "retention"] < 1
+    events = [event for event in run.events() if event["event"] == "scores"]
+    assert events[-1]["task_score"] == pytest.approx(math.exp(-events[-1]["validation_loss"]))
