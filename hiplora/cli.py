@@ -348,20 +348,19 @@ def _train(args: argparse.Namespace) -> int | None:
     return None
 
 
-def _follow(run: "Run", work: Callable[[Callable[[str], None]], object]) -> None:
-    """Show a run's progress in one line, and what it says of its scores above."""
+def _follow(run: "Run", work: Callable[[Callable[[str, int], None]], object]) -> None:
+    """Show a run's progress in one line, and its scores above."""
     from tqdm import tqdm
 
-    with tqdm(total=run.config.steps, bar_format="{desc} {percentage:3.0f}%|{bar:30}|", disable=None) as bar:
+    form = "{n:.0f} of {total:.0f} steps|{bar:30}| {desc}"
+    with tqdm(total=run.config.steps, bar_format=form, disable=None) as bar:
 
-        def report(text: str) -> None:
-            bar.set_description_str(text, refresh=False)
-            step = text.removeprefix("step ").split()[0]
-            if text.startswith("step ") and " of " in text and step.isdigit():
-                bar.update(int(step) - bar.n)
-            elif bar.disable or text.startswith("step "):
-                tqdm.write(text, file=sys.stderr)
+        def report(text: str, step: int) -> None:
+            if text.startswith("task "):
+                tqdm.write(f"step {step}: {text}", file=sys.stderr)
             else:
+                bar.set_description_str(text, refresh=False)
+                bar.update(step - bar.n)
                 bar.refresh()
 
         work(report)
@@ -378,7 +377,7 @@ def _demo_build(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from hiplora.demo import demo_root
-    from hiplora.demo.build import build
+    from hiplora.training.demo_world import build
 
     out = args.out or demo_root()
     with tqdm(total=1.0, bar_format="{desc} {percentage:3.0f}%|{bar:30}| {remaining} left", disable=None) as bar:

@@ -340,7 +340,7 @@ def test_export_writes_an_ordinary_lora_with_the_same_update(run, llama_base, ma
 
 
 def test_demo_build_builds_where_it_is_told(run, monkeypatch, tmp_path):
-    from hiplora.demo import build as build_module
+    from hiplora.training import demo_world
 
     asked = {}
 
@@ -349,7 +349,7 @@ def test_demo_build_builds_where_it_is_told(run, monkeypatch, tmp_path):
         progress("swap-lora", 1.0)
         asked.update(out=out, seed=seed)
 
-    monkeypatch.setattr(build_module, "build", build)
+    monkeypatch.setattr(demo_world, "build", build)
     code, out, _ = run("demo", "build", "--out", tmp_path / "world", "--seed", 7)
     assert (code, out) == (0, [f"{tmp_path / 'world'} holds the demo world"])
     assert asked == {"out": tmp_path / "world", "seed": 7}

@@ -1,7 +1,7 @@
 """The demo world: a small base model with exact skills, and adapters trained on it. Importing this loads no torch.
 
-`skills` is the text, `tokenizer`, `base` and `adapters` make the models, `scoring` measures them, and `build` makes
-everything that ships, from seeds.
+`skills` is the text, `tokenizer` and `base` make the model, `scoring` measures it and whatever was trained on it;
+`hiplora.training.demo_world` makes everything that ships, from seeds.
 """
 
 from pathlib import Path
@@ -58,7 +58,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     """Read how a base or adapter was made and what it scored.
 
     Args:
-        folder: A folder that `hiplora.demo.build.build` wrote, such as `base_path()` or `adapter_path(name)`.
+        folder: A folder that `hiplora.training.demo_world.build` wrote, such as `base_path()` or `adapter_path(name)`.
 
     Raises:
         HiploraError: The folder has no readable `card.json`.

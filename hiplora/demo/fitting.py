@@ -1,4 +1,4 @@
-"""One way to train in the demo world, for the base and for every adapter: an unchanged `transformers.Trainer`."""
+"""How the demo base is trained from nothing: by an unchanged `transformers.Trainer`."""
 
 import tempfile
 from collections.abc import Callable

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 
-Report = Callable[[str], None]
+Report = Callable[[str, int], None]
+"""Called with what is being done or was found, and the optimiser steps done."""
 _PRICES = "shadow_prices.json"
 # What only going on needs; of all but the last checkpoint the adapter alone is kept.
 _TRAINER_FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "scaler.pt", _PRICES)
@@ -62,13 +63,13 @@ def match_on(base: BaseModel, config: RunConfig) -> tuple[Method, Match]:
     return method, match_parameters(method, adapted_maps(base), config)
 
 
-def train(run: Run, stopped: Callable[[], bool] = lambda: False, report: Report = lambda text: None) -> Run:
+def train(run: Run, stopped: Callable[[], bool] = lambda: False, report: Report = lambda text, step: None) -> Run:
     """Do a run, from its last complete checkpoint where it has one: the numbers are those of one never interrupted.
 
     Args:
         run: from `Run.create`, or one that was stopped, failed or killed.
         stopped: asked after every step; True ends the run with a checkpoint.
-        report: told what is being done.
+        report: told what is being done, losses and scores.
 
     Returns:
         The run; its `status` says how it ended.
@@ -123,6 +124,7 @@ class _Training:
     def __init__(self, run: Run, stopped: Callable[[], bool], report: Report, stack: ExitStack):
         self.run, self.config = run, run.config
         self._asked, self._report, self._stack = stopped, report, stack
+        self.step = 0
         self.device = ""
 
     def stopped(self) -> bool:
@@ -130,7 +132,7 @@ class _Training:
 
     def phase(self, text: str) -> None:
         self.run.set_status(Status("running", text, "", self.device))
-        self._report(text)
+        self._report(text, self.step)
 
     def go(self) -> Run:
         run, config = self.run, self.config
@@ -163,7 +165,7 @@ class _Training:
         model.to(self.device)
         self.data = load_data(config, base, tokenizer, model)
         for note in self.data.notes:
-            self._report(note)
+            self._report(note, self.step)
         self.phase("Decomposing the base")
         self.spectra = BaseSpectra(base, device=config.device)
         weights = [base.weights[module] for module in self.match.ranks]
@@ -398,7 +400,8 @@ class _Recorder:
                 "tokens": int(state.num_input_tokens_seen),
             }
         )
-        self.training._report(f"step {step} of {self.config.steps}: loss {loss:.4f}")
+        self.training.step = step
+        self.training._report(f"loss {loss:.4f}", step)
 
     def measure(self, step: int) -> None:
         from hiplora.measures.progress import progress_table
@@ -422,8 +425,9 @@ class _Recorder:
         event = {"event": "scores", "step": step, "task_score": self._scores.task, "retention": self._scores.retention}
         self.run.append(event | {"skills": self._scores.skills} | self._scores.more)
         self.training._report(
-            f"step {step}: task {self._scores.task:.3f}"
-            + (f", kept {self._scores.retention:.3f}" if self._scores.retention is not None else "")
+            f"task {self._scores.task:.3f}"
+            + (f", kept {self._scores.retention:.3f}" if self._scores.retention is not None else ""),
+            step,
         )
 
     def save(self, step: int) -> None:

@@ -30,8 +30,8 @@ def weights(run):
 def stop_at(run, step):
     """Ask for a stop as anybody may, while a step is done."""
 
-    def report(text):
-        if text.startswith(f"step {step - 1} of"):
+    def report(text, done):
+        if text.startswith("loss") and done == step - 1:
             run.request_stop()
 
     return report
@@ -98,8 +98,8 @@ def test_killed_run_is_marked_and_goes_on_to_the_same_numbers(small_run, tmp_pat
         from hiplora.training.train import train
         import torch; torch.set_num_threads(1)
 
-        def report(text):
-            if text.startswith("step 5 of"):
+        def report(text, step):
+            if text.startswith("loss") and step == 5:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         train(Run({str(killed.path)!r}), report=report)
@@ -138,8 +138,8 @@ def test_run_stopped_before_its_first_checkpoint_starts_over(small_run):
 
 
 def interrupt_at(step):
-    def report(text):
-        if text.startswith(f"step {step} of"):
+    def report(text, done):
+        if text.startswith("loss") and done == step:
             raise KeyboardInterrupt
 
     return report
@@ -215,8 +215,8 @@ def test_full_disk_is_one_sentence_and_what_was_done_is_kept(small_run):
         from hiplora.training import Run
         from hiplora.training.train import train
 
-        def report(text):
-            if text.startswith("step 3 of"):
+        def report(text, step):
+            if text.startswith("loss") and step == 3:
                 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 

@@ -2,14 +2,14 @@ import json
 
 import pytest
 
-from hiplora.demo import ADAPTERS, SKILLS, adapters, read_card
-from hiplora.demo.adapters import build_adapter, method_config
-from hiplora.demo.build import build
+from hiplora.demo import ADAPTERS, SKILLS, read_card
 from hiplora.demo.fitting import Recipe
 from hiplora.errors import HiploraError
+from hiplora.training import RunConfig, demo_world
+from hiplora.training.demo_world import build, build_adapter
 
-TINY = Recipe(steps=2, batch_size=4, learning_rate=1e-3)
-TINY_BUILD = {"base_recipe": TINY, "adapter_recipe": TINY, "evaluation_size": 5}
+TINY = {"steps": 2, "batch_size": 4, "learning_rate": 1e-3}
+TINY_BUILD = {"base_recipe": Recipe(**TINY), "evaluation_size": 5, **TINY}
 
 
 def layout(folder):
@@ -57,7 +57,8 @@ def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(built, tm
     out, _ = built
 
     def weights(seed, folder):
-        build_adapter(out / "base", folder, "swap", "lora", seed, TINY, evaluation_size=5, progress=lambda *_: None)
+        config = RunConfig(str(out / "base"), "lora", "swap", seed=seed, evaluation_size=5, **TINY)
+        build_adapter(folder, config, lambda *_: None)
         return (folder / "adapter_model.safetensors").read_bytes()
 
     assert weights(3, tmp_path / "same") == (out / "adapters/swap-lora/adapter_model.safetensors").read_bytes()
@@ -72,7 +73,7 @@ def test_a_failed_build_leaves_the_earlier_demo_and_no_scratch(tmp_path, monkeyp
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(adapters, "build_adapter", stop)
+    monkeypatch.setattr(demo_world, "build_adapter", stop)
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "demo", **TINY_BUILD)
     assert layout(tmp_path) == {"demo/base/card.json"}
@@ -84,10 +85,3 @@ def test_a_folder_with_other_things_is_not_replaced(tmp_path):
     with pytest.raises(HiploraError, match="no earlier demo"):
         build(tmp_path, **TINY_BUILD)
     assert layout(tmp_path) == {"thesis.txt"}
-
-
-def test_unknown_tasks_and_methods_are_refused_in_a_sentence(tmp_path):
-    with pytest.raises(HiploraError, match="'fly' is no task"):
-        build_adapter(tmp_path, tmp_path, "fly", "lora", 0, TINY, progress=lambda *_: None)
-    with pytest.raises(HiploraError, match="'dora' is no method"):
-        method_config("dora")

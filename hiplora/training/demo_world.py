@@ -1,0 +1,97 @@
+"""Rebuilds all of the demo world from seeds: the base, then each adapter, then one rename that puts them in place."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from hiplora.demo import ADAPTERS, read_card
+from hiplora.demo.fitting import Progress, Recipe
+from hiplora.demo.scoring import EVALUATION_SIZE
+from hiplora.errors import HiploraError
+from hiplora.files import atomic_path, read_json
+from hiplora.training.config import RunConfig
+from hiplora.training.run import Run
+from hiplora.training.train import train
+
+_SHIPPED_BASE: Final = "assets/demo/base"
+"""What the adapters' configs name as their base: relative to the project, so that it holds on every machine."""
+
+
+def build_adapter(out: Path, config: RunConfig, progress: Progress) -> dict[str, Any]:
+    """Train one adapter and keep what a run leaves of it: an ordinary PEFT folder with its card.
+
+    Args:
+        out: the folder to write; made when missing.
+        config: of the run; its base is the folder of the demo base.
+        progress: told after every step.
+
+    Returns:
+        The card, as written to `card.json`.
+
+    Raises:
+        HiploraError: as `hiplora.training.train.train`.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        run = Run.create(Path(scratch) / config.default_name, config)
+        name = f"{config.task}-{config.method}"
+
+        def report(text: str, step: int) -> None:
+            if text.startswith("loss"):
+                progress(name, step / config.steps)
+
+        train(run, report=report)
+        assert run.adapter is not None
+        shutil.copytree(run.adapter, out)
+    path = out / "adapter_config.json"
+    path.write_text(json.dumps(read_json(path) | {"base_model_name_or_path": _SHIPPED_BASE}, indent=2, sort_keys=True))
+    return read_card(out)
+
+
+def build(
+    out: Path,
+    seed: int = 0,
+    progress: Progress | None = None,
+    *,
+    base_recipe: Recipe | None = None,
+    evaluation_size: int = EVALUATION_SIZE,
+    **adapter: Any,
+) -> Path:
+    """Train the base and all adapters into one folder; a build that fails or is stopped leaves `out` as it was.
+
+    Args:
+        out: the folder to write: `base`, and `adapters/<task>-<method>`. An earlier demo there is replaced.
+        seed: seeds everything. The same seed, machine and library versions give the same weights and scores.
+        progress: called with what is being trained (`base`, `swap-lora`, ...) and the share of it done, 0 to 1.
+        base_recipe: how long and how fast the base trains; as it was made for the app by default.
+        evaluation_size: examples per skill for the cards' scores, at most.
+        adapter: fields of `RunConfig` that are not the default, for every adapter.
+
+    Returns:
+        `out`.
+
+    Raises:
+        HiploraError: `out` holds something that is not an earlier demo.
+    """
+    from hiplora.demo import base
+
+    if out.exists() and not (out / "base" / "card.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise HiploraError(f"{out} exists and is no earlier demo; name an empty or a new folder.")
+    report = progress or (lambda what, done: None)
+    with atomic_path(out) as made:
+        folder = made / "base"
+        base.build_base(folder, seed, base_recipe or base.RECIPE, evaluation_size=evaluation_size, progress=report)
+        for name in ADAPTERS:
+            task, method = name.split("-")
+            config = RunConfig(
+                base=str(folder),
+                task=task,
+                method=method,
+                seed=seed,
+                device="cpu",
+                evaluation_size=evaluation_size,
+                **adapter,
+            )
+            build_adapter(made / "adapters" / name, config, report)
+    return out
