@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 _LIVE_SIZE = 50
 """Examples per skill behind a score while training goes on; the card at the end has the full number."""
-_PROBE_SIZE = 64
-"""Examples of a probe file whose loss is watched: its first."""
+_PROBE_SIZE = 16
+"""Examples of a file behind a loss that is watched: a language model on a CPU is slow."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _of_file(config: RunConfig, tokenizer: Any, model: "torch.nn.Module") -> Tra
     batch_size = config.batch_size
     max_length = min(config.max_length, getattr(model.config, "max_position_embeddings", config.max_length))
     whole = tokenize(read_texts(config.data), tokenizer, max_length)
-    dataset, validation = split(whole, seed=config.seed)
+    dataset, validation = split(whole, seed=config.seed, most=_PROBE_SIZE)
     notes, collate = [whole.note], collator(tokenizer)
     probe, probe_before = None, math.nan
     if config.probe:

@@ -186,8 +186,10 @@ class _Training:
         if done < config.steps:
             run.set_status(Status("stopped", "", f"Stopped at step {done} of {config.steps}.", self.device))
             return run
-        self.phase("Scoring")
-        write_adapter(run, run.checkpoints[-1], self.card(self.data.score(self.model, True), done))
+        if config.task:
+            # On more examples than while it trained.
+            self.phase("Scoring")
+            write_adapter(run, run.checkpoints[-1], self.card(self.data.score(self.model, True), done))
         run.set_status(Status("finished", "", "", self.device))
         return run
 
