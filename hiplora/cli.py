@@ -252,6 +252,8 @@ def _svd(args: argparse.Namespace) -> None:
     weights = [base.weights[module] for module in base.linear_maps]
     spectra = BaseSpectra(base, device=args.device)
     computed, seconds = _prepare(spectra, weights, None if args.full else args.k)
+    if _rank_of_process():
+        return
     print(
         f"{len(weights)} maps of {base.name}: {len(weights) - computed} were there, {computed} computed; "
         f"{spectra.cache.folder} takes {_bytes(spectra.cache.size())}"
@@ -268,7 +270,9 @@ def _prepare(spectra: "BaseSpectra", weights: "Sequence[Weight]", k: int | None)
     from tqdm import tqdm
 
     start, done, total = time.monotonic(), 0, 0
-    with tqdm(total=1.0, bar_format="spectra {percentage:3.0f}%|{bar:30}| {desc}", disable=None) as bar:
+    with tqdm(
+        total=1.0, bar_format="spectra {percentage:3.0f}%|{bar:30}| {desc}", disable=_rank_of_process() > 0 or None
+    ) as bar:
         try:
             for progress in spectra.prepare(weights, k):
                 done, total = progress.done, progress.total
@@ -364,6 +368,11 @@ def _follow(run: "Run", work: Callable[[Callable[[str, int], None]], object]) ->
                 bar.refresh()
 
         work(report)
+
+
+def _rank_of_process() -> int:
+    """Return which of the processes that `torchrun` started this is; 0 without it. The first one speaks for all."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def _export_lora(args: argparse.Namespace) -> None:

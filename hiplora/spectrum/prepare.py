@@ -2,18 +2,26 @@
 
 import hashlib
 import json
+import os
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path, check_writable
 from hiplora.sources import BaseModel, Weight
 from hiplora.spectrum.cache import SpectrumCache, default_cache
 from hiplora.spectrum.spectrum import Spectrum, content_hash
+
+_LOOK_AGAIN = 0.1
+"""Seconds between two looks when others work on all that is left."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +96,14 @@ class BaseSpectra:
     def prepare(
         self, weights: Iterable[Weight], k: int | None = None, stop: Callable[[], bool] = lambda: False
     ) -> Iterator[Progress]:
-        """Compute what is missing, one weight after the other, yielding progress after each.
+        """Compute what is missing, the largest weight first, yielding progress after each.
 
         Each spectrum is kept the moment it is there: stopping, or a crash, loses at most one weight's work, and the
         next call does the rest. Memory follows the largest weight.
+
+        Processes that prepare the same base on one cache folder at the same time share the work, whoever started them:
+        each takes the largest weight that nobody works on, and all end when the last is done. What a process that died
+        was working on is free again at once.
 
         Args:
             weights: which.
@@ -109,13 +121,37 @@ class BaseSpectra:
         cost = {w.module: w.shape[0] * w.shape[1] * min(w.shape) for w in missing}
         total, done, start = sum(cost.values()), 0, time.monotonic()
         yield Progress(0, len(missing), 0.0 if missing else 1.0, "", None if missing else 0.0)
-        for count, weight in enumerate(missing, start=1):
-            if stop():
-                return
-            self.get(weight, None if k is None else min(k, *weight.shape))
+        pending, refused = deque(sorted(missing, key=lambda w: cost[w.module], reverse=True)), 0
+        while pending and not stop():
+            weight = pending.popleft()
+            with self._claim(weight) as mine:
+                if mine:
+                    self.get(weight, None if k is None else min(k, *weight.shape))
+            if not mine:
+                pending.append(weight)
+                refused += 1
+                if refused >= len(pending):
+                    time.sleep(_LOOK_AGAIN)
+                continue
+            refused = 0
             done += cost[weight.module]
-            elapsed = time.monotonic() - start
+            elapsed, count = time.monotonic() - start, len(missing) - len(pending)
             yield Progress(count, len(missing), done / total, weight.module, elapsed * (total - done) / done)
+
+    @contextmanager
+    def _claim(self, weight: Weight) -> Iterator[bool]:
+        """Hold a weight for this process; False when another has it. Released by the system if the process dies."""
+        path = self.cache.folder / "claims" / f"{self._memo_path.stem}-{weight.module}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(path, timeout=0):
+                # Another process may have done it since this one looked.
+                self._hashes = _read_memo(self._memo_path) | self._hashes
+                yield True
+                # At worst two processes then compute the same bytes.
+                path.unlink(missing_ok=True)
+        except Timeout:
+            yield False
 
     def _check_room(self, weights: list[Weight], k: int | None) -> None:
         """Raise when the spectra would push each other out of the cache, and so be computed again and again."""
@@ -130,8 +166,11 @@ class BaseSpectra:
     def _remember(self, weight: Weight, weight_hash: str) -> None:
         if self._hashes.get(weight.module) != weight_hash:
             self._hashes[weight.module] = weight_hash
-            with atomic_path(self._memo_path) as draft:
-                draft.write_text(json.dumps(self._hashes))
+            (self.cache.folder / "claims").mkdir(parents=True, exist_ok=True)
+            with FileLock(self.cache.folder / "claims" / f"{self._memo_path.stem}.lock"):
+                self._hashes = _read_memo(self._memo_path) | self._hashes
+                with atomic_path(self._memo_path) as draft:
+                    draft.write_text(json.dumps(self._hashes))
 
 
 def _read_memo(path: Path) -> dict[str, str]:
@@ -145,7 +184,7 @@ def _read_memo(path: Path) -> dict[str, str]:
 
 @cache
 def resolve_device(device: str) -> str:
-    """Return `cpu` or a CUDA device for `auto`, `cpu` or `cuda`.
+    """Return `cpu` or a CUDA device for `auto`, `cpu` or `cuda`: under `torchrun` each process has its own.
 
     Raises:
         HiploraError: CUDA is asked for and is not there.
@@ -156,7 +195,7 @@ def resolve_device(device: str) -> str:
     import torch
 
     if torch.cuda.is_available():
-        return "cuda"
+        return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
     if device == "auto":
         return "cpu"
     raise HiploraError(f"device {device} is not available: torch {torch.__version__} sees no CUDA GPU, use cpu.")

@@ -239,7 +239,7 @@ class _Training:
         from peft.optimizers import create_loraplus_optimizer
         from transformers import PrinterCallback, Trainer, TrainingArguments
 
-        config, on_gpu = self.config, self.device == "cuda"
+        config, on_gpu = self.config, self.device.startswith("cuda")
         optimizer, ratio = None, self.method.learning_rate_ratio
         if ratio != 1:
             optimizer = create_loraplus_optimizer(
