@@ -90,13 +90,20 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--full", action="store_true", help="all of them")
 
     command = add("train", _train, "train an adapter, as a run that can be stopped, resumed, analysed and compared")
-    command.add_argument("--base", default="demo", metavar="BASE", help=f"{_BASE_HELP} (default: demo)")
+    command.add_argument("--base", metavar="BASE", help=f"{_BASE_HELP} (default: demo)")
     what = command.add_mutually_exclusive_group()
     what.add_argument("--task", help="a task of the demo world (default: swap)")
     what.add_argument("--data", metavar="FILE", help="a text file, or JSONL with text, prompt/completion or messages")
     what.add_argument("--resume", metavar="RUN", help="go on with a run from its last checkpoint; needs nothing else")
-    command.add_argument("--probe", metavar="FILE", help="text whose loss tells what the base forgets, beside --data")
-    command.add_argument("--method", default="hiplora", help="lora, loraplus, rslora, pissa, dora or hiplora (default)")
+    command.add_argument(
+        "--probe",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="text whose loss tells what the base forgets, beside --data",
+    )
+    command.add_argument(
+        "--method", default=argparse.SUPPRESS, help="lora, loraplus, rslora, pissa, dora or hiplora (default)"
+    )
     command.add_argument("--out", metavar="RUN", help="folder of the run (default: a new one among the app's runs)")
     for option, field, kind, text in _RUN_OPTIONS:
         command.add_argument(option, dest=field, type=kind, default=argparse.SUPPRESS, help=text)
@@ -107,7 +114,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RUN",
         help="take each layer's epsilon from a run, re-allocated by its shadow prices under the same total",
     )
-    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
+    command.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default=argparse.SUPPRESS, help="where to train (default: auto)"
+    )
 
     command = add("export-lora", _export_lora, "write a HiP-LoRA adapter as an ordinary LoRA adapter")
     command.add_argument("adapter", metavar="ADAPTER", type=Path, help="HiP-LoRA folder")
@@ -292,32 +301,29 @@ def _prepare(spectra: "BaseSpectra", weights: "Sequence[Weight]", k: int | None)
 def _train(args: argparse.Namespace) -> int | None:
     import signal
 
+    from hiplora.sources import open_base
     from hiplora.training import Run, RunConfig
-    from hiplora.training.run import new_run_folder
+    from hiplora.training.train import match_on, train
 
+    fields = {field for _, field, _, _ in _RUN_OPTIONS} | {"core", "budget_mode", "method", "probe", "device"}
+    chosen = {name: value for name, value in vars(args).items() if name in fields}
     if args.resume:
+        if chosen or args.out or args.base or args.reallocate:
+            raise HiploraError("--resume goes on with a run as it was started: leave the other options out.")
         run = Run(args.resume)
         if run.status.state == "finished":
             print(f"{run.path} is finished: there is nothing to resume")
             return None
     else:
-        names = {field for _, field, _, _ in _RUN_OPTIONS} | {
-            "core",
-            "budget_mode",
-            "method",
-            "data",
-            "probe",
-            "device",
-        }
-        chosen = {name: value for name, value in vars(args).items() if name in names}
         if args.reallocate:
             from hiplora.training.prices import reallocated
 
             chosen["epsilon_pattern"] = reallocated(Run(args.reallocate))
-        config = RunConfig(base=args.base, task=args.task or (None if args.data else "swap"), **chosen)
-        run = Run.create(args.out or new_run_folder(config.default_name), config)
-    from hiplora.training.train import train
-
+        task = args.task or (None if args.data else "swap")
+        config = RunConfig(base=args.base or "demo", task=task, data=args.data, **chosen)
+        # Before a folder is made: what does not fit is no run.
+        match_on(open_base(config.base), config)
+        run = Run.create(args.out, config) if args.out else Run.create_in(None, config)
     asked = False
 
     def ask_to_stop(*_: Any) -> None:
@@ -329,11 +335,13 @@ def _train(args: argparse.Namespace) -> int | None:
 
     # What PEFT and transformers tell their developers.
     warnings.simplefilter("ignore", FutureWarning)
-    before = signal.signal(signal.SIGINT, ask_to_stop)
+    # Ctrl-C, and what a scheduler sends before it kills.
+    before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         _follow(run, lambda report: train(run, lambda: asked, report))
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     status = run.status
     if status.state == "stopped":
         _say(f"hiplora: {status.message} `hiplora train --resume {run.path}` goes on.")

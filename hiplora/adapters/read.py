@@ -1,7 +1,9 @@
 """Any adapter on disk, opened by what its config says it is."""
 
+import time
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,16 @@ def read_adapter(path: str | Path) -> Adapter:
             a checkpoint, or a tuner that is not read yet.
     """
     home = user_path(path)
+    if (home / RUN_FILE).is_file():
+        # While a run trains, its adapter is not there for the moment in which the next one takes its place.
+        with suppress(HiploraError):
+            return _read(home)
+        time.sleep(0.1)
+    return _read(home)
+
+
+def _read(home: Path) -> Adapter:
+    path = home
     if not home.is_dir():
         home = next((shipped for shipped in demo_adapters() if shipped.name == str(path)), home)
     if not home.is_dir():

@@ -35,7 +35,7 @@ def progress_table(spectra: BaseSpectra, adapter: Adapter, k: int, epsilon: floa
             {
                 "module": name,
                 "norm": math.sqrt(parts.total),
-                "relative_norm": math.sqrt(parts.total) / head.frobenius,
+                "relative_norm": math.sqrt(parts.total) / head.frobenius if head.frobenius else math.nan,
                 "principal_norm": math.sqrt(parts.pp),
                 "mixed_norm": math.sqrt(parts.pr + parts.rp),
                 "residual_norm": math.sqrt(parts.rr),

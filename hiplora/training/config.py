@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hiplora.errors import HiploraError
+from hiplora.files import user_path
+from hiplora.sources import known_bases
 from hiplora.training.methods import find_method
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "task": {"batch_size": 64, "learning_rate": 2e-3, "threads": 1},
     "data": {"batch_size": 4, "learning_rate": 2e-4, "threads": os.cpu_count() or 1},
 }
+_LARGE = 1e38
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,10 @@ class RunConfig:
     evaluation_size: int = 400
 
     def __post_init__(self) -> None:
+        for name in ("base", "method"):
+            self._check(name, str, bool, "a name or a path")
+        for name in ("task", "data", "probe"):
+            self._check(name, (str, type(None)), lambda value: value != "", "a name or a path, or left out")
         find_method(self.method)
         if (self.task is None) == (self.data is None):
             raise HiploraError("Choose what to learn: either a task of the demo world or a data file.")
@@ -106,16 +113,24 @@ class RunConfig:
                 object.__setattr__(self, name, value)
         for name in ("r", "principal_rank", "steps", "batch_size", "max_length", "threads", "measure_every",
                      "score_every", "save_every", "evaluation_size"):  # fmt: skip
-            self._check(name, int, lambda value: value >= 1, "a whole number of at least 1")
+            self._check(name, int, lambda value: 1 <= value < 2**31, "a whole number of at least 1")
         for name in ("warmup_steps", "seed"):
             self._check(name, int, lambda value: 0 <= value < 2**32, "a whole number of at least 0")
         for name in ("lora_alpha", "epsilon", "learning_rate"):
-            self._check(name, (int, float), lambda value: 0 < value < float("inf"), "a positive number")
+            self._check(name, (int, float), lambda value: 0 < value < _LARGE, "a positive number")
         for name in ("budget_lambda", "budget_power", "weight_decay"):
-            self._check(name, (int, float), lambda value: 0 <= value < float("inf"), "0 or a positive number")
+            self._check(name, (int, float), lambda value: 0 <= value < _LARGE, "0 or a positive number")
         for name, choices in (("core", ("full", "diagonal")), ("budget_mode", ("soft", "hard")),
                               ("device", ("auto", "cpu", "cuda"))):  # fmt: skip
             self._check(name, str, lambda value, choices=choices: value in choices, f"one of {', '.join(choices)}")
+
+        self._check("threads", int, lambda value: value <= 1024, "at most 1024")
+        self._check(
+            "epsilon_pattern",
+            dict,
+            lambda value: all(isinstance(e, (int, float)) and 0 < e < _LARGE for e in value.values()),
+            "positive numbers by module",
+        )
 
     def _check(self, name: str, kind: Any, fits: Any, rule: str) -> None:
         value = getattr(self, name)
@@ -132,20 +147,30 @@ class RunConfig:
         """What to call the run's folder."""
         return f"{self.goal}-{self.method}-s{self.seed}"
 
+    def at_home(self) -> "RunConfig":
+        """Return the same with absolute paths: a known or a hub name stays as it is."""
+        known = self.base.lower() in {base.name.lower() for base in known_bases()}
+        names = ("data", "probe") if known else ("base", "data", "probe")
+        paths = {name: user_path(value) for name in names if (value := getattr(self, name))}
+        found: dict[str, Any] = {name: str(path.resolve()) for name, path in paths.items() if path.exists()}
+        return dataclasses.replace(self, **found)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON holds them."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "RunConfig":
+    def from_dict(cls, fields: Any) -> "RunConfig":
         """Read what `to_dict` wrote.
 
         Raises:
             HiploraError: a field is unknown, missing or out of range.
         """
+        if not isinstance(fields, dict):
+            raise HiploraError("It holds no settings of a run.")
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := set(fields) - known:
             raise HiploraError(f"A run's settings hold '{sorted(unknown)[0]}', which this version does not know.")
-        if not isinstance(fields.get("base"), str):
+        if "base" not in fields:
             raise HiploraError("A run's settings name no base.")
         return cls(**fields)

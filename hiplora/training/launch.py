@@ -1,6 +1,6 @@
 """Start runs in processes of their own, as the app does; none of them needs the app to be seen or resumed.
 
-A process of its own keeps the random numbers of two runs apart and the app's clicks quick. One more is kept waiting
+A process of its own keeps the random numbers of two runs apart and the app's clicks quick. Some are kept waiting
 with torch already loaded, so that a run begins at once.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from hiplora.errors import HiploraError
 from hiplora.paths import runs_root
 from hiplora.training.config import RunConfig
-from hiplora.training.run import Run, list_runs, new_run_folder
+from hiplora.training.run import Run, list_runs
 
 
 class Launcher:
@@ -28,15 +28,21 @@ class Launcher:
     def __init__(self, root: Path | None = None):
         self.root = root or runs_root()
         self._lock = threading.Lock()
-        self._spare: subprocess.Popen[str] | None = None
+        self._spares: list[subprocess.Popen[str]] = []
         self._workers: dict[Path, subprocess.Popen[str]] = {}
+        self._before: dict[Path, int] = {}
         weakref.finalize(self, _release, self._workers)
 
-    def warm_up(self) -> None:
-        """Have a process ready for the next start."""
+    def warm_up(self, count: int = 1) -> None:
+        """Have processes ready for the next start.
+
+        Args:
+            count: how many runs may be started side by side.
+        """
         with self._lock:
-            if self._spare is None or self._spare.poll() is not None:
-                self._spare = self._new_worker()
+            self._spares = [spare for spare in self._spares if spare.poll() is None]
+            while len(self._spares) < count:
+                self._spares.append(self._new_worker())
 
     def start(self, configs: Sequence[RunConfig]) -> list[Run]:
         """Start new runs, side by side.
@@ -46,7 +52,7 @@ class Launcher:
         """
         with self._lock:
             self._require_idle()
-            runs = [Run.create(new_run_folder(config.default_name, self.root), config) for config in configs]
+            runs = [Run.create_in(self.root, config) for config in configs]
             for run in runs:
                 self._send(run)
         return runs
@@ -67,7 +73,7 @@ class Launcher:
     def starting(self, run: Run) -> bool:
         """Whether a process has this run but has not begun yet."""
         worker = self._workers.get(run.path)
-        return worker is not None and worker.poll() is None and run.status.state not in ("running", "finished")
+        return worker is not None and worker.poll() is None and _last_word(run) == self._before[run.path]
 
     def running(self) -> list[Run]:
         """Return the runs that are going on, whoever started them."""
@@ -82,17 +88,18 @@ class Launcher:
     def _send(self, run: Run) -> None:
         with suppress(OSError):
             (run.path / "stop").unlink(missing_ok=True)
-        worker, self._spare = self._spare, None
-        for candidate in (worker, None):
-            process = candidate or self._new_worker()
+        self._before[run.path] = _last_word(run)
+        for _ in range(len(self._spares) + 1):
+            process = self._spares.pop() if self._spares else self._new_worker()
             try:
                 assert process.stdin is not None
                 process.stdin.write(f"{run.path.resolve()}\n")
                 process.stdin.flush()
             except OSError:
-                continue  # The one kept waiting has died: a new one takes its place.
+                continue  # One kept waiting has died: the next takes its place.
             self._workers[run.path] = process
             return
+        raise HiploraError(f"No process could be started for {run.name}: is the machine out of memory?")
 
     def _new_worker(self) -> "subprocess.Popen[str]":
         return subprocess.Popen(
@@ -104,6 +111,14 @@ class Launcher:
             # Ctrl-C in the app's terminal is for the app, whose end the worker then notices.
             start_new_session=True,
         )
+
+
+def _last_word(run: Run) -> int:
+    """Return when a run last said where it is; 0 before its first word."""
+    try:
+        return (run.path / "status.json").stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _release(workers: dict[Path, "subprocess.Popen[str]"]) -> None:

@@ -5,7 +5,7 @@ magnitude) get a smaller rank for it, so that the trainable parameters agree wit
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -150,7 +150,7 @@ def match_parameters(method: Method, shapes: Mapping[str, tuple[int, int]], conf
         config: `r`, and what the method's own parameters depend on.
 
     Raises:
-        HiploraError: `r` or `k` is larger than a module, or the core alone has more parameters than the LoRA.
+        HiploraError: `r` or `k` is larger than a module, or no rank comes within 5 %.
     """
     _require_fit("r", config.r, shapes)
     if method.key == "hiplora":
@@ -168,19 +168,21 @@ def match_parameters(method: Method, shapes: Mapping[str, tuple[int, int]], conf
     ranks = uniform(best)
     if abs(total(ranks) / reference - 1) > TOLERANCE:
         low = max((r for r in range(1, config.r + 1) if total(uniform(r)) <= reference), default=0)
-        if not low:
-            raise HiploraError(
-                f"k={config.principal_rank} with core='{config.core}' trains more parameters than a LoRA of "
-                f"r={config.r}: use a smaller k, a larger r, or core='diagonal'."
-            )
         ranks = uniform(low)
         share, carry = (reference - total(ranks)) / sum(m + n for m, n in shapes.values()), 0.0
         for module in shapes:
             carry += share
-            if carry >= 1:
+            if low and carry >= 1:
                 ranks[module] += 1
                 carry -= 1
-    return Match(ranks, total(ranks), reference)
+    found = Match(ranks, total(ranks), reference)
+    if abs(found.difference) > TOLERANCE:
+        more = f"a smaller k than {config.principal_rank}, core='diagonal', or " if method.key == "hiplora" else ""
+        raise HiploraError(
+            f"{method.title} cannot train as few parameters as a LoRA of r={config.r} within {TOLERANCE:.0%}: use "
+            f"{more}a larger r."
+        )
+    return found
 
 
 def _require_fit(name: str, value: int, shapes: Mapping[str, tuple[int, int]]) -> None:
@@ -191,11 +193,20 @@ def _require_fit(name: str, value: int, shapes: Mapping[str, tuple[int, int]]) -
         )
 
 
-def peft_config(method: Method, match: Match, config: "RunConfig") -> "PeftConfig":
+def peft_config(method: Method, match: Match, config: "RunConfig", left_alone: Iterable[str] = ()) -> "PeftConfig":
     """Return the config that `peft.get_peft_model` takes.
 
     `alpha / r` is `config.lora_alpha / config.r` for every method and module, whatever rank it was given.
+
+    Args:
+        method: which.
+        match: the ranks of all modules to adapt.
+        config: of the run.
+        left_alone: the other linear maps of the model.
     """
+    leaves = {module.rpartition(".")[2] for module in match.ranks}
+    # Short names where they mean the same modules.
+    targets = match.ranks.keys() if leaves & {module.rpartition(".")[2] for module in left_alone} else leaves
     r = Counter(match.ranks.values()).most_common(1)[0][0]
     scaling = config.lora_alpha / config.r
 
@@ -209,7 +220,7 @@ def peft_config(method: Method, match: Match, config: "RunConfig") -> "PeftConfi
         "lora_alpha": alpha(r),
         "rank_pattern": other,
         "alpha_pattern": {module: alpha(rank) for module, rank in other.items()},
-        "target_modules": sorted({module.rpartition(".")[2] for module in match.ranks}),
+        "target_modules": sorted(targets),
         "task_type": "CAUSAL_LM",
         **method.fields(config),
     }

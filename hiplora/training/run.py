@@ -15,11 +15,12 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
@@ -28,11 +29,17 @@ from hiplora.files import atomic_path, read_json, user_path
 from hiplora.paths import RUN_ADAPTER, RUN_FILE, runs_root
 from hiplora.training.config import RunConfig
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 State = Literal["new", "running", "finished", "stopped", "failed", "killed"]
 COMPLETE = "complete"
 _RESUMABLE: tuple[State, ...] = ("new", "stopped", "failed", "killed")
 # A reader holds the lock for a moment to see whether it is free: whoever wants to train waits that long.
 _PATIENCE = 2.0
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,10 @@ class Checkpoint:
     path: Path
 
 
+class FolderTakenError(HiploraError):
+    """A folder for a new run holds something already."""
+
+
 class Run:
     """A run's folder.
 
@@ -85,28 +96,51 @@ class Run:
         if not (self.path / RUN_FILE).is_file():
             raise HiploraError(f"{self.path} is no run: pass the folder that `hiplora train --out` wrote.")
         try:
-            self.config = RunConfig.from_dict(read_json(self.path / RUN_FILE)["config"])
-        except (HiploraError, KeyError, TypeError) as error:
-            raise HiploraError(f"{self.path / RUN_FILE} cannot be used ({error}): start a new run.") from None
+            self.config = RunConfig.from_dict(read_json(self.path / RUN_FILE).get("config"))
+        except HiploraError as error:
+            raise HiploraError(f"{self.path / RUN_FILE} cannot be used ({error}) Start a new run.") from None
 
     @classmethod
     def create(cls, path: str | Path, config: RunConfig) -> "Run":
-        """Make a new run's folder.
+        """Make a new run's folder. Paths in the settings are made absolute: a run is resumed from anywhere.
 
         Raises:
             HiploraError: something is there already, or it cannot be written.
         """
         target = user_path(path)
-        if (target / RUN_FILE).exists():
-            raise HiploraError(
-                f"{target} holds a run already: go on with `hiplora train --resume {target}`, or choose another folder."
-            )
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise HiploraError(f"{target} holds other files: choose a new folder for the run.")
-        with atomic_path(target) as draft:
-            draft.mkdir()
-            _write_json(draft / RUN_FILE, {"config": config.to_dict()})
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            # Of two that want the same folder one is refused.
+            with FileLock(target / _LOCK, timeout=_PATIENCE):
+                if (target / RUN_FILE).exists():
+                    raise FolderTakenError(
+                        f"{target} holds a run already: go on with `hiplora train --resume {target}`, or choose "
+                        "another folder."
+                    )
+                if any(found.name != _LOCK for found in target.iterdir()):
+                    raise FolderTakenError(f"{target} holds other files: choose a new folder for the run.")
+                with atomic_path(target / RUN_FILE) as draft:
+                    _write_json(draft, {"config": config.at_home().to_dict()})
+        except Timeout:
+            raise FolderTakenError(f"{target} is being used by another process: choose another folder.") from None
+        except OSError as error:
+            raise HiploraError(f"{target} cannot be made ({error.strerror}): choose another place.") from None
         return cls(target)
+
+    @classmethod
+    def create_in(cls, root: Path | None, config: RunConfig) -> "Run":
+        """Make a new run's folder in `root` (the user's runs by default), numbered where its name is taken.
+
+        Raises:
+            HiploraError: it cannot be written.
+        """
+        root = root or runs_root()
+        for number in count(1):
+            name = config.default_name + (f"-{number}" if number > 1 else "")
+            if not (root / name).exists():
+                with suppress(FolderTakenError):
+                    return cls.create(root / name, config)
+        raise AssertionError
 
     @property
     def name(self) -> str:
@@ -119,16 +153,18 @@ class Run:
         path = self.path / "status.json"
         if not path.is_file():
             return Status("running") if self._locked() else Status("new")
-        fields = read_json(path)
-        state: State = fields.get("state", "failed")
-        if state == "running" and not self._locked():
+        try:
+            fields, locked = read_json(path), self._locked()
+        except HiploraError as error:
+            return Status("failed", message=str(error))
+        if fields.get("state") == "running" and not locked:
             # It may have ended between the two looks.
             fields = read_json(path)
-            state = fields.get("state", "failed")
-            if state == "running":
+            if fields.get("state") == "running":
                 last = self.checkpoints[-1].step if self.checkpoints else 0
                 message = f"Killed while it ran; its last checkpoint is at step {last}."
                 return Status("killed", "", message, str(fields.get("device", "")))
+        state: State = fields["state"] if fields.get("state") in get_args(State) else "failed"
         return Status(state, *(str(fields.get(name, "")) for name in ("phase", "message", "device")))
 
     @property
@@ -177,12 +213,16 @@ class Run:
         lines = self._events_path.read_bytes().split(b"\n")
         found = []
         for number, line in enumerate(lines, start=1):
+            if not line:
+                continue
             try:
-                if line:
-                    found.append(json.loads(line))
-            except ValueError:
+                event = json.loads(line)
+                if not isinstance(event["event"], str) or not isinstance(event["step"], int):
+                    raise TypeError
+                found.append(event)
+            except (ValueError, TypeError, KeyError, RecursionError):
                 # Whoever kills a run may cut its last line short; whoever reads may meet it half written.
-                if number < len(lines) - 1:
+                if number < len(lines):
                     raise HiploraError(
                         f"{self._events_path}: line {number} is damaged: remove it, or start a new run."
                     ) from None
@@ -192,8 +232,9 @@ class Run:
         """Write one event.
 
         Raises:
-            HiploraError: the disk is full, or the folder cannot be written.
+            HiploraError: the disk is full, or the folder cannot be written or is gone.
         """
+        self.require()
         try:
             with self._events_path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(event, allow_nan=False) + "\n")
@@ -211,8 +252,22 @@ class Run:
                 shutil.rmtree(path)
         return kept
 
+    def require(self) -> None:
+        """Raise when the folder is gone: nothing may bring a part of it back.
+
+        Raises:
+            HiploraError: it was removed.
+        """
+        if not (self.path / RUN_FILE).is_file():
+            raise HiploraError(f"{self.path} was removed while it was being trained: start a new run.")
+
     def set_status(self, status: Status) -> None:
-        """Write where the run is, for whoever looks."""
+        """Write where the run is, for whoever looks.
+
+        Raises:
+            HiploraError: the folder cannot be written or is gone.
+        """
+        self.require()
         with atomic_path(self.path / "status.json") as draft:
             _write_json(draft, vars(status))
 
@@ -247,8 +302,11 @@ class Run:
             HiploraError: another process trains it.
         """
         try:
-            with FileLock(self.path / ".lock", timeout=_PATIENCE):
+            with FileLock(self.path / _LOCK, timeout=_PATIENCE):
                 (self.path / "stop").unlink(missing_ok=True)
+                # What a killed process was writing.
+                for draft in self.path.glob(".*-*"):
+                    shutil.rmtree(draft, ignore_errors=True)
                 yield
         except Timeout:
             raise HiploraError(
@@ -256,10 +314,18 @@ class Run:
             ) from None
 
     def _locked(self) -> bool:
+        """Whether somebody trains it. Those who look do not hinder each other."""
+        if fcntl is None:
+            try:
+                with FileLock(self.path / _LOCK, timeout=0):
+                    return False
+            except Timeout:
+                return True
         try:
-            with FileLock(self.path / ".lock", timeout=0):
+            with (self.path / _LOCK).open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 return False
-        except Timeout:
+        except BlockingIOError:
             return True
         except OSError:
             return False
@@ -285,16 +351,6 @@ def list_runs(root: Path | None = None) -> list[Run]:
         except (HiploraError, OSError):
             continue
     return [run for _, run in sorted(found, key=lambda pair: pair[0], reverse=True)]
-
-
-def new_run_folder(name: str, root: Path | None = None) -> Path:
-    """Return a folder of this name that is not there yet, numbered where the name is taken."""
-    root = root or runs_root()
-    number, path = 1, root / name
-    while path.exists():
-        number += 1
-        path = root / f"{name}-{number}"
-    return path
 
 
 def _write_json(path: Path, fields: dict[str, Any]) -> None:

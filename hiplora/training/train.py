@@ -1,6 +1,7 @@
 """Do a run: an unchanged `transformers.Trainer` whose callback writes down what happens."""
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -16,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from hiplora import __version__
 from hiplora.adapters import INITIAL_FILE
 from hiplora.errors import HiploraError
-from hiplora.files import atomic_path
+from hiplora.files import atomic_path, read_json
 from hiplora.paths import RUN_ADAPTER
 from hiplora.sources import BaseModel, layer_and_kind, open_base
 from hiplora.spectrum.prepare import BaseSpectra, resolve_device
 from hiplora.training.config import RunConfig
-from hiplora.training.data import load_data, require_lines
+from hiplora.training.data import Scores, load_data, require_lines
 from hiplora.training.methods import Match, Method, find_method, match_parameters, peft_config
 from hiplora.training.run import COMPLETE, Checkpoint, Run, Status
 
@@ -36,7 +37,8 @@ Report = Callable[[str, int], None]
 """Called with what is being done or was found, and the optimiser steps done."""
 _PRICES = "shadow_prices.json"
 # What only going on needs; of all but the last checkpoint the adapter alone is kept.
-_TRAINER_FILES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "scaler.pt", _PRICES)
+_STATES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+_TRAINER_FILES = (*_STATES, "trainer_state.json", _PRICES)
 
 
 def adapted_maps(base: BaseModel) -> dict[str, tuple[int, int]]:
@@ -104,12 +106,10 @@ def _sentence(run: Run, error: BaseException) -> HiploraError | None:
     """Return what a person is told of an error that is none of the program's."""
     if isinstance(error, HiploraError):
         return error
-    if not run.path.is_dir():
-        return HiploraError(f"{run.path} was removed while it was being trained: start a new run.")
     if isinstance(error, OSError) and error.errno in _UNWRITABLE:
         return run.unwritable(error)
     name, text = type(error).__name__, str(error)
-    if name == "SafetensorError" or "PytorchStreamWriter" in text or "file write failed" in text:
+    if name == "SafetensorError" or "inline_container" in text or "file write failed" in text:
         return run.unwritable(OSError(text.splitlines()[0]))
     if name == "OutOfMemoryError":
         return HiploraError(
@@ -139,10 +139,6 @@ class _Training:
         checkpoint = run.checkpoints[-1] if run.checkpoints else None
         if run.status.state == "finished":
             return run
-        if checkpoint and not (checkpoint.path / "trainer_state.json").is_file():
-            raise HiploraError(
-                f"{checkpoint.path} holds the adapter alone, without what training needs to go on: start a new run."
-            )
         self.phase("Opening the base")
         base = open_base(config.base)
         self.method, self.match = match_on(base, config)
@@ -151,7 +147,11 @@ class _Training:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
+        if config.device == "auto" and torch.cuda.is_available():
+            self.device = "cuda"
         self._stack.enter_context(_threads(config.threads or 1))
+        if checkpoint:
+            self._check_resumable(checkpoint)
         self.phase("Loading the model")
         try:
             tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True)
@@ -174,30 +174,87 @@ class _Training:
         if self.stopped():
             run.set_status(Status("stopped", "", "Stopped before the first step.", self.device))
             return run
+        self._note_origin(base)
         self.phase("Putting the adapter on")
         set_seed(config.seed)
         self.model = self._adapted(model, checkpoint)
         last = run.rewind(checkpoint.step if checkpoint else -1)
         self._check_room()
-        trainer = self._trainer(_Recorder(self, last, checkpoint), torch)
-        self.phase("Training")
-        trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
-        done = trainer.state.global_step
+        recorder = _Recorder(self, last, checkpoint)
+        trainer = self._trainer(recorder, torch)
+        if checkpoint and checkpoint.step >= config.steps:
+            # Only the last words were missing.
+            self.model.load_adapter(str(checkpoint.path), self.model.active_adapter, is_trainable=True)
+            done = checkpoint.step
+        else:
+            self.phase("Training")
+            trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+            done = trainer.state.global_step
         if done < config.steps:
             run.set_status(Status("stopped", "", f"Stopped at step {done} of {config.steps}.", self.device))
             return run
+        self.step = done
         if config.task:
             # On more examples than while it trained.
             self.phase("Scoring")
-            write_adapter(run, run.checkpoints[-1], self.card(self.data.score(self.model, True), done))
+            write_adapter(run, run.checkpoints[-1], self.card(self.data.score(self.model, True), done, done))
+        else:
+            write_adapter(run, run.checkpoints[-1], self.card(*recorder.last_scores(), done))
+        _keep_adapters(run)
         run.set_status(Status("finished", "", "", self.device))
         return run
+
+    def _check_resumable(self, checkpoint: Checkpoint) -> None:
+        """Raise before anything is changed when a checkpoint lacks what training needs to go on.
+
+        Raises:
+            HiploraError: a file is missing or damaged.
+        """
+        import torch
+        from transformers.trainer_pt_utils import safe_globals
+
+        wanted = [*_STATES, "trainer_state.json", *([_PRICES] if self.config.method == "hiplora" else [])]
+        for name in wanted:
+            path = checkpoint.path / name
+            try:
+                if name in _STATES:
+                    with safe_globals():
+                        torch.load(path, map_location="cpu", weights_only=True)
+                else:
+                    read_json(path)
+            except Exception as error:
+                raise HiploraError(
+                    f"{path} is missing or damaged, and training cannot go on without it ({type(error).__name__}): "
+                    "start a new run."
+                ) from None
+
+    def _note_origin(self, base: BaseModel) -> None:
+        """Write what the run is of, and raise when it goes on with other weights or other data.
+
+        Raises:
+            HiploraError: the base, the data or the probe have changed since the run began.
+        """
+        hashes = [self.spectra.weight_hash(base.weights[module]) for module in self.match.ranks]
+        found = {"base": hashlib.sha256("".join(hashes).encode()).hexdigest()}
+        for name in ("data", "probe"):
+            if path := getattr(self.config, name):
+                with Path(path).open("rb") as file:
+                    found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        before = self.run.facts.get("sha256")
+        if before is not None and before != found:
+            changed = next(name for name in found if before.get(name) != found[name])
+            raise HiploraError(
+                f"The {changed} of {self.run.name} has changed since the run began ({getattr(self.config, changed)}): "
+                "put back what it was, or start a new run."
+            )
+        self.run.note(sha256=found)
 
     def _adapted(self, model: Any, checkpoint: Checkpoint | None) -> "PeftModel":
         from peft import get_peft_model, get_peft_model_state_dict
         from safetensors.torch import load_file, save_file
 
-        adapted = get_peft_model(model, peft_config(self.method, self.match, self.config))
+        left_alone = [module for module in self.spectra.base.linear_maps if module not in self.match.ranks]
+        adapted = get_peft_model(model, peft_config(self.method, self.match, self.config, left_alone))
         self.parameters = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
         config = adapted.peft_config[adapted.active_adapter]
         if str(getattr(config, "init_lora_weights", "")).startswith("pissa"):
@@ -226,12 +283,12 @@ class _Training:
         """Raise before the first step rather than at the first checkpoint when the disk is too full for one."""
         trained = sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
         held = sum(b.numel() * b.element_size() for n, b in self.model.named_buffers() if "hiplora" in n)
-        # The adapter, Adam's two moments, and a second adapter while the last is replaced.
-        needed = 4 * trained + 2 * held
+        # Two checkpoints with Adam's two moments, and of every other one the adapter, beside the run's own.
+        needed = 4 * trained + (trained + held) * (3 + self.config.steps // (self.config.save_every or 1))
         free = shutil.disk_usage(self.run.path).free
         if free < needed:
             raise HiploraError(
-                f"{self.run.path} has room for {free / 1e6:.0f} MB and one checkpoint takes {needed / 1e6:.0f} MB: "
+                f"{self.run.path} has room for {free / 1e6:.0f} MB and needs {needed / 1e6:.0f} MB: "
                 "make room, or choose another folder."
             )
 
@@ -249,29 +306,33 @@ class _Training:
                 loraplus_lr_ratio=ratio,
                 weight_decay=config.weight_decay,
             )
+        arguments = TrainingArguments(
+            output_dir=str(self.run.path / "checkpoints"),
+            max_steps=config.steps,
+            per_device_train_batch_size=config.batch_size,
+            learning_rate=config.learning_rate or 0.0,
+            warmup_steps=config.warmup_steps,
+            lr_scheduler_type="cosine",
+            weight_decay=config.weight_decay,
+            seed=config.seed,
+            data_seed=config.seed,
+            use_cpu=not on_gpu,
+            bf16=on_gpu,
+            dataloader_pin_memory=on_gpu,
+            remove_unused_columns=False,
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            save_steps=config.save_every,
+            include_num_input_tokens_seen="all",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        # One device: of several that it sees the Trainer would make one batch each.
+        _ = arguments.device
+        arguments._n_gpu = min(arguments.n_gpu, 1)
         trainer = Trainer(
             model=self.model,
-            args=TrainingArguments(
-                output_dir=str(self.run.path / "checkpoints"),
-                max_steps=config.steps,
-                per_device_train_batch_size=config.batch_size,
-                learning_rate=config.learning_rate or 0.0,
-                warmup_steps=config.warmup_steps,
-                lr_scheduler_type="cosine",
-                weight_decay=config.weight_decay,
-                seed=config.seed,
-                data_seed=config.seed,
-                use_cpu=not on_gpu,
-                bf16=on_gpu,
-                dataloader_pin_memory=on_gpu,
-                remove_unused_columns=False,
-                logging_steps=1,
-                logging_nan_inf_filter=False,
-                save_steps=config.save_every,
-                include_num_input_tokens_seen="all",
-                report_to="none",
-                disable_tqdm=True,
-            ),
+            args=arguments,
             train_dataset=self.data.dataset,
             data_collator=self.data.collator,
             optimizers=(optimizer, None),
@@ -280,8 +341,8 @@ class _Training:
         trainer.pop_callback(PrinterCallback)
         return trainer
 
-    def card(self, scores: Any, step: int) -> dict[str, Any]:
-        """Return what stands beside an adapter: how it was made and what it scores."""
+    def card(self, scores: Scores, scored_at: int, step: int) -> dict[str, Any]:
+        """Return what stands beside an adapter: how it was made and what it scored, at which step."""
         config, events = self.config, self.run.events()
         layers: dict[str, Any] = next((event for event in reversed(events) if event["event"] == "layers"), {})
         seconds = next((event["seconds"] for event in reversed(events) if event["event"] == "step"), 0.0)
@@ -297,6 +358,7 @@ class _Training:
             "task_score": scores.task,
             "skills": scores.skills,
             "retention": scores.retention,
+            "scored_at": scored_at,
             "seconds": round(seconds),
             **scores.more,
         }
@@ -312,8 +374,9 @@ class _Recorder:
         self.training, self.run, self.config = training, training.run, training.config
         steps = [event for event in past if event["event"] == "step"]
         self._seconds = steps[-1]["seconds"] if steps else 0.0
-        self._scores: Any = None
-        self._checkpoint = checkpoint
+        self._scored = next((event for event in reversed(past) if event["event"] == "scores"), None)
+        # A checkpoint whose own loss has not been seen yet.
+        self._unseen: Checkpoint | None = None
         self._penalty = 0.0
         self._prices: Any = None
         if self.config.method == "hiplora":
@@ -369,6 +432,9 @@ class _Recorder:
             self._penalty = 0.0 if penalty is None else float(penalty)
 
     def after_step(self, step: int) -> None:
+        self.run.require()
+        if not _all_finite(self.training.model):
+            raise self._diverged("no longer a number", step)
         if self._prices is not None:
             self._prices.step()
         now = time.perf_counter()
@@ -383,12 +449,9 @@ class _Recorder:
     def log(self, state: Any, logs: dict[str, float]) -> None:
         loss, step = logs["loss"], state.global_step
         if not math.isfinite(loss):
-            kept = self.run.checkpoints
-            raise HiploraError(
-                f"The loss of {self.run.name} is {loss} at step {step}: "
-                + (f"its last good checkpoint is at step {kept[-1].step}; " if kept else "there is no checkpoint yet; ")
-                + "start again with a lower learning rate."
-            )
+            raise self._diverged(str(loss), step)
+        self._unseen = None
+        _keep_adapters(self.run)
         self.run.append(
             {
                 "event": "step",
@@ -405,6 +468,28 @@ class _Recorder:
         self.training.step = step
         self.training._report(f"loss {loss:.4f}", step)
 
+    def _diverged(self, loss: str, step: int) -> HiploraError:
+        """Forget a checkpoint whose own loss is the one that is no number, and return what to say."""
+        if self._unseen is not None:
+            shutil.rmtree(self._unseen.path)
+            shutil.rmtree(self.run.path / RUN_ADAPTER)
+            if kept := self.run.checkpoints:
+                write_adapter(self.run, kept[-1], self.training.card(*self.last_scores(), kept[-1].step))
+        last = self.run.checkpoints[-1].step if self.run.checkpoints else None
+        return HiploraError(
+            f"The loss of {self.run.name} is {loss} at step {step}: "
+            + (f"its last good checkpoint is at step {last}; " if last else "there is no good checkpoint; ")
+            + "start again with a lower learning rate."
+        )
+
+    def last_scores(self) -> tuple[Scores, int]:
+        """Return the scores that were written last, and at which step."""
+        assert self._scored is not None
+        known = ("event", "step", "task_score", "retention", "skills")
+        more = {name: value for name, value in self._scored.items() if name not in known}
+        scores = Scores(self._scored["task_score"], self._scored["retention"], self._scored["skills"], more)
+        return scores, self._scored["step"]
+
     def measure(self, step: int) -> None:
         from hiplora.measures.progress import progress_table
         from hiplora.training.live import live_adapter
@@ -417,20 +502,18 @@ class _Recorder:
         total = math.sqrt((table["norm"] ** 2).sum() / (table["base_norm"] ** 2).sum())
         columns = ("epsilon", "tightness", "principal_norm", "mixed_norm", "residual_norm", "relative_norm")
         event: dict[str, Any] = {"event": "layers", "step": step, "total_relative_norm": total}
-        event |= {name: table[name].tolist() for name in columns}
+        event |= {name: [_finite(value) for value in table[name]] for name in columns}
         if self._prices is not None and (prices := self._prices.prices()):
             event["shadow_price"] = [prices.get(module, 0.0) for module in table["module"]]
         self.run.append(event)
 
     def score(self, step: int) -> None:
-        self._scores = self.training.data.score(self.training.model, False)
-        event = {"event": "scores", "step": step, "task_score": self._scores.task, "retention": self._scores.retention}
-        self.run.append(event | {"skills": self._scores.skills} | self._scores.more)
-        self.training._report(
-            f"task {self._scores.task:.3f}"
-            + (f", kept {self._scores.retention:.3f}" if self._scores.retention is not None else ""),
-            step,
-        )
+        scores = self.training.data.score(self.training.model, False)
+        event = {"event": "scores", "step": step, "task_score": scores.task, "retention": scores.retention}
+        self._scored = event | {"skills": scores.skills} | {name: _finite(value) for name, value in scores.more.items()}
+        self.run.append(self._scored)
+        kept = f", kept {scores.retention:.3f}" if scores.retention is not None else ""
+        self.training._report(f"task {scores.task:.3f}{kept}", step)
 
     def save(self, step: int) -> None:
         """Make what the Trainer saved a complete checkpoint, and the run's adapter."""
@@ -442,14 +525,11 @@ class _Recorder:
             shutil.copyfile(self.run.path / INITIAL_FILE, path / INITIAL_FILE)
         if self._prices is not None:
             (path / _PRICES).write_text(json.dumps(self._prices.state()), encoding="utf-8")
+        _sync(path, self.run.path / "events.jsonl")
         (path / COMPLETE).touch()
         _sync(path)
-        scores = self._scores or self.training.data.score(self.training.model, False)
-        checkpoints = self.run.checkpoints
-        write_adapter(self.run, checkpoints[-1], self.training.card(scores, step))
-        for earlier in checkpoints[:-1]:
-            for name in _TRAINER_FILES:
-                (earlier.path / name).unlink(missing_ok=True)
+        self._unseen = Checkpoint(step, path)
+        write_adapter(self.run, self._unseen, self.training.card(*self.last_scores(), step))
 
 
 def write_adapter(run: Run, checkpoint: Checkpoint, card: dict[str, Any]) -> None:
@@ -461,6 +541,13 @@ def write_adapter(run: Run, checkpoint: Checkpoint, card: dict[str, Any]) -> Non
             if (checkpoint.path / name).is_file():
                 shutil.copyfile(checkpoint.path / name, draft / name)
         (draft / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def _keep_adapters(run: Run) -> None:
+    """Leave of every checkpoint but the last the adapter alone."""
+    for earlier in run.checkpoints[:-1]:
+        for name in _TRAINER_FILES:
+            (earlier.path / name).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -479,8 +566,21 @@ def _finite(value: Any) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def _sync(folder: Path) -> None:
-    """Ask the system to write a folder's files to the disk now."""
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+def _all_finite(model: Any) -> bool:
+    import torch
+
+    trained = [p.detach() for p in model.parameters() if p.requires_grad]
+    return bool(torch.stack([torch.isfinite(p).all() for p in trained]).all())
+
+
+def _sync(*paths: Path) -> None:
+    """Ask the system to write files, or a folder's files and their names, to the disk now."""
+    for path in paths:
+        for each in (*path.iterdir(), path) if path.is_dir() else (path,):
+            if os.name == "nt" and each.is_dir():
+                continue
+            handle = os.open(each, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)

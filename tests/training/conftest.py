@@ -4,7 +4,7 @@ from hiplora.training import Run, RunConfig
 from hiplora.training.train import train
 
 SMALL = {"base": "demo", "task": "swap", "batch_size": 4, "measure_every": 2, "score_every": 4, "save_every": 3,
-         "evaluation_size": 8}  # fmt: skip
+         "evaluation_size": 8, "threads": 1}  # fmt: skip
 
 
 @pytest.fixture
@@ -21,14 +21,3 @@ def small_run(tmp_path):
 def finished_run(tmp_path_factory):
     """One HiP-LoRA run of eight steps, done."""
     return train(Run.create(tmp_path_factory.mktemp("runs") / "finished", RunConfig(**SMALL, steps=8)))
-
-
-def stop_after(step):
-    """Return a `stopped` question that says yes once it was asked `step` times after training began."""
-    asked = []
-
-    def stopped():
-        asked.append(1)
-        return len(asked) > step
-
-    return stopped

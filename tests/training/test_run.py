@@ -1,14 +1,15 @@
 """A run's folder: what it says of itself, and what it refuses."""
 
 import json
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from hiplora.errors import HiploraError
 from hiplora.training import Run, RunConfig, list_runs
-from hiplora.training.run import new_run_folder
 
 
 def test_new_run_can_be_read_back(small_run):
@@ -89,8 +90,12 @@ def test_folder_without_a_run_is_refused(tmp_path):
     [
         ({"nonsense": 1}, "'nonsense'"),
         ({"r": 0}, "r must be"),
-        ({"base": None}, "name no base"),
-        (None, "cannot be used"),
+        ({"base": None}, "base must be a name"),
+        ({"data": 5}, "data must be a name"),
+        ({"epsilon_pattern": 5}, "epsilon_pattern must be"),
+        ({"epsilon_pattern": {"a": -1}}, "epsilon_pattern must be"),
+        ({"learning_rate": 10**400}, "learning_rate must be"),
+        (None, "It holds no settings"),
     ],
 )
 def test_damaged_settings_are_refused_in_words(small_run, fields, words):
@@ -110,9 +115,57 @@ def test_list_holds_what_can_be_read_the_newest_first(small_run, tmp_path):
 
 
 def test_new_folders_are_numbered(small_run, tmp_path):
-    small_run("swap")
-    assert new_run_folder("swap", tmp_path).name == "swap-2"
-    assert new_run_folder("rot", tmp_path).name == "rot"
+    config = small_run().config
+    names = [Run.create_in(tmp_path / "runs", config).name for _ in range(3)]
+    assert names == ["swap-hiplora-s0", "swap-hiplora-s0-2", "swap-hiplora-s0-3"]
+
+
+def test_of_many_that_want_a_folder_at_once_each_gets_its_own(small_run, tmp_path):
+    config = small_run().config
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: Run.create_in(tmp_path / "runs", config).path, range(16)))
+    assert len(set(made)) == 16
+
+
+def test_paths_in_the_settings_are_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("words")
+    run = Run.create("run", RunConfig(base="demo", data="notes.txt"))
+    assert run.config.data == str(tmp_path / "notes.txt")
+    assert run.config.base == "demo"
+
+
+def test_nothing_is_written_into_a_run_that_was_removed(small_run):
+    run = small_run()
+    shutil.rmtree(run.path)
+    for write in (lambda: run.append({"event": "step", "step": 1}), lambda: run.set_status(run.status)):
+        with pytest.raises(HiploraError, match="was removed while it was being trained"):
+            write()
+    assert not run.path.exists()
+
+
+@pytest.mark.parametrize(
+    "line", ["null", "[1]", '{"event": "step"}', '{"event": 3, "step": 1}', '{"event": "a", "step": "b"}']
+)
+def test_event_of_another_shape_is_an_error_with_its_line(small_run, line):
+    run = small_run()
+    (run.path / "events.jsonl").write_text(f'{{"event": "step", "step": 1}}\n{line}\n')
+    with pytest.raises(HiploraError, match=r"events.jsonl: line 2 is damaged"):
+        run.events()
+
+
+@pytest.mark.parametrize("content", ['{"state": "banana"}', "{", "[]"])
+def test_damaged_status_counts_as_failed(small_run, content):
+    run = small_run()
+    (run.path / "status.json").write_text(content)
+    assert run.status.state == "failed"
+
+
+def test_what_a_killed_process_was_writing_is_removed_at_the_next_start(small_run):
+    run = small_run()
+    (run.path / ".adapter-x1").mkdir()
+    with run.exclusively():
+        assert not list(run.path.glob(".*-*"))
 
 
 @pytest.mark.parametrize(
