@@ -9,13 +9,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hiplora import figures, measures
-    from hiplora.analysis import analyze, directions, sweep
+    from hiplora.analysis import analyze, compare, directions, octaves, playback, sweep
     from hiplora.tuner import HipLoraConfig
 
 __version__ = "0.1.0"
-__all__ = ["HipLoraConfig", "__version__", "analyze", "directions", "figures", "measures", "sweep"]
+__all__ = [
+    "HipLoraConfig",
+    "__version__",
+    "analyze",
+    "compare",
+    "directions",
+    "figures",
+    "measures",
+    "octaves",
+    "playback",
+    "sweep",
+]
 
-_HOMES = {"HipLoraConfig": "tuner", "analyze": "analysis", "directions": "analysis", "sweep": "analysis"}
+_HOMES = {
+    "HipLoraConfig": "tuner",
+    "analyze": "analysis",
+    "compare": "analysis",
+    "directions": "analysis",
+    "octaves": "analysis",
+    "playback": "analysis",
+    "sweep": "analysis",
+}
 
 
 def __getattr__(name: str) -> Any:

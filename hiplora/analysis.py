@@ -1,13 +1,23 @@
 """From names to tables in one call: what the command line, the pages and a notebook share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from hiplora.adapters import Adapter, read_adapters
+from hiplora.adapters import Adapter, read_adapter, read_adapters
 from hiplora.errors import HiploraError
-from hiplora.measures import direction_table, layer_table, matched_weights, measure_layers, sweep_table
+from hiplora.measures import (
+    checkpoint_table,
+    difference_table,
+    direction_table,
+    layer_table,
+    matched_weights,
+    measure_layers,
+    octave_table,
+    sweep_table,
+    update_of,
+)
 from hiplora.sources import open_base
 from hiplora.spectrum.prepare import BaseSpectra
 
@@ -59,6 +69,79 @@ def sweep(base: str | Path, adapters: Sequence[str | Path], module: str, k: int 
     return layer_tables(BaseSpectra(open_base(base)), read_adapters(adapters), module, k, sweep_table)
 
 
+def compare(
+    base: str | Path,
+    first: str | Path,
+    second: str | Path,
+    k: int = 16,
+    *,
+    epsilon: float | None = None,
+    power: float = 1.0,
+) -> pd.DataFrame:
+    """Return the difference table of two adapters: one row per module that either changes (see `difference_table`).
+
+    Args:
+        base: as in `analyze`.
+        first: adapter folder.
+        second: adapter folder.
+        k: principal rank.
+        epsilon: budget of the joint tightness; None for the smaller of the adapters' own.
+        power: `p` of the budget's weights.
+
+    Raises:
+        HiploraError: something cannot be read, or does not fit.
+    """
+    a, b = read_adapters([first, second])
+    return difference_table(BaseSpectra(open_base(base)), a, b, k, epsilon=epsilon, power=power)
+
+
+def octaves(base: str | Path, adapters: Sequence[str | Path], k: int = 16) -> pd.DataFrame:
+    """Return the energy of all modules together by octave of direction: see `octave_table`.
+
+    Args:
+        base: as in `analyze`.
+        adapters: adapter folders.
+        k: how many directions at least.
+
+    Raises:
+        HiploraError: something cannot be read, or does not fit.
+    """
+    return octave_table(BaseSpectra(open_base(base)), read_adapters(adapters), k)
+
+
+def playback(
+    base: str | Path, checkpoints: Mapping[int, str | Path], module: str, k: int = 16, *, run: str = ""
+) -> pd.DataFrame:
+    """Return where the energy of one module's update lies at each checkpoint: see `checkpoint_table`.
+
+    Args:
+        base: as in `analyze`.
+        checkpoints: `{step: adapter folder}`.
+        module: name of the module in the base.
+        k: how many directions at least.
+        run: name, for the table.
+
+    Raises:
+        HiploraError: something cannot be read or does not fit, or a checkpoint leaves the module alone.
+    """
+    return played(BaseSpectra(open_base(base)), checkpoints, module, k, run=run)
+
+
+def played(
+    spectra: BaseSpectra, checkpoints: Mapping[int, str | Path], module: str, k: int, *, run: str = ""
+) -> pd.DataFrame:
+    """Return the table of `playback` on an open base."""
+    deltas = {}
+    for step, path in checkpoints.items():
+        adapter = read_adapter(path)
+        places = {weight.module: (name, weight) for name, weight in matched_weights(spectra.base, adapter).items()}
+        if module not in places:
+            raise HiploraError(f"{adapter.path} leaves {module} alone: choose another module.")
+        deltas[step] = update_of(spectra.base, adapter, *places[module])
+    weight = spectra.base.weights[module]
+    return checkpoint_table(spectra.get(weight, spectra.cache.stored_k(weight.shape, k)), deltas, run)
+
+
 def layer_tables(
     spectra: BaseSpectra, adapters: Sequence[Adapter], module: str, k: int, table: Callable[..., pd.DataFrame]
 ) -> pd.DataFrame:
@@ -79,7 +162,8 @@ def layer_tables(
         for name, weight in matched_weights(spectra.base, adapter).items():
             if weight.module == module:
                 stored = spectra.cache.stored_k(weight.shape, k)
-                parts.append(table(spectra.get(weight, stored), adapter.delta(name), adapter.name))
+                delta = update_of(spectra.base, adapter, name, weight)
+                parts.append(table(spectra.get(weight, stored), delta, adapter.name))
     if not parts:
         raise HiploraError(f"No chosen adapter changes {module}: choose another module.")
     tables = pd.concat(parts, ignore_index=True)

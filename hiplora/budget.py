@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from scipy.optimize import brentq
 
 from hiplora.errors import HiploraError
 
@@ -60,6 +59,18 @@ def tightness(cost: float, epsilon: float) -> float:
     return float(np.sqrt(cost)) / epsilon
 
 
+def within_budget(C: np.ndarray, sigma: np.ndarray, power: float, epsilon: float) -> np.ndarray:
+    """Return `C min(1, epsilon / sqrt(cost(C)))`: what the hard mode lets through (our choice).
+
+    Args:
+        C: (k, k), the core.
+        sigma: (k,), the leading singular values of the frozen weight.
+        power: `p` of the weights.
+        epsilon: the budget.
+    """
+    return C / max(1.0, tightness(budget_cost(C, sigma, power), epsilon))
+
+
 def shadow_price(inner: _Number, cost: _Number) -> _Number:
     """Return `-<dL/dC, C> / (2 cost)`: how fast the task loss `L` falls as a layer's core grows (our choice).
 
@@ -105,6 +116,8 @@ def reallocate(
         HiploraError: the modules differ, a value is not finite, a budget is not positive, a tightness is negative, or
             the limit is below 1.
     """
+    from scipy.optimize import brentq
+
     if tightness is None:
         tightness = dict.fromkeys(epsilon, 1.0)
     _check_reallocation(epsilon, price, tightness, limit)

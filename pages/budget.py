@@ -5,7 +5,7 @@ import streamlit as st
 from hiplora import figures
 from hiplora.catalog import MEASURES
 from hiplora.measures import cut_table, layer_table
-from hiplora.ui import cards, data, shell
+from hiplora.ui import cards, data, reallocation, shell
 from hiplora.ui.session import EPSILONS
 from hiplora.ui.text import plain
 
@@ -22,7 +22,7 @@ def set_epsilon() -> None:
     st.session_state["epsilon"] = st.session_state["epsilon-here"]
 
 
-chart, controls, cut = st.container(), st.container(), st.container()
+chart, controls, cut, prices = (st.container() for _ in range(4))
 with controls:
     left, right = st.columns(2, gap="large")
     st.session_state["epsilon-here"] = session.epsilon
@@ -76,3 +76,22 @@ with cut:
         else:
             words = "was trained without a budget: its tightness is a counterfactual and may exceed 1."
         st.caption(f"{plain(adapter.name)} {words}")
+with prices:
+    rows = reallocation.price_rows(loaded.adapters, measurements)
+    priced = [adapter for adapter in loaded.adapters if (rows["adapter"] == adapter.name).any()]
+    if priced:
+        cards.figure_card(
+            figures.prices_by_module(rows),
+            name="prices",
+            table=rows,
+            formula=reallocation.PRICE,
+            python=reallocation.snippet(session.base, priced, session.k),
+        )
+        st.caption(reallocation.LIMITS)
+    if others := [plain(adapter.name) for adapter in loaded.adapters if adapter not in priced]:
+        st.caption(
+            f"No shadow prices of {', '.join(others)}: they belong to HiP-LoRA's core and are measured while it trains."
+        )
+    for adapter in priced:
+        reallocation.offer_adapter(adapter, session.base, rows[rows["adapter"] == adapter.name], session.k)
+    reallocation.show()

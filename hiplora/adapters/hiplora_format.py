@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from hiplora.adapters.lora import matches_pattern
+from hiplora.budget import within_budget
 from hiplora.errors import HiploraError
 from hiplora.sources import strip_peft_prefix
 
@@ -270,9 +271,7 @@ def effective_core(C: np.ndarray, S: np.ndarray, settings: ModuleSettings) -> np
         S: (k,).
         settings: what the config says about the module.
     """
-    from hiplora.budget import budget_cost, tightness
-
     core = np.diag(S * C) if settings.core == "diagonal" else C
     if settings.budget_mode == "hard":
-        core = core / max(1.0, tightness(budget_cost(core, S, settings.budget_power), settings.epsilon))
+        core = within_budget(core, S, settings.budget_power, settings.epsilon)
     return core

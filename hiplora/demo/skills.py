@@ -7,6 +7,7 @@ are the exception: a table can only be remembered, so it is scored on the very f
 """
 
 import random
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -53,12 +54,14 @@ class Skill:
         name: The word that opens each of its lines.
         summary: What it does, in one phrase.
         draw: Makes one example from a random generator.
+        solve: The right answer for an argument; None where it is no argument of this skill.
         table: All its examples where they are a table to remember; empty where they are drawn from a rule.
     """
 
     name: str
     summary: str
     draw: Callable[[random.Random], Example]
+    solve: Callable[[str], str | None]
     table: tuple[Example, ...] = ()
 
 
@@ -78,12 +81,15 @@ def _on_word(
         word = _word(rng, shortest, longest, alphabet)
         return Example(f"{name} {word}=", rule(word))
 
-    return Skill(name, summary, draw)
+    def solve(word: str) -> str | None:
+        return rule(word) if word and set(word) <= set(alphabet) else None
+
+    return Skill(name, summary, draw, solve)
 
 
 def _from_table(name: str, summary: str, table: Mapping[str, str]) -> Skill:
     rows = tuple(Example(f"fact {key}=", value) for key, value in table.items())
-    return Skill(name, summary, lambda rng: rng.choice(rows), rows)
+    return Skill(name, summary, lambda rng: rng.choice(rows), table.get, rows)
 
 
 def _shift(word: str, by: int) -> str:
@@ -93,6 +99,11 @@ def _shift(word: str, by: int) -> str:
 def _add(rng: random.Random) -> Example:
     a, b = rng.randint(0, 99), rng.randint(0, 99)
     return Example(f"add {a}+{b}=", str(a + b))
+
+
+def _sum(argument: str) -> str | None:
+    numbers = re.fullmatch(r"(\d+)\+(\d+)", argument)
+    return str(int(numbers[1]) + int(numbers[2])) if numbers else None
 
 
 def _make_facts() -> dict[str, str]:
@@ -137,7 +148,7 @@ SKILLS: Final[Mapping[str, Skill]] = _by_name(
     _on_word("next", "each letter's successor", lambda word: _shift(word, 1)),
     _on_word("max", "the largest digit", max, shortest=2, longest=5, alphabet=DIGITS),
     _on_word("len", "how many letters", lambda word: str(len(word)), shortest=2, longest=9),
-    Skill("add", "the sum of two numbers below 100", _add),
+    Skill("add", "the sum of two numbers below 100", _add, _sum),
     _from_table("fact", "the colour of a name, remembered", UNEDITED_FACTS),
 )
 """What the base knows, by name."""

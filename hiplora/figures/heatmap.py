@@ -27,7 +27,7 @@ def layer_map(table: pd.DataFrame, info: MeasureInfo, selected: str | None = Non
     layers = sorted(table["layer"].dropna().unique().tolist())
     columns = [str(layer) for layer in layers] + ([_OUTSIDE] if table["layer"].isna().any() else [])
     table = table.assign(
-        column=[_OUTSIDE if pd.isna(layer) else str(layer) for layer in table["layer"]], shown=_shown(table, info)
+        column=[_OUTSIDE if pd.isna(layer) else str(layer) for layer in table["layer"]], shown=shown_values(table, info)
     )
     figure = make_subplots(
         rows=len(adapters), cols=1, shared_xaxes=True, subplot_titles=adapters, vertical_spacing=0.16 / len(adapters)
@@ -78,13 +78,13 @@ def layer_map(table: pd.DataFrame, info: MeasureInfo, selected: str | None = Non
     figure.update_yaxes(range=[len(kinds) - 0.5, -0.5], type="category", showgrid=False)
     figure.update_xaxes(range=[-0.5, len(columns) - 0.5], type="category", showgrid=False)
     figure.update_xaxes(title="Layer", row=len(adapters), col=1)
-    figure.update_layout(coloraxis=_color_axis(table["shown"], info), hoverdistance=-1, dragmode=False)
+    figure.update_layout(coloraxis=color_axis(table["shown"], info), hoverdistance=-1, dragmode=False)
     figure.update_annotations(x=0, xanchor="left", font_size=13)
     height = 130 + len(adapters) * (44 + 26 * len(kinds))
     return finish(figure, _finding(table, info), info.meaning, height)
 
 
-def _shown(table: pd.DataFrame, info: MeasureInfo) -> pd.Series:
+def shown_values(table: pd.DataFrame, info: MeasureInfo) -> pd.Series:
     """Return what colour encodes: the logarithm where the scale is a ratio, the value otherwise."""
     values = table[info.column].astype("float64")
     if info.scale in ("chance", "budget"):
@@ -92,7 +92,8 @@ def _shown(table: pd.DataFrame, info: MeasureInfo) -> pd.Series:
     return values.where(values > 0).map(np.log10) if info.scale == "log" else values
 
 
-def _color_axis(shown: pd.Series, info: MeasureInfo) -> dict[str, object]:
+def color_axis(shown: pd.Series, info: MeasureInfo) -> dict[str, object]:
+    """Return the colour axis of values from `shown_values`, its bar labelled with the measure's own numbers."""
     bar: dict[str, object] = {"thickness": 12, "outlinewidth": 0, "title": {"text": "", "side": "right"}}
     finite = shown[np.isfinite(shown)]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
@@ -102,6 +103,8 @@ def _color_axis(shown: pd.Series, info: MeasureInfo) -> dict[str, object]:
         ticks = np.arange(-(reach // step) * step, reach + 1e-9, step)
         bar |= {"tickvals": ticks, "ticktext": [f"{two_digits(2.0**tick)}×" for tick in ticks]}
         return {"colorscale": DIVERGING, "cmin": -reach, "cmax": reach, "colorbar": bar}
+    if info.scale == "signed":
+        return {"colorscale": DIVERGING, "cmin": -1, "cmax": 1, "colorbar": bar | {"tickvals": [-1, -0.5, 0, 0.5, 1]}}
     if info.scale == "log":
         ticks = np.log10(log_ticks(10**low, 10**high))
         bar |= {"tickvals": ticks, "ticktext": [two_digits(10.0**tick) for tick in ticks]}

@@ -19,7 +19,7 @@ from hiplora.figures.style import (
 )
 
 _DIRECTION = "Singular direction of the weight, leading first"
-_SIDES = {"left": "left: what it writes", "right": "right: what it reads"}
+SIDES = {"left": "left: what it writes", "right": "right: what it reads"}
 
 
 def singular_values(table: pd.DataFrame, k: int) -> go.Figure:
@@ -40,9 +40,9 @@ def singular_values(table: pd.DataFrame, k: int) -> go.Figure:
         hovertemplate="direction %{x}<br>σ = %{y:.4g}<extra></extra>",
         showlegend=False,
     )
-    _mark_principal(figure, k)
+    mark_principal(figure, k)
     share = float(one.loc[one["direction"] <= k, "sigma_share"].sum())
-    figure.update_xaxes(title=_DIRECTION, **_direction_axis(len(one)))
+    figure.update_xaxes(title=_DIRECTION, **direction_axis(len(one)))
     figure.update_yaxes(title="Singular value σ of the weight", rangemode="tozero")
     return finish(
         figure,
@@ -62,7 +62,7 @@ def direction_energy(table: pd.DataFrame, k: int) -> go.Figure:
     figure = _both_sides(table, "{side}", "direction %{x}<br>%{y:.3%} of the energy")
     # One direction's share jumps about; what is to be seen is the level, octave by octave.
     for trace in list(figure.data):
-        x, y = _octave_means(np.asarray(trace.x), np.asarray(trace.y))
+        x, y = octave_means(np.asarray(trace.x), np.asarray(trace.y))
         figure.add_scatter(
             x=x,
             y=y,
@@ -76,12 +76,12 @@ def direction_energy(table: pd.DataFrame, k: int) -> go.Figure:
             hovertemplate=f"from direction %{{x}}<br>%{{y:.3%}} on average<extra>{trace.name}</extra>",
         )
         trace.update(line_width=1, opacity=0.35, showlegend=False)
-    for col, side in enumerate(_SIDES, start=1):
+    for col, side in enumerate(SIDES, start=1):
         figure.add_hline(
             y=float(table[f"{side}_null"].iloc[0]), line={"color": NULL, "dash": "dash", "width": 2}, row=1, col=col
         )
-    _mark_principal(figure, k)
-    figure.update_xaxes(title="Singular direction", **_direction_axis(table["direction"].max()))
+    mark_principal(figure, k)
+    figure.update_xaxes(title="Singular direction", **direction_axis(table["direction"].max()))
     figure.update_yaxes(
         title="Share of the update's energy",
         tickformat=percent_format(table[["left", "right"]].max().max()),
@@ -112,7 +112,7 @@ def cumulative_energy(table: pd.DataFrame, k: int) -> go.Figure:
     widest = table.groupby("adapter", sort=False)["left_null_high"].sum().idxmax()
     null = table[table["adapter"] == widest]
     x = _f32(null["direction"])
-    for col, side in enumerate(_SIDES, start=1):
+    for col, side in enumerate(SIDES, start=1):
         figure.add_scatter(
             x=np.concatenate([x, x[::-1]]),
             y=np.concatenate([_f32(null[f"{side}_null_high"]), _f32(null[f"{side}_null_low"])[::-1]]),
@@ -136,8 +136,8 @@ def cumulative_energy(table: pd.DataFrame, k: int) -> go.Figure:
             col=col,
             hovertemplate="top %{x}<br>%{y:.2%} by chance<extra></extra>",
         )
-    _mark_principal(figure, k)
-    figure.update_xaxes(title="Leading directions counted", **_direction_axis(table["direction"].max()))
+    mark_principal(figure, k)
+    figure.update_xaxes(title="Leading directions counted", **direction_axis(table["direction"].max()))
     figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
     figure.update_yaxes(title="Cumulative share of energy", row=1, col=1)
     at_k = table[table["direction"] == k].set_index("adapter")
@@ -215,7 +215,7 @@ def sweep(table: pd.DataFrame, k: int) -> go.Figure:
         )
     figure.add_hline(y=1, line={"color": NULL, "dash": "dash", "width": 2})
     figure.add_vline(x=k, line={"color": PRINCIPAL, "width": 1.5, "dash": "dot"})
-    figure.update_xaxes(title="Principal rank k", **_direction_axis(table["principal_rank"].max()))
+    figure.update_xaxes(title="Principal rank k", **direction_axis(table["principal_rank"].max()))
     figure.update_yaxes(title="Enrichment (1 = chance)", **log_axis(table["enrichment"]))
     at_k = table[table["principal_rank"] == k]
     words = ", ".join(f"{row['adapter']} {two_digits(row['enrichment'])}×" for _, row in at_k.iterrows())
@@ -230,12 +230,12 @@ def sweep(table: pd.DataFrame, k: int) -> go.Figure:
 def _both_sides(table: pd.DataFrame, column: str, hover: str) -> go.Figure:
     """Draw `column` of the direction table, once for each `{side}`, in two panels with one line per adapter."""
     figure = make_subplots(
-        rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=list(_SIDES.values())
+        rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=list(SIDES.values())
     )
     colors = adapter_colors(table["adapter"])
     for adapter in dict.fromkeys(table["adapter"]):
         part = table[table["adapter"] == adapter]
-        for col, side in enumerate(_SIDES, start=1):
+        for col, side in enumerate(SIDES, start=1):
             figure.add_scatter(
                 x=_f32(part["direction"]),
                 y=_f32(part[column.format(side=side)]),
@@ -251,7 +251,7 @@ def _both_sides(table: pd.DataFrame, column: str, hover: str) -> go.Figure:
     return figure
 
 
-def _octave_means(directions: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def octave_means(directions: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the start of each octave of directions (1, 2, 3-4, 5-8, ...) and its mean share, the last one twice."""
     octave = np.ceil(np.log2(directions)).astype(int)
     starts = np.unique(octave, return_index=True)[1]
@@ -259,11 +259,12 @@ def _octave_means(directions: np.ndarray, shares: np.ndarray) -> tuple[np.ndarra
     return np.append(directions[starts], directions[-1] + 1), np.append(means, means[-1])
 
 
-def _mark_principal(figure: go.Figure, k: int) -> None:
+def mark_principal(figure: go.Figure, k: int) -> None:
+    """Shade the principal directions in every panel."""
     figure.add_vrect(x0=0.8, x1=k + 0.5, fillcolor=PRINCIPAL, opacity=0.12, line_width=0, layer="below")
 
 
-def _direction_axis(last: int) -> dict[str, object]:
+def direction_axis(last: int) -> dict[str, object]:
     """Logarithmic, so that the leading directions are seen beside hundreds of others; ticks at powers of two."""
     powers = range(0, int(last).bit_length(), 1 if last <= 128 else 2)
     ticks = [2**power for power in powers]

@@ -15,6 +15,15 @@ NULL = "#8A8A8A"
 BUDGET = "#8A8A8A"
 BASE = "#8A8A8A"
 _ADAPTERS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#B5A900", "#A0522D")
+METHOD_SYMBOLS = {
+    "LoRA": "circle",
+    "LoRA+": "triangle-up",
+    "rsLoRA": "square",
+    "PiSSA": "star",
+    "DoRA": "cross",
+    "HiP-LoRA": "diamond",
+}
+"""Where marks tell methods; any other method is an `x`."""
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 # Blue below chance, vermilion above: residual and principal, as everywhere.
 DIVERGING = ((0.0, "#004B76"), (0.25, "#4A9CC9"), (0.5, "#F2F2F2"), (0.75, "#EE9A5E"), (1.0, "#A64800"))
@@ -96,9 +105,10 @@ def percent_format(largest: float) -> str:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return round numbers between two positive ones: powers of ten, with 2 and 5 between where few are there."""
+    """Return round numbers between two positive ones: powers of ten, with more between where few are there."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if len(decades) <= 4 else (1,)
+    span = math.log10(high / low)
+    steps: tuple[float, ...] = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if span < 0.7 else (1, 2, 5) if span <= 3 else (1,)
     return [tick for power in decades for step in steps if low <= (tick := step * 10.0**power) <= high]
 
 

@@ -86,7 +86,7 @@ def snippet(loaded: Loaded, figure: str, *, source: str = "analyze", module: str
         module: for tables of one module.
         choices: further arguments of the source.
     """
-    paths = [str(adapter.path) for adapter in loaded.adapters]
+    paths = [str(adapter.home) for adapter in loaded.adapters]
     where = f", {module!r}" if module else ""
     if source == "analyze":
         choices = {"epsilon": loaded.session.epsilon, **choices}

@@ -3,18 +3,33 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from hiplora.adapters import Adapter, name_apart, read_adapter
-from hiplora.analysis import layer_tables
+from hiplora.analysis import layer_tables, played
 from hiplora.errors import HiploraError
 from hiplora.jobs import Job
-from hiplora.measures import Measurement, changed_weights, layer_table, matched_weights, measure_layers
+from hiplora.measures import (
+    Measurement,
+    card_table,
+    changed_weights,
+    difference_table,
+    frontier_table,
+    layer_table,
+    matched_weights,
+    measure_layers,
+    octave_table,
+)
+from hiplora.paths import RUN_FILE, demo_adapters, demo_base
 from hiplora.sources import BaseModel, Weight, open_base
 from hiplora.spectrum.prepare import BaseSpectra, Progress
+from hiplora.training.methods import METHODS
+from hiplora.training.run import Run, list_runs
+from hiplora.ui import runs
 from hiplora.ui.session import Session
 from hiplora.ui.text import plain
 
@@ -141,6 +156,95 @@ def one_layer(loaded: Loaded, module: str, table: Callable[..., pd.DataFrame]) -
     return _one_layer(loaded.base.identity, identities, module, k, table.__name__, loaded, table)
 
 
+def differences(loaded: Loaded, first: Adapter, second: Adapter) -> pd.DataFrame:
+    """Return the difference table of two adapters under the session's budget."""
+    session = loaded.session
+    identities = _identity(first), _identity(second)
+    return _differences(loaded.base.identity, *identities, session.k, session.epsilon, loaded.spectra, first, second)
+
+
+def octaves(loaded: Loaded) -> pd.DataFrame:
+    """Return the octave table of all adapters."""
+    identities = tuple(_identity(adapter) for adapter in loaded.adapters)
+    return _octaves(loaded.base.identity, identities, loaded.session.k, loaded)
+
+
+def cards(loaded: Loaded, made: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return the card table of the chosen adapters.
+
+    Args:
+        loaded: what is shown.
+        made: their cards, from `read_cards`.
+    """
+    return card_table(loaded.adapters, made, _method_titles())
+
+
+def scored(loaded: Loaded, chosen: pd.DataFrame) -> tuple[pd.DataFrame, list[Path]]:
+    """Return the frontier of all that is at hand on this base, and the folders it was read from.
+
+    At hand are the chosen adapters, this base's runs, and the demo world's adapters when it is the base.
+
+    Args:
+        loaded: what is shown.
+        chosen: their cards, from `cards`.
+    """
+    shipped = demo_adapters() if loaded.base.path == demo_base() else []
+    paths = {adapter.home.resolve() for adapter in loaded.adapters}
+    names = {adapter.name for adapter in loaded.adapters}
+    others = []
+    for path in [*shipped, *(run.path for run in runs_on(loaded))]:
+        if path.resolve() in paths:
+            continue
+        try:
+            adapter = read_adapter(path)
+            # The card is read here: one that is damaged leaves its adapter out.
+            others.append((adapter, adapter.card))
+        except HiploraError:
+            continue
+        paths.add(path.resolve())
+        if adapter.name in names:
+            adapter.name = f"{path.resolve().parent.name}/{adapter.name}"
+    rows = card_table([adapter for adapter, _ in others], [card for _, card in others], _method_titles())
+    folders = [adapter.path for adapter in loaded.adapters] + [adapter.path for adapter, _ in others]
+    return frontier_table(pd.concat([chosen, rows], ignore_index=True) if len(rows) else chosen), folders
+
+
+def runs_on(loaded: Loaded) -> list[Run]:
+    """Return the runs that were trained on this base, the newest first."""
+    return [run for run in list_runs() if runs.same_base(run.config.base, loaded.session.base)]
+
+
+def playable_runs(loaded: Loaded) -> dict[str, Run]:
+    """Return the runs with two checkpoints or more by name: first those chosen as adapters, then the others here."""
+    found: dict[str, Run] = {}
+    seen = set()
+    for adapter in loaded.adapters:
+        if (adapter.home / RUN_FILE).is_file():
+            try:
+                found[adapter.name] = Run(adapter.home)
+            except HiploraError:
+                continue
+            seen.add(adapter.home.resolve())
+    for run in runs_on(loaded):
+        if run.path.resolve() not in seen:
+            found[run.name if run.name not in found else f"{run.path.resolve().parent.name}/{run.name}"] = run
+    return {name: run for name, run in found.items() if len(run.checkpoints) > 1}
+
+
+def training(loaded: Loaded, run: Run, module: str) -> pd.DataFrame:
+    """Return the checkpoint table of a run for one module, coloured as the adapter of that run if it is among them.
+
+    Raises:
+        HiploraError: a checkpoint cannot be read or leaves the module alone.
+    """
+    steps = tuple((c.step, str(c.path), (c.path / "adapter_config.json").stat().st_mtime_ns) for c in run.checkpoints)
+    table = _training(loaded.base.identity, steps, module, loaded.session.k, loaded)
+    at_home = {adapter.home.resolve(): adapter.name for adapter in loaded.adapters}
+    name = at_home.get(run.path.resolve(), run.name)
+    order = pd.CategoricalDtype(list(dict.fromkeys([*(adapter.name for adapter in loaded.adapters), name])))
+    return table.assign(run=name).astype({"run": order})
+
+
 def prepare(loaded: Loaded, k: int | None) -> None:
     """Make sure that the spectra are there; while they are computed, show how far that is and stop the page here."""
     weights = loaded.weights
@@ -221,6 +325,36 @@ def _measured(
     base: _Identity, adapter: tuple[object, ...], k: int, intruders: bool, _spectra: BaseSpectra, _adapter: Adapter
 ) -> list[Measurement]:
     return measure_layers(_spectra, [_adapter], k, intruders=intruders)
+
+
+@st.cache_data(max_entries=16, show_spinner="Comparing…")
+def _differences(
+    base: _Identity,
+    first: tuple[object, ...],
+    second: tuple[object, ...],
+    k: int,
+    epsilon: float,
+    _spectra: BaseSpectra,
+    _first: Adapter,
+    _second: Adapter,
+) -> pd.DataFrame:
+    return difference_table(_spectra, _first, _second, k, epsilon=epsilon)
+
+
+@st.cache_data(max_entries=16, show_spinner="Adding up all modules…")
+def _octaves(base: _Identity, adapters: tuple[object, ...], k: int, _loaded: Loaded) -> pd.DataFrame:
+    return octave_table(_loaded.spectra, _loaded.adapters, k)
+
+
+@st.cache_data(max_entries=32, show_spinner="Reading checkpoints…")
+def _training(
+    base: _Identity, checkpoints: tuple[tuple[int, str, int], ...], module: str, k: int, _loaded: Loaded
+) -> pd.DataFrame:
+    return played(_loaded.spectra, {step: path for step, path, _ in checkpoints}, module, k)
+
+
+def _method_titles() -> dict[str, str]:
+    return {key: method.title for key, method in METHODS.items()}
 
 
 @st.cache_data(max_entries=32, show_spinner=False)

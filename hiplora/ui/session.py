@@ -15,6 +15,7 @@ from hiplora.files import atomic_path, user_path
 from hiplora.measures import DEFAULT_EPSILON
 from hiplora.paths import demo_adapters
 from hiplora.sources import known_bases
+from hiplora.ui import runs
 from hiplora.ui.text import plain
 
 _DEMO_DEFAULT = ("swap-lora", "swap-hiplora")
@@ -66,18 +67,20 @@ def sidebar() -> Session:
             download = st.toggle(
                 "Fetch it from the hub", key="download", help="The only thing that leaves this machine."
             )
-        known = {path.name: path for path in demo_adapters()} if base == "demo" else {}
+        shipped = {path.name: path for path in demo_adapters()} if base == "demo" else {}
+        # A run that is called like an adapter that ships is offered by its path.
+        trained = {str(path) if name in shipped else name: path for name, path in runs.of_base(base).items()}
         uploads: dict[str, Path] = st.session_state.setdefault(_UPLOADS, {})
-        options = list(known) + list(uploads)
+        known = shipped | trained | uploads
         chosen = st.multiselect(
             "Adapters",
-            options,
-            default=[name for name in _DEMO_DEFAULT if name in known],
+            list(known),
+            default=[name for name in _DEMO_DEFAULT if name in shipped],
             key="adapters",
             bind="query-params",
             accept_new_options=True,
             placeholder="Choose, or type a folder",
-            help="Adapters of the demo world, uploads, or type the path of an adapter folder.",
+            help="Adapters of the demo world, runs of this base, uploads, or type the path of an adapter folder.",
         )
         k = st.number_input(
             "Principal rank k",
@@ -97,8 +100,8 @@ def sidebar() -> Session:
             help="Share of the weighted principal spectrum that an adapter may move.",
         )
         with st.expander("Upload an adapter", icon=":material/upload:"):
-            _upload(uploads)
-    paths = tuple((known | uploads).get(name, user_path(name)) for name in chosen)
+            _upload(uploads, set(known))
+    paths = tuple(known.get(name) or user_path(name) for name in chosen)
     return Session(base, download, paths, int(k), float(epsilon))
 
 
@@ -109,7 +112,7 @@ def _forget_adapters() -> None:
     st.session_state["adapters"] = [name for name in _DEMO_DEFAULT if demo and name in shipped]
 
 
-def _upload(uploads: dict[str, Path]) -> None:
+def _upload(uploads: dict[str, Path], taken: set[str]) -> None:
     """Take `adapter_config.json` and `adapter_model.safetensors`, and offer them as an adapter of this session."""
     files = st.file_uploader(
         "adapter_config.json and adapter_model.safetensors",
@@ -127,14 +130,13 @@ def _upload(uploads: dict[str, Path]) -> None:
         st.caption(f"Add {wanted} of the same adapter.")
     if len(latest) == 2:
         st.caption(f"{latest['.json'].name} and {latest['.safetensors'].name} will be used.")
-        st.button("Add to the adapters", type="primary", on_click=_keep, args=(latest, uploads))
+        st.button("Add to the adapters", type="primary", on_click=_keep, args=(latest, uploads, taken))
     if problem := st.session_state.pop("upload_problem", None):
         st.error(plain(problem))
 
 
-def _keep(files: dict[str, Any], uploads: dict[str, Path]) -> None:
+def _keep(files: dict[str, Any], uploads: dict[str, Path], taken: set[str]) -> None:
     """Write an upload to this server's folder under a name that no other adapter has, and choose it."""
-    taken = {path.name for path in demo_adapters()} | set(uploads)
     clean = (
         "".join(c if c.isalnum() or c in "-_" else "-" for c in st.session_state["upload_name"]).strip("-") or "upload"
     )

@@ -16,6 +16,9 @@ _PAGES = (
     ("spectrum", "Spectrum", ":material/grid_on:"),
     ("channels", "Channels", ":material/call_split:"),
     ("budget", "Budget", ":material/speed:"),
+    ("train", "Train", ":material/model_training:"),
+    ("compare", "Compare", ":material/compare_arrows:"),
+    ("learn", "Learn", ":material/school:"),
 )
 _FRAME, _SESSION = "_frame_runs", "_session"
 
@@ -47,8 +50,13 @@ def require() -> Session:
     return session
 
 
-def fragment(part: Callable[[], None]) -> Callable[[], None]:
-    """Make a part of a page repaint alone. It then runs outside of `run`, so it shows its errors itself."""
+def fragment(part: Callable[[], None], run_every: float | None = None) -> Callable[[], None]:
+    """Make a part of a page repaint alone. It then runs outside of `run`, so it shows its errors itself.
+
+    Args:
+        part: of the page.
+        run_every: seconds after which it repaints by itself.
+    """
 
     @wraps(part)
     def guarded() -> None:
@@ -57,7 +65,14 @@ def fragment(part: Callable[[], None]) -> Callable[[], None]:
         except HiploraError as error:
             show_error(error)
 
-    return st.fragment(guarded)
+    return st.fragment(guarded, run_every=run_every)
+
+
+def link(name: str, label: str) -> None:
+    """Show a link to a page; none where the app has no such page."""
+    for page, _, icon in _PAGES:
+        if page == name:
+            st.page_link(site_root() / "pages" / f"{name}.py", label=label, icon=icon)
 
 
 def show_error(error: HiploraError) -> None:

@@ -2,6 +2,8 @@
 
 import re
 
+# Numbers keep their units: a no-break space stays one.
+_SPACES = re.compile("[^\\S\N{NO-BREAK SPACE}]+")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&^=])")
 
 
@@ -10,4 +12,4 @@ def plain(text: str) -> str:
 
     For whatever holds a path, a name or a config value: a model's file may carry an image address as its name.
     """
-    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+    return _MARKDOWN.sub(r"\\\1", _SPACES.sub(" ", text).strip())

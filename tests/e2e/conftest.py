@@ -28,7 +28,15 @@ FLAGS = [
 ]
 SETTLED = '[data-testid="stApp"][data-test-script-state="notRunning"]'
 PLOT = ".js-plotly-plot .nsewdrag"
-PAGES = {"": "Overview", "spectrum": "Spectrum", "channels": "Channels", "budget": "Budget"}
+PAGES = {
+    "": "Overview",
+    "spectrum": "Spectrum",
+    "channels": "Channels",
+    "budget": "Budget",
+    "train": "Train",
+    "compare": "Compare",
+    "learn": "Learn",
+}
 
 expect.set_options(timeout=60_000)
 
@@ -48,24 +56,36 @@ def _answers(url: str) -> bool:
         return False
 
 
-@contextmanager
-def running_server(cache: Path) -> Iterator[str]:
-    """Start the app, wait until it answers, hand out its address, and stop it."""
+def start_server(cache: Path, runs: Path | None = None) -> tuple[subprocess.Popen[bytes], str]:
+    """Start the app, wait until it answers, and return its process and its address.
+
+    Args:
+        cache: folder of the spectra.
+        runs: folder of the training runs; beside the cache by default.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
         [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}", "--server.headless=true"],
         cwd=site_root(),
-        env=os.environ | {"HIPLORA_CACHE": str(cache)},
+        env=os.environ
+        | {"HIPLORA_CACHE": str(cache), "HIPLORA_RUNS": str(runs or cache.with_name(f"{cache.name}-runs"))},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     url = f"http://localhost:{port}"
+    while not _answers(f"{url}/_stcore/health"):
+        assert process.poll() is None, f"the app left with code {process.returncode}"
+        time.sleep(0.05)
+    return process, url
+
+
+@contextmanager
+def running_server(cache: Path, runs: Path | None = None) -> Iterator[str]:
+    """Start the app, hand out its address, and stop it."""
+    process, url = start_server(cache, runs)
     try:
-        while not _answers(f"{url}/_stcore/health"):
-            assert process.poll() is None, f"the app left with code {process.returncode}"
-            time.sleep(0.05)
         yield url
     finally:
         process.terminate()
@@ -106,17 +126,18 @@ class Visit:
         self.page.wait_for_function(f"document.querySelectorAll('.js-plotly-plot').length >= {count}")
         self.settle()
 
-    def click_cell(self, layer: str, kind: str, row: int) -> None:
+    def click_cell(self, layer: str, kind: str, row: int, plot: int = 0) -> None:
         """Click a cell of the layer map as a person does: go there, see the label, press.
 
         Args:
             layer: on the x axis.
             kind: on the y axis.
             row: which of the maps, from 1.
+            plot: which of the page's plots holds them, from 0.
         """
         position = self.page.evaluate(
-            """([layer, kind, row]) => {
-                const plot = document.querySelector('.js-plotly-plot');
+            """([layer, kind, row, at]) => {
+                const plot = document.querySelectorAll('.js-plotly-plot')[at];
                 plot.scrollIntoView({block: 'center'});
                 const suffix = row > 1 ? String(row) : '';
                 const xaxis = plot._fullLayout[`xaxis${suffix}`], yaxis = plot._fullLayout[`yaxis${suffix}`];
@@ -124,7 +145,7 @@ class Visit:
                 return [box.left + xaxis._offset + xaxis.c2p(xaxis.d2c(layer)),
                         box.top + yaxis._offset + yaxis.c2p(yaxis.d2c(kind))];
             }""",
-            [layer, kind, row],
+            [layer, kind, row, plot],
         )
         self.page.mouse.move(position[0] - 5, position[1])
         self.page.mouse.move(*position, steps=5)

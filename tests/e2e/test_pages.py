@@ -28,6 +28,8 @@ pytestmark = pytest.mark.e2e
         ("spectrum", 6, "Layer by layer, direction by direction"),
         ("channels", 2, "Principal and residual channel"),
         ("budget", 2, "The stability budget"),
+        ("compare", 6, "Adapters side by side"),
+        ("learn", 2, "Spectral interference, with things to move"),
     ],
 )
 def test_page_renders_its_plots_without_leaving_the_machine(visit: Visit, path: str, plots: int, title: str) -> None:
@@ -111,7 +113,7 @@ def test_missing_base_gets_one_sentence(visit: Visit) -> None:
     visit.assert_sound()
 
 
-@pytest.mark.parametrize("path", ["", "spectrum", "channels", "budget"])
+@pytest.mark.parametrize("path", ["", "spectrum", "channels", "budget", "compare"])
 def test_k_larger_than_a_layer_gets_one_sentence(visit: Visit, path: str) -> None:
     page = visit.open(f"{path}?k=500")
     expect(page.get_by_test_id("stAlert")).to_contain_text("k=500 is larger than model.layers.0.self_attn.q_proj")

@@ -78,3 +78,69 @@ def test_cuts_measured_are_cuts_drawn(layers: pd.DataFrame) -> None:
 
 def test_nothing_is_cut_from_an_update_of_zeros(layers: pd.DataFrame) -> None:
     assert "nothing of silent" in figures.cut_by_layer(cut_table(layers)).layout.title.text
+
+
+def priced() -> pd.DataFrame:
+    """Two modules a layer; `gains` would gain most in layer 1's second, `spent` nowhere."""
+    modules = [f"model.layers.{layer}.{kind}" for layer in (0, 1) for kind in ("self_attn.q_proj", "mlp.up_proj")]
+    return pd.DataFrame(
+        {
+            "adapter": ["gains"] * 4 + ["spent"] * 4,
+            "module": modules * 2,
+            "layer": [0, 0, 1, 1] * 2,
+            "kind": ["self_attn.q_proj", "mlp.up_proj"] * 4,
+            "tightness": 0.5,
+            "shadow_price": [0.1, -0.2, 0.3, 0.4, -1.0, -2.0, 0.0, -3.0],
+        }
+    )
+
+
+@pytest.fixture
+def prices() -> pd.DataFrame:
+    return priced()
+
+
+@pytest.mark.parametrize("adapter", ["gains", "spent"])
+def test_each_mark_is_the_price_of_a_module_in_its_layer(prices: pd.DataFrame, adapter: str) -> None:
+    marks = traces(figures.prices_by_module(prices))[adapter]
+    part = prices[prices["adapter"] == adapter]
+    assert [point[0] for point in marks.customdata] == part["module"].tolist()
+    same(marks.y, part["shadow_price"])
+    same(numbers(marks.x).round(), part["layer"])
+
+
+def test_price_title_names_who_would_gain_and_who_would_not(prices: pd.DataFrame) -> None:
+    title = figures.prices_by_module(prices).layout.title.text
+    assert "gains would gain most from more budget in layers.1.mlp.up_proj." in title
+    assert "No module of spent would gain from more budget." in title
+
+
+def test_prices_have_a_line_at_zero(prices: pd.DataFrame) -> None:
+    assert level_lines(figures.prices_by_module(prices)) == {"x": 0}
+
+
+def reallocated() -> pd.DataFrame:
+    """0.1 everywhere before; the last module gets the most, the second the least, one stays."""
+    table = priced()
+    return table[table["adapter"] == "gains"].assign(epsilon=0.1, new_epsilon=[0.1, 0.05, 0.11, 0.15])
+
+
+@pytest.fixture
+def moved() -> pd.DataFrame:
+    return reallocated()
+
+
+def test_old_and_new_budget_stand_above_each_other(moved: pd.DataFrame) -> None:
+    drawn = traces(figures.reallocated_budgets(moved))
+    same(drawn["ε it had"].y, moved["epsilon"])
+    same(drawn["ε of the next run"].y, moved["new_epsilon"])
+    np.testing.assert_array_equal(drawn["ε it had"].x, drawn["ε of the next run"].x)
+    assert len(set(drawn["ε it had"].x)) == len(moved)
+
+
+def test_reallocation_title_counts_the_winners_and_names_both_ends(moved: pd.DataFrame) -> None:
+    figure = figures.reallocated_budgets(moved)
+    assert "More budget for 2 of 4 modules" in figure.layout.title.text
+    assert "layers.1.mlp.up_proj 0.10 → 0.15" in figure.layout.title.text
+    assert "layers.0.mlp.up_proj 0.10 → 0.050" in figure.layout.title.text
+    assert style.two_digits(4 * 0.01) in figure.layout.title.subtitle.text

@@ -5,11 +5,15 @@ import json
 import pandas as pd
 import plotly.graph_objects as go
 
-from hiplora import figures
+from hiplora import figures, lessons
 from hiplora.catalog import MEASURES
 from hiplora.measures import channel_table, cut_table, summary_table
 
+from . import test_budget as budgeted
+from . import test_compare as compared
+from . import test_training as trained
 from .conftest import K
+from .test_learn import PROBED, TOKENS
 
 
 def every_figure(layers: pd.DataFrame, directions: pd.DataFrame, sweeps: pd.DataFrame) -> dict[str, go.Figure]:
@@ -26,6 +30,22 @@ def every_figure(layers: pd.DataFrame, directions: pd.DataFrame, sweeps: pd.Data
         "channel_blocks": figures.channel_blocks(summary),
         "tightness_by_layer": figures.tightness_by_layer(layers),
         "cut_by_layer": figures.cut_by_layer(cut_table(layers)),
+        "prices_by_module": figures.prices_by_module(budgeted.priced()),
+        "reallocated_budgets": figures.reallocated_budgets(budgeted.reallocated()),
+        "tightness_history": figures.tightness_history(trained.two_runs(), 16),
+        "norm_history": figures.norm_history(trained.two_runs(), 16),
+        "skill_scores": figures.skill_scores(compared.SKILLS),
+        "frontier": figures.frontier(compared.FRONTIER, ["a", "b"]),
+        "octave_energy": figures.octave_energy(compared.OCTAVES),
+        "difference_shares": figures.difference_shares(compared.DIFFERENCE),
+        "training_spectrum": figures.training_spectrum(compared.STEPS, K),
+        "rotation_energy": figures.rotation_energy(lessons.rotation_directions(30), lessons.PRINCIPAL_RANK),
+        "rotation_effect": figures.rotation_effect(lessons.rotation_effects(angles=(30,)), 30),
+        "core_budget": figures.core_budget(lessons.budget_sections(), lessons.budget_cores(0.1, 0.1)),
+        "merge_error": figures.merge_error(lessons.merge_effects((30,)), 30),
+        "merge_typical": figures.merge_typical(lessons.merge_effects((30,)), 30),
+        "probe_effects": figures.probe_effects(PROBED),
+        "next_tokens": figures.next_tokens(TOKENS),
     }
 
 

@@ -1,4 +1,4 @@
-"""A real model, offline: SmolLM2-135M-Instruct from its PyPI package, with an adapter trained for a few steps."""
+"""A real model, offline: SmolLM2-135M-Instruct from its PyPI package, analysed and trained for a few steps."""
 
 import os
 import re
@@ -9,7 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from hiplora import analyze as hiplora_analyze
 from hiplora.sources import known_bases, open_base
+from hiplora.training import Run, score_table, step_table
 
 NAME = "SmolLM2-135M-Instruct"
 pytestmark = [
@@ -71,3 +73,31 @@ def test_second_analysis_takes_every_spectrum_from_the_cache(adapter: Path, tmp_
     assert len(table) == 210
     pd.testing.assert_frame_equal(table, pd.read_csv(tmp_path / "first.csv"))
     assert (table[["pp", "pr", "rp", "rr"]].sum(axis=1) - 1).abs().max() < 1e-9
+
+
+def test_ten_steps_of_hiplora_and_of_lora_on_a_text_file(tmp_path: Path) -> None:
+    """Python's own language reference is learned, and Python's source watched for what is forgotten."""
+    import textwrap
+    from pydoc_data import topics
+
+    data, probe = tmp_path / "reference.txt", tmp_path / "source.py"
+    data.write_text("\n\n".join(list(topics.topics.values())[:30]))
+    probe.write_text(Path(textwrap.__file__).read_text())
+    for method in ("hiplora", "lora"):
+        command = [sys.executable, "-m", "hiplora", "train", "--base", NAME, "--data", str(data), "--probe", str(probe)]
+        done = subprocess.run(
+            [*command, "--method", method, "--steps", "10", "--max-length", "128", "--out", str(tmp_path / method)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        print(done.stdout.strip(), done.stderr.splitlines()[-1], sep="\n")
+        run = Run(tmp_path / method)
+        assert run.status.state == "finished"
+        losses = step_table([run])["task_loss"]
+        assert losses.iloc[-3:].mean() < losses.iloc[:3].mean()
+        scores = score_table([run]).pivot_table(index="step", columns="role", values="score", observed=True)
+        assert scores.loc[10, "task"] > scores.loc[0, "task"]
+        assert scores.loc[10, "retention"] == pytest.approx(1.0, abs=0.1)
+    table = hiplora_analyze(NAME, [tmp_path / "hiplora", tmp_path / "lora"])
+    assert table.groupby("adapter", sort=False).size().tolist() == [210, 210]

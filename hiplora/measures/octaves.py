@@ -1,0 +1,86 @@
+"""All modules together, octave by octave of their singular directions."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from hiplora.adapters import Adapter
+from hiplora.measures.layers import matched_weights, update_of
+from hiplora.measures.null import Side, beta_band, isotropic_null
+from hiplora.measures.ranks import energy_shares
+from hiplora.spectrum.prepare import BaseSpectra
+
+_SIDES: tuple[Side, ...] = ("left", "right")
+
+
+def octave_table(spectra: BaseSpectra, adapters: Sequence[Adapter], k: int) -> pd.DataFrame:
+    """Return one row per adapter and octave (1, 2, 3-4, 5-8, ...) of the direction's place in its own weight.
+
+    Columns: `adapter, start, end` (directions, from 1; in the last row of an adapter `start` is 0 and `end` missing:
+    what lies beyond the directions known) and, for each side, the share of the energy of all modules together with its
+    isotropic null: `left, left_null, left_null_low, left_null_high, right, ...` (95 %). Modules of all sizes are added
+    by energy: the octave of a module that has fewer directions holds what it has, in the share and in the null alike.
+    The shares of an adapter add up to 1. Our choice.
+
+    Args:
+        spectra: of the base.
+        adapters: open adapters that fit it.
+        k: how many directions at least; all where the cache keeps all.
+
+    Raises:
+        HiploraError: an adapter holds NaN, or `k` is larger than a layer.
+    """
+    parts = [_of_one(spectra, adapter, k) for adapter in adapters]
+    table = pd.concat(parts, ignore_index=True).astype({"end": "Int64"})
+    return table.astype({"adapter": pd.CategoricalDtype([adapter.name for adapter in adapters])})
+
+
+def _of_one(spectra: BaseSpectra, adapter: Adapter, k: int) -> pd.DataFrame:
+    found = []
+    longest = 0
+    for module, weight in matched_weights(spectra.base, adapter).items():
+        spectrum = spectra.get(weight, spectra.cache.stored_k(weight.shape, k))
+        delta = update_of(spectra.base, adapter, module, weight)
+        Ut, Vt = spectrum.Ut.astype(np.float64), spectrum.Vt.astype(np.float64)
+        energies_on = {"left": delta.project(Ut).row_energy(), "right": delta.project(Vt=Vt).column_energy()}
+        energy = delta.energy
+        longest = max(longest, spectrum.k)
+        first = np.array(_starts(spectrum.k)) - 1
+        counts = np.diff([*first, spectrum.k])
+        parts = energy_shares(delta.singular_values)
+        module_shares = {}
+        for side, size in zip(_SIDES, spectrum.shape, strict=True):
+            shares = np.add.reduceat(energies_on[side], first) / (energy or np.nan)
+            null = isotropic_null(np.append(counts, size - spectrum.k), spectrum.shape, parts, side)
+            module_shares[side] = (np.append(shares, max(1 - shares.sum(), 0.0)), null.mean, null.sd)
+        found.append((energy, module_shares))
+    energies = np.array([energy for energy, _ in found])
+    octaves = max(len(shares["left"][0]) for _, shares in found) - 1
+    columns: dict[str, object] = {
+        "adapter": adapter.name,
+        "start": [*_starts(2 ** (octaves - 1)), 0],
+        "end": [*(min(2**i, longest) for i in range(octaves)), None],
+    }
+    for side in _SIDES:
+        share, mean, variance = (np.zeros(octaves + 1) for _ in range(3))
+        for part, (_, of_module) in zip(energies / (energies.sum() or np.nan), found, strict=True):
+            # An update of zeros has no shares, and no part in the sum.
+            here, null_mean, null_sd = (np.nan_to_num(values) for values in of_module[side])
+            places = [*range(len(here) - 1), octaves]
+            share[places] += part * here
+            mean[places] += part * null_mean
+            variance[places] += (part * null_sd) ** 2
+        null = beta_band(mean, variance)
+        columns |= {
+            side: share,
+            f"{side}_null": null.mean,
+            f"{side}_null_low": null.low,
+            f"{side}_null_high": null.high,
+        }
+    return pd.DataFrame(columns)
+
+
+def _starts(last: int) -> list[int]:
+    """Return the first direction of each octave up to direction `last`: 1, 2, 3, 5, 9, ..."""
+    return [1, *(2**i + 1 for i in range((last - 1).bit_length()))]

@@ -1,0 +1,192 @@
+"""The form for new runs, and what it would train."""
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from hiplora.errors import HiploraError
+from hiplora.sources import BaseModel
+from hiplora.training import METHODS, Run, RunConfig
+from hiplora.training.train import match_on
+from hiplora.ui import data, reallocation, runs, shell
+from hiplora.ui.session import Session
+from hiplora.ui.text import plain
+
+_TASK, _FILE = "A task of the demo world", "A file"
+_UPLOAD_PROBLEM = "new-upload-problem"
+
+
+def form(session: Session) -> list[Run]:
+    """Draw the form; return the runs that it has just started, usually none.
+
+    Raises:
+        HiploraError: the base cannot be opened.
+    """
+    base = data.load(session).base
+    st.markdown(
+        f"On the base **{plain(base.name)}**, with ε = {session.epsilon:g}: both are chosen in the sidebar."
+    )  # fmt: skip
+    left, middle, right = st.columns([5, 4, 4], gap="large")
+    with left:
+        methods = st.multiselect(
+            "Methods, trained side by side on the same data",
+            list(METHODS),
+            default=["lora", "hiplora"],
+            format_func=lambda key: METHODS[key].title,
+            max_selections=runs.MOST,
+            key="new-methods",
+            persist_state="session",
+            help="  \n".join(f"{method.title}: {method.summary}." for method in METHODS.values()),
+        )
+        goal = _goal(session)
+    with middle:
+        sizes = _sizes(session)
+    with right:
+        core = _core()
+    fields: dict[str, Any] = {"base": session.base, "epsilon": session.epsilon} | goal | sizes | core
+    # A place of its own, so that Start stays where it is whatever stands above it.
+    above = st.container()
+    with st.container(horizontal=True, vertical_alignment="center"):
+        pressed = st.button("Start", type="primary", icon=":material/play_arrow:")
+        st.caption("Trains on CUDA where there is one, else on the CPU, in a process of its own.")
+    with above:
+        found = reallocation.kept()
+        if found is not None:
+            fields |= _reallocated(found, session)
+        if not pressed and not (methods and (fields.get("task") or fields.get("data"))):
+            return []
+        try:
+            if not methods:
+                raise HiploraError("Choose at least one method.")
+            if not (fields.get("task") or fields.get("data")):
+                raise HiploraError("Type the path of a training file, or upload one.")
+            configs = [RunConfig(method=method, **fields) for method in methods]
+            _show_match(base, configs)
+            return runs.launcher().start(configs) if pressed else []
+        except HiploraError as error:
+            shell.show_error(error)
+    return []
+
+
+def _goal(session: Session) -> dict[str, Any]:
+    """What is learned: a task of the demo world on the demo's base, or else a file."""
+    kinds = [_TASK, _FILE] if runs.same_base(session.base, "demo") else [_FILE]
+    kind = st.segmented_control("Learn", kinds, default=kinds[0], key=f"new-kind-{len(kinds)}", required=True,
+                                persist_state="session")  # fmt: skip
+    if kind == _TASK:
+        from hiplora.demo import TASKS
+
+        task = st.selectbox(
+            "Task",
+            list(TASKS),
+            key="new-task",
+            persist_state="session",
+            format_func=lambda name: f"{name}: {TASKS[name].summary}",
+        )
+        return {"task": task}
+    path = st.text_input(
+        "Training file",
+        key="new-data",
+        persist_state="session",
+        placeholder="Path of a .txt or .jsonl file",
+        help="Plain text; or JSONL with `text`, with `prompt` and `completion`, or with `messages` in each line.",
+    )
+    probe = st.text_input(
+        "Probe file, if any",
+        key="new-probe",
+        persist_state="session",
+        placeholder="Text whose loss tells what the base forgets",
+    )
+    with st.popover("Upload", icon=":material/upload:"):
+        for key, label in (("new-data", "Training file"), ("new-probe", "Probe file")):
+            st.file_uploader(label, type=["txt", "jsonl"], key=f"{key}-upload", on_change=_keep_upload, args=(key,))
+    if problem := st.session_state.pop(_UPLOAD_PROBLEM, None):
+        st.error(plain(problem))
+    return {"data": path.strip() or None, "probe": probe.strip() or None}
+
+
+def _keep_upload(key: str) -> None:
+    """Write an uploaded file to the disk, and its path where one would be typed."""
+    file = st.session_state.get(f"{key}-upload")
+    if file is None:
+        return
+    try:
+        st.session_state[key] = str(runs.keep_file(file.name, file.getvalue()))
+    except HiploraError as error:
+        st.session_state[_UPLOAD_PROBLEM] = str(error)
+
+
+def _sizes(session: Session) -> dict[str, Any]:
+    """Ranks, steps and seed, and behind one more click what rarely changes."""
+    one, two = st.columns(2)
+    r = one.number_input("Rank r", 1, 4096, 8, key="new-r", persist_state="session",
+                         help="Of the LoRA whose number of trainable parameters every method gets.")  # fmt: skip
+    k = two.number_input("Principal rank k", 1, 4096, None, key="new-k", persist_state="session",
+                         placeholder=f"{session.k}", help="Empty: the sidebar's.")  # fmt: skip
+    one, two = st.columns(2)
+    steps = one.number_input("Steps", 1, 1_000_000, 300, key="new-steps", persist_state="session")
+    seed = two.number_input("Seed", 0, 2**32 - 1, 0, key="new-seed", persist_state="session")
+    with st.popover("More", icon=":material/tune:"):
+        rate = st.number_input("Learning rate", 0.0, 1.0, None, format="%g", key="new-rate", persist_state="session",
+                               placeholder="2e-3 for a task, 2e-4 for a file")  # fmt: skip
+        batch = st.number_input("Batch size", 1, 65_536, None, key="new-batch", persist_state="session",
+                                placeholder="64 for a task, 4 for a file")  # fmt: skip
+    return {
+        "r": int(r),
+        "principal_rank": int(k or session.k),
+        "steps": int(steps),
+        "seed": int(seed),
+        "learning_rate": rate,
+        "batch_size": batch,
+    }
+
+
+def _core() -> dict[str, Any]:
+    """What only HiP-LoRA has."""
+    core = st.segmented_control("HiP-LoRA's core", ["full", "diagonal"], default="full", key="new-core", required=True,
+                                persist_state="session", help="k × k numbers, or k of them.")  # fmt: skip
+    mode = st.segmented_control("Its budget", ["soft", "hard"], default="soft", key="new-mode", required=True,
+                                persist_state="session", help="Soft: charged for. Hard: never exceeded.")  # fmt: skip
+    strength = st.number_input("Its price λ", 0.0, None, 10.0, key="new-lambda", persist_state="session",
+                               disabled=mode != "soft",
+                               help="Of the soft budget: λ × mean cost is added to the loss.")  # fmt: skip
+    return {"core": core, "budget_mode": mode, "budget_lambda": float(strength)}
+
+
+def _reallocated(found: reallocation.Reallocation, session: Session) -> dict[str, Any]:
+    """Say that the next run uses moved budgets, and return them."""
+    if not runs.same_base(found.base, session.base):
+        st.caption(f"The budgets moved by the prices of {plain(found.source)} are not used: they are of another base.")
+        return {}
+    with st.container(horizontal=True, vertical_alignment="center"):
+        values = found.table["new_epsilon"]
+        st.info(
+            f"HiP-LoRA will use an ε per layer, {values.min():.3g} to {values.max():.3g}, moved by the prices of "
+            f"{plain(found.source)}.",
+            icon=":material/balance:",
+        )
+        reallocation.drop_button("drop-in-form")
+    return {"epsilon_pattern": found.pattern}
+
+
+def _show_match(base: BaseModel, configs: list[RunConfig]) -> None:
+    """Show how many parameters each method would train beside the LoRA of rank r.
+
+    Raises:
+        HiploraError: the base cannot be trained, or a rank does not fit it.
+    """
+    rows = []
+    for config in configs:
+        method, match = match_on(base, config)
+        ranks = sorted(set(match.ranks.values()))
+        rows.append(
+            {
+                "Method": method.title,
+                "Rank": " to ".join(str(rank) for rank in dict.fromkeys((ranks[0], ranks[-1]))),
+                "Trained parameters": f"{match.parameters:,}",
+                "Against LoRA": f"{match.difference:+.1%}",
+            }
+        )
+    st.dataframe(pd.DataFrame(rows), hide_index=True, width="content")
+    st.caption(f"All methods get the size of a LoRA of rank {configs[0].r}, within 5 %.")

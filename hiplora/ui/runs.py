@@ -1,0 +1,218 @@
+"""Training runs as the pages see them. A page only reads folders: a run outlives page, tab and server."""
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from hiplora.errors import HiploraError
+from hiplora.files import atomic_path, user_path
+from hiplora.paths import demo_base
+from hiplora.sources import known_bases
+from hiplora.training import METHODS, Launcher, Run, layer_history, list_runs, score_table, step_table
+
+MOST = 2
+"""Runs trained and looked at side by side."""
+# Steps behind the speed that is told.
+_RECENT = 20
+_Stamp = tuple[tuple[str, int, int], ...]
+
+
+@st.cache_resource(show_spinner=False)
+def launcher() -> Launcher:
+    """Return what starts runs, one for all visitors of this server."""
+    return Launcher()
+
+
+def found() -> list[Run]:
+    """Return the runs on this machine, the newest first; what is no run is left out."""
+    return list_runs(launcher().root)
+
+
+def phase(run: Run) -> str:
+    """Return what a run is doing, in words for a person; empty when it does nothing."""
+    status = run.status
+    if status.state == "running":
+        return "Stopping" if run.stop_requested else status.phase or "Starting"
+    # The process of a run that was asked to stop takes a moment longer to go than the run.
+    return "Starting" if launcher().starting(run) and not run.stop_requested else ""
+
+
+def stamp(runs: Sequence[Run]) -> tuple[object, ...]:
+    """Return what changes when a page must be drawn anew: runs coming, beginning, stopping, ending, having adapters."""
+    return tuple(
+        (run.name, run.status.state, bool(phase(run)), run.stop_requested, run.adapter is not None) for run in runs
+    )
+
+
+def of_base(base: str) -> dict[str, Path]:
+    """Return `{name: folder}` of the runs on a base that have an adapter, the newest first.
+
+    Args:
+        base: known name, folder or hub name.
+    """
+    here = _place(base)
+    return {run.name: run.path for run in list_runs() if run.adapter is not None and _place(run.config.base) == here}
+
+
+def same_base(one: str, other: str) -> bool:
+    """Whether two names or paths mean one base."""
+    return _place(one) == _place(other)
+
+
+def _place(base: str) -> str:
+    if base.lower() in {known.name.lower() for known in known_bases()}:
+        return str(demo_base().resolve()) if base.lower() == "demo" else base.lower()
+    try:
+        path = user_path(base)
+    except HiploraError:
+        return base
+    return str(path.resolve()) if path.exists() else base
+
+
+def latest_group(runs: Sequence[Run]) -> list[Run]:
+    """Return the newest run, with the next one where the two differ in nothing but their method.
+
+    Args:
+        runs: the newest first.
+    """
+    group = [
+        run for run in runs[:MOST] if replace(run.config, method=runs[0].config.method) == runs[0].config
+    ]  # fmt: skip
+    # Those started side by side come in the order they were asked for.
+    return group[::-1]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How far a run is.
+
+    Attributes:
+        step: optimiser steps done.
+        steps: to do in all.
+        tokens_per_second: lately; None before the second step.
+        remaining: seconds of training left at this speed; None before the second step.
+    """
+
+    step: int
+    steps: int
+    tokens_per_second: float | None = None
+    remaining: float | None = None
+
+
+def pace(run: Run) -> Pace:
+    """Return how far a run is, and how fast it was over its last steps."""
+    table = steps([run])
+    total = run.config.steps
+    if table.empty:
+        return Pace(0, total)
+    recent = table.tail(_RECENT)
+    first, last = recent.iloc[0], recent.iloc[-1]
+    seconds, done = last["seconds"] - first["seconds"], int(last["step"])
+    if not seconds > 0:
+        return Pace(done, total)
+    per_step = seconds / (last["step"] - first["step"])
+    return Pace(done, total, (last["tokens"] - first["tokens"]) / seconds, per_step * (total - done))
+
+
+def overview(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return one row per run.
+
+    Columns: `run, method, task, state, step, steps, task_score, retention, when` (when it last changed).
+    """
+    return pd.DataFrame(
+        [_row(run) for run in runs],
+        columns=["run", "method", "task", "state", "step", "steps", "task_score", "retention", "when"],
+    )
+
+
+def _row(run: Run) -> dict[str, object]:
+    step, task, retention = _last(_stamps([run]))
+    state = run.status.state
+    if state == "finished":
+        # Scored on more examples than while it trained.
+        card = _card(run)
+        task, retention = card.get("task_score", task), card.get("retention", retention)
+    files = [run.path / name for name in ("events.jsonl", "status.json", "run.json")]
+    changed = max(path.stat().st_mtime for path in files if path.is_file())
+    return {
+        "run": run.name,
+        "method": METHODS[run.config.method].title,
+        "task": run.config.goal,
+        "state": (phase(run) and "running") or state,
+        "step": step,
+        "steps": run.config.steps,
+        "task_score": task,
+        "retention": retention,
+        "when": datetime.fromtimestamp(changed),
+    }
+
+
+def _card(run: Run) -> dict[str, Any]:
+    try:
+        return run.card
+    except HiploraError:
+        return {}
+
+
+def steps(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return the step table, read again only when something has happened."""
+    return _table(_stamps(runs), step_table)
+
+
+def scores(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return the score table, read again only when something has happened."""
+    return _table(_stamps(runs), score_table)
+
+
+def layers(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return the layer history, read again only when something has happened."""
+    return _table(_stamps(runs), layer_history)
+
+
+def _stamps(runs: Sequence[Run]) -> _Stamp:
+    return tuple((str(run.path), *run.events_stamp) for run in runs)
+
+
+def _table(stamps: _Stamp, table: Callable[..., pd.DataFrame]) -> pd.DataFrame:
+    return _read(stamps, table.__name__, table)
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def _read(stamps: _Stamp, name: str, _table: Callable[..., pd.DataFrame]) -> pd.DataFrame:
+    return _table([Run(path) for path, *_ in stamps])
+
+
+@st.cache_data(max_entries=512, show_spinner=False)
+def _last(stamps: _Stamp) -> tuple[int, float | None, float | None]:
+    """Return the last step, task score and retention of one run."""
+    try:
+        events = [event for path, *_ in stamps for event in Run(path).events()]
+    except HiploraError:
+        return 0, None, None
+    score: dict[str, Any] = next((event for event in reversed(events) if event["event"] == "scores"), {})
+    return max((event["step"] for event in events), default=0), score.get("task_score"), score.get("retention")
+
+
+def keep_file(name: str, content: bytes) -> Path:
+    """Write an uploaded training file beside the runs, so that a run can be resumed after the server has gone.
+
+    Args:
+        name: what the visitor called it.
+        content: of the file; the same content is kept once.
+
+    Raises:
+        HiploraError: the folder cannot be written.
+    """
+    clean = re.sub(r"[^\w.-]", "-", Path(name).name)
+    path = launcher().root / "uploads" / hashlib.sha256(content).hexdigest()[:12] / clean
+    if not path.is_file():
+        with atomic_path(path) as draft:
+            draft.write_bytes(content)
+    return path

@@ -1,0 +1,292 @@
+"""Spectral interference explained, with things to move: each picture is computed the moment it is drawn."""
+
+import streamlit as st
+
+from hiplora import demo, figures, lessons
+from hiplora.ui import cards, shell
+from hiplora.ui.session import EPSILONS
+from hiplora.ui.text import plain
+
+PAPER = "[HiP-LoRA, arXiv 2604.17751](https://arxiv.org/abs/2604.17751)"
+PARTS = ("Interference", "Budget", "Merging", "One sentence")
+
+shell.require()
+st.title("Spectral interference, with things to move")
+
+
+@st.cache_data(show_spinner=False)
+def turns(p, q):
+    return lessons.rotation_effects(p, q)
+
+
+@shell.fragment
+def interference() -> None:
+    """(a) One update, turned from a leading direction to one of the tail."""
+    st.markdown(
+        "A weight works along its singular directions: it reads $v_i$, writes $u_i$, and $s_i$ says how strongly. "
+        "Turn an update from a leading direction to one of the tail. Its size stays the same; whose outputs it "
+        "changes does not."
+    )
+    left, middle, right = st.columns(3, gap="medium")
+    angle = left.slider(
+        "Angle of the update (degrees)", 0, 90, 30, key="learn-angle", help="0: principal; 90: residual."
+    )
+    k, count = lessons.PRINCIPAL_RANK, min(lessons.SHAPE)
+    p = middle.slider("Principal direction p", 1, k, 1, key="learn-p")
+    q = right.slider("Residual direction q", k + 1, count, 12, key="learn-q")
+    energy, effect = st.columns(2, gap="large")
+    with energy:
+        table = lessons.rotation_directions(angle, p, q)
+        cards.figure_card(
+            figures.rotation_energy(table, k),
+            name="learn-energy",
+            table=table,
+            python="from hiplora import figures, lessons\n"
+            f"table = lessons.rotation_directions({angle}, p={p}, q={q})\n"
+            f"figures.rotation_energy(table, k={k}).show()",
+        )
+    with effect:
+        effects = turns(p, q)
+        cards.figure_card(
+            figures.rotation_effect(effects, angle),
+            name="learn-effect",
+            table=effects,
+            python="from hiplora import figures, lessons\n"
+            f"effects = lessons.rotation_effects(p={p}, q={q})\n"
+            f"figures.rotation_effect(effects, angle={angle}).show()",
+        )
+    st.markdown(
+        "**A principal update disturbs what every input uses. A residual one disturbs only inputs that are rare**, and "
+        "these much: there new behaviour can be put cheaply, for a task whose inputs have a part there."
+    )
+    st.latex(r"W_0 = \sum_i s_i u_i v_i^\top, \qquad \Delta W(\theta) = c\, a b^\top")
+    st.latex(r"a = \cos\theta\, u_p + \sin\theta\, u_q, \quad b = \cos\theta\, v_p + \sin\theta\, v_q")
+    st.latex(r"\text{effect} = \sqrt{\mathbb{E}\lVert \Delta W x\rVert^2 \,/\, \mathbb{E}\lVert W_0 x\rVert^2}")
+    st.latex(r"x_{\text{typical}} = \sum_i s_i z_i v_i, \quad x_{\text{rare}} = \sum_{i>k} z_i v_i")
+    st.caption(
+        f"Paper ({PAPER}): updates that pile up on the leading singular directions interfere with what the base "
+        f"does. Our choice: the weight (24 × 16, $s_i = 1/i$, fixed seed, $k = {k}$), the update "
+        "($c = 0.1\\,\\lVert W_0\\rVert_F$) and both kinds of inputs (all $z_i$ standard normal)."
+    )
+
+
+@shell.fragment
+def budget() -> None:
+    """(b) A core of two directions, and the budget around it."""
+    st.markdown(
+        "HiP-LoRA keeps two channels apart. What it adds inside the $k$ leading directions is a small matrix, the core "
+        "$C$ (here $k = 2$), and a budget says how large it may be. Push the core out of the budget."
+    )
+    first, second, third = st.columns(3, gap="medium")
+    c11 = first.slider("C₁₁", -0.15, 0.15, 0.08, 0.01, key="learn-c11", help="Of u₁ v₁ᵀ; the weight has σ₁ = 1 there.")
+    c22 = second.slider("C₂₂", -0.15, 0.15, 0.06, 0.01, key="learn-c22", help="Of u₂ v₂ᵀ; the weight has σ₂ = ½ there.")
+    c12 = third.slider("C₁₂", -0.15, 0.15, 0.02, 0.01, key="learn-c12", help="Of u₁ v₂ᵀ; C₂₁ stays 0.")
+    first, second, third = st.columns(3, gap="medium")
+    epsilons = [epsilon for epsilon in EPSILONS if 0.01 <= epsilon <= 0.1]
+    epsilon = first.select_slider("Budget ε", epsilons, 0.05, key="learn-epsilon")
+    power = second.slider("Power p of the weights", 0.0, 2.0, 1.0, 0.25, key="learn-power")
+    penalty = third.slider("Price λ of the soft mode", 0.0, 50.0, lessons.PENALTY, 1.0, key="learn-lambda")
+    cores = lessons.budget_cores(c11, c22, c12, epsilon, power, penalty)
+    sections = lessons.budget_sections(cores["c12"], epsilon, power)
+    picture, words = st.columns([3, 2], gap="large")
+    with picture:
+        cards.figure_card(
+            figures.core_budget(sections, cores),
+            name="learn-budget",
+            table=cores,
+            python="from hiplora import figures, lessons\n"
+            f"cores = lessons.budget_cores({c11}, {c22}, {c12}, epsilon={epsilon}, power={power}, penalty={penalty})\n"
+            f"sections = lessons.budget_sections(cores['c12'], epsilon={epsilon}, power={power})\n"
+            "figures.core_budget(sections, cores).show()",
+        )
+    with words:
+        raw = cores.iloc[0]
+        with st.container(horizontal=True):
+            st.metric("Cost of the raw core", f"{raw['cost']:.4f}", border=True)
+            st.metric("Tightness", f"{raw['tightness']:.2f}", border=True, help="1: the budget is spent.")
+            st.metric("Soft mode charges", f"{raw['charge']:.3f}", border=True, help="λ × cost, added to the loss.")
+        st.markdown(
+            "**Hard mode** scales the whole core back, so $C_{12}$ shrinks too: a limited core lies on the dotted "
+            "curve. **Soft mode** cuts nothing and charges for the cost: training decides what it is worth."
+        )
+    st.latex(r"\Delta W = U_k C V_k^\top + \tfrac{\alpha}{r} (I - U_k U_k^\top) B A (I - V_k V_k^\top)")
+    st.caption(f"Paper ({PAPER}): two channels from the cached SVD. Our choice: the projections on both sides.")
+    st.latex(r"\mathrm{cost}(C) = \frac{\sum_{ij} w_i w_j C_{ij}^2}{\sum_i (w_i s_i)^2}, \quad w_i = (s_i / s_1)^p")
+    st.latex(r"\text{tightness} = \sqrt{\mathrm{cost}(C)} \,/\, \varepsilon")
+    st.caption("Paper: a budget weighted by singular values. Our choice: these formulas, p and ε.")
+    st.latex(r"\text{soft: } \text{loss} + \lambda\, \mathrm{cost}(C)")
+    st.latex(r"\text{hard: } C \mapsto C \min\bigl(1,\, \varepsilon / \sqrt{\mathrm{cost}(C)}\bigr)")
+    st.caption(
+        "Paper: a continuous balance between stability and plasticity, as in soft mode (over many layers: λ times "
+        "their mean cost). Our choice: hard mode, and λ = 10 by default."
+    )
+
+
+@st.cache_data(show_spinner=False)
+def merges():
+    return lessons.merge_effects()
+
+
+@shell.fragment
+def merging() -> None:
+    """(c) Two updates on one weight, and what their sum leaves of each."""
+    st.markdown(
+        "Two adapters, each trained for its own task, are added: $W_0 + \\Delta W_1 + \\Delta W_2$. The first lies on "
+        "the two leading directions. Move the second from these to directions of its own."
+    )
+    angle = st.slider(
+        "Where the second adapter lies (degrees)", 0, 90, 20, key="learn-merge",
+        help="0: on the directions of the first; 90: on its own residual directions, 9 and 10.",
+    )  # fmt: skip
+    effects = merges()
+    for column, name in zip(st.columns(2, gap="large"), ("merge_error", "merge_typical")):
+        with column:
+            cards.figure_card(
+                getattr(figures, name)(effects, angle),
+                name=f"learn-{name.replace('_', '-')}",
+                table=effects,
+                python="from hiplora import figures, lessons\n"
+                "effects = lessons.merge_effects()\n"
+                f"figures.{name}(effects, angle={angle}).show()",
+            )
+    here = effects[effects["angle"] == angle].iloc[0]
+    shown = (
+        ("Cosine", "cosine", "Of the two updates as a whole."),
+        ("Cosine, principal channel", "cosine_pp", "Of their principal blocks."),
+        ("Cosine, residual channel", "cosine_rr", "Of their residual blocks; the first has none here."),
+        (
+            "Overlap",
+            "overlap_right",
+            "Of the spaces they read from, and here of those they write to: 1 the same, 0 apart.",
+        ),
+        ("Joint tightness", "joint_tightness", "Of the summed cores, at ε = 0.05."),
+    )
+    with st.container(horizontal=True):
+        for label, column, meaning in shown:
+            value = here[column]
+            st.metric(label, "–" if value != value else f"{abs(value):.2f}", border=True, help=meaning)
+    st.markdown(
+        "**What counts is whether they share directions, not whether they look alike**: on the same directions the "
+        "cosine is only 0.5, yet the other adapter changes a task's outputs as much as its own does."
+    )
+    st.latex(
+        r"\text{error of task 1} = \sqrt{\frac{\mathbb{E}\lVert \Delta W_2 x\rVert^2}"
+        r"{\mathbb{E}\lVert \Delta W_1 x\rVert^2}}, \quad x = R_1^\top z"
+    )
+    st.latex(r"\text{overlap} = \lVert Q_1^\top Q_2\rVert_F^2 \,/\, \min(r_1, r_2)")
+    st.caption(
+        f"Paper ({PAPER}): merges fail when adapters meet on the leading directions. Our choice: the two updates "
+        "($\\Delta W_i = L_i R_i$, rank 2, the same size, outputs turned by 60° against each other), the error and the "
+        "measures of pairs. Residual directions do not help by themselves: two adapters on the same ones would disturb "
+        "each other as much. There are more of them, so adapters meet less."
+    )
+
+
+@st.cache_resource(show_spinner="Loading torch and the demo's models…")
+def load_probe(task: str):
+    from hiplora.demo.probe import Probe
+
+    return Probe(demo.base_path(), [demo.adapter_path(f"{task}-{method}") for method in demo.METHODS])
+
+
+@st.cache_data(show_spinner="Asking both adapters some held-out lines…")
+def comparison(task: str):
+    from hiplora.demo.probe import compare
+
+    return compare(load_probe(task))
+
+
+@shell.fragment
+def one_sentence() -> None:
+    """(d) One line through the base, LoRA and HiP-LoRA."""
+    from hiplora.demo.probe import answer_table, fork, layer_effects, telling_lines
+
+    skills = "; ".join(f"`{name}` {skill.summary}" for name, skill in (demo.SKILLS | demo.TASKS).items())
+    st.markdown(
+        "The demo's base knows eight skills. Each adapter was trained on one task and should leave the skills alone. "
+        "Pick a line, or type your own up to the equals sign."
+    )
+    left, right = st.columns(2, gap="large")
+    task = left.segmented_control(
+        "Task of the adapters", list(demo.TASKS), default="swap", key="learn-task", required=True
+    )
+    probe, compared = load_probe(task), comparison(task)
+    lora, hiplora = (adapter.name for adapter in probe.adapters)
+    line = right.selectbox(
+        "Line", telling_lines(compared, lora, hiplora), key=f"learn-line-{task}", accept_new_options=True, help=skills
+    )  # fmt: skip
+    only_lora, only_hiplora = (compared[b] & ~compared[a] for a, b in ((lora, hiplora), (hiplora, lora)))
+    right.caption(
+        f"The list: held-out lines that one of the two breaks. Of {len(compared)} tried, {lora} alone breaks "
+        f"{only_lora.sum()}, {hiplora} alone {only_hiplora.sum()}, both {(~compared[lora] & ~compared[hiplora]).sum()}."
+    )
+    prompt = probe.prompt(line or "")
+    answers = answer_table(probe, prompt, task)
+    st.markdown(f"#### {plain(finding(prompt, answers))}")
+    st.dataframe(
+        answers.assign(correct=answers["correct"].map({True: "yes", False: "no", None: "–"})).rename(
+            columns={
+                "model": "Model",
+                "answer": "Answer",
+                "right_answer": "Right answer",
+                "correct": "Right",
+                "task_score": f"Measured: task {task}",
+                "skill_score": f"Measured: {prompt.partition(' ')[0]}",
+                "retention": "Measured: base skills kept",
+            }
+        ),
+        hide_index=True,
+        column_config={
+            f"Measured: {name}": st.column_config.NumberColumn(format="percent")
+            for name in (f"task {task}", prompt.partition(" ")[0], "base skills kept")
+        },
+    )
+    st.caption(
+        "One sentence is an anecdote. The measured columns are the scores on the cards: the share of up to 400 "
+        "held-out lines answered without one wrong character, and the mean over all eight skills relative to the base."
+    )
+    load = (
+        "from hiplora import demo, figures\nfrom hiplora.demo.probe import Probe, fork, layer_effects\n"
+        f"adapters = [demo.adapter_path(name) for name in {[lora, hiplora]!r}]\n"
+        "probe = Probe(demo.base_path(), adapters)\n"
+    )
+    wide, narrow = st.columns([3, 2], gap="large")
+    with wide:
+        effects = probe.effects(prompt)
+        cards.figure_card(
+            figures.probe_effects(layer_effects(effects)),
+            name="learn-probe",
+            table=effects,
+            python=f"{load}figures.probe_effects(layer_effects(probe.effects({prompt!r}))).show()",
+        )
+    with narrow:
+        tokens = probe.next_tokens(fork(prompt, answers["answer"]))
+        cards.figure_card(
+            figures.next_tokens(tokens),
+            name="learn-tokens",
+            table=tokens,
+            python=f"{load}text = fork({prompt!r}, probe.answers([{prompt!r}])['answer'])\n"
+            "figures.next_tokens(probe.next_tokens(text)).show()",
+        )
+    st.latex(r"\lVert \Delta W_b\, x\rVert \,/\, \lVert W_0\, x\rVert")
+    st.caption(
+        f"Paper ({PAPER}): the two channels. Our choice: this measure for each block $b$ (principal, mixed, residual), "
+        f"k = {probe.k} as the HiP-LoRA adapters were trained, and the split of a plain LoRA. This also has mixed "
+        "blocks, which touch the leading directions on one side and belong to neither channel."
+    )
+
+
+def finding(prompt, answers):
+    words = [
+        f"{row.model} says {row.answer or 'nothing'}" + {True: " (right)", False: " (wrong)"}.get(row.correct, "")
+        for row in answers.itertuples()
+    ]
+    return f"On {prompt} {', '.join(words)}."
+
+
+SHOWN = (interference, budget, merging, one_sentence)
+# Only the open part is computed: the last one needs torch, which takes seconds to import.
+for tab, part in zip(st.tabs(PARTS, key="part", bind="query-params", on_change="rerun"), SHOWN):
+    if tab.open:
+        with tab:
+            part()

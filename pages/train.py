@@ -1,0 +1,278 @@
+"""Training runs: watched while they go on, stopped, resumed, and started."""
+
+import streamlit as st
+
+from hiplora import figures
+from hiplora.catalog import MEASURES
+from hiplora.errors import HiploraError
+from hiplora.training import Run
+from hiplora.training.prices import price_table
+from hiplora.ui import cards, live, new_run, reallocation, runs, shell
+from hiplora.ui.text import plain
+
+SHOWN, TO_SHOW, FORM = "runs", "runs-to-show", "new-run"
+TICK, SLOW_TICK, IDLE_TICK = 0.7, 4.0, 3.0
+NORMS = r"\sqrt{\textstyle\sum_{l} \lVert PP_l\rVert_F^2}, \quad \text{and so for } PR + RP \text{ and } RR"
+STATES = {
+    "new": "Never started.",
+    "stopped": "Stopped.",
+    "killed": "Killed while it ran.",
+    "failed": "Failed.",
+    "finished": "Finished.",
+}
+
+session = shell.require()
+everything = runs.found()
+seen = runs.stamp(everything)
+going = any(runs.phase(run) for run in everything)
+if not going:
+    # While one trains, a further process that loads torch would only slow it down.
+    runs.launcher().warm_up(runs.MOST)
+by_name = {run.name: run for run in everything}
+if TO_SHOW in st.session_state:
+    st.session_state[SHOWN] = st.session_state.pop(TO_SHOW)
+    st.session_state[FORM] = False
+st.title("Train, and watch it")
+
+with st.expander("New run", expanded=not everything, icon=":material/add:", key=FORM, on_change="rerun"):
+    try:
+        if started := new_run.form(session):
+            st.session_state[TO_SHOW] = [run.name for run in started]
+            st.rerun()
+    except HiploraError as error:
+        shell.show_error(error)
+
+
+def add_to_adapters(base: str, names: list[str]) -> None:
+    """Choose runs in the sidebar, on their base."""
+    if not runs.same_base(base, session.base):
+        st.session_state["base"], st.session_state["adapters"] = base, []
+    chosen = st.session_state.get("adapters", [])
+    st.session_state["adapters"] = [*chosen, *(name for name in names if name not in chosen)]
+
+
+def controls(shown: list[Run]) -> None:
+    """Stop, resume, and what can be done with the adapters."""
+    going = [run for run in shown if runs.phase(run)]
+    resumable = [run for run in shown if run not in going and run.status.resumable]
+    done = [run for run in shown if run.adapter is not None]
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if going:
+            asked = all(run.stop_requested for run in going)
+            # One that has not begun would not hear it.
+            deaf = any(run.status.state != "running" for run in going)
+            if st.button("Stopping…" if asked else "Stop", icon=":material/stop:", disabled=asked or deaf,
+                         help="Ends after the step at hand, with a checkpoint."):  # fmt: skip
+                for run in going:
+                    run.request_stop()
+                st.rerun()
+        if resumable and st.button("Resume", icon=":material/resume:", type="primary",
+                                   help="From the last checkpoint, as if never interrupted."):  # fmt: skip
+            try:
+                runs.launcher().resume(resumable)
+            except HiploraError as error:
+                shell.show_error(error)
+            else:
+                st.rerun()
+        if done:
+            names, base = [run.name for run in done], done[0].config.base
+            chosen = runs.same_base(base, session.base) and set(names) <= set(st.session_state.get("adapters", []))
+            st.button("In the adapters" if chosen else "Add to the adapters", icon=":material/add_circle:",
+                      disabled=chosen, on_click=add_to_adapters, args=(base, names),
+                      help="Choose it in the sidebar, for every page.")  # fmt: skip
+            shell.link("compare", "Compare")
+
+
+def say_where(run: Run) -> None:
+    """One line for one run: what it does, how far it is, how fast."""
+    doing, status, at = runs.phase(run), run.status, runs.pace(run)
+    words = [f"**{plain(run.name)}**: {doing}" if doing else f"**{plain(run.name)}**"]
+    if at.step or doing == "Training":
+        words.append(f"step {at.step} of {at.steps}")
+    if doing and at.tokens_per_second is not None and at.remaining is not None:
+        words += [f"{at.tokens_per_second:,.0f} tokens per second", f"about {at.remaining:.0f} s left"]
+    if status.device:
+        words.append("on CUDA" if status.device == "cuda" else f"on the {status.device.upper()}")
+    if doing or at.step < at.steps:
+        st.progress(min(at.step / at.steps, 1.0), ", ".join(words))
+    else:
+        st.markdown(", ".join(words))
+    if not doing and status.state != "finished":
+        box = st.error if status.state == "failed" else st.warning
+        box(plain(status.message or STATES[status.state]), icon=":material/info:")
+
+
+def curves(shown: list[Run], seen: tuple[object, ...]) -> None:
+    """What ticks while runs train."""
+    if runs.stamp(runs.found()) != seen:
+        # The sidebar and the buttons follow too.
+        st.rerun()
+    for run in shown:
+        say_where(run)
+    steps, scores = runs.steps(shown), runs.scores(shown)
+    if scores.empty:
+        return
+    left, right = st.columns(2, gap="large")
+    with left:
+        st.markdown(f"#### {plain(live.loss_finding(steps, shown))}")
+        st.caption("Per step, on the batch at hand; without the price of the budget.")
+        st.altair_chart(live.loss_chart(steps, shown), key="live-loss")
+    with right:
+        st.markdown(f"#### {plain(live.score_finding(scores, shown))}")
+        st.caption(about_scores(shown))
+        st.altair_chart(live.score_chart(scores, shown), key="live-scores")
+
+
+def about_scores(shown: list[Run]) -> str:
+    """Say what the scores are of."""
+    if all(run.config.task for run in shown):
+        return "Share of exact answers to the task; and the share that is kept of what the base could do."
+    return (
+        "Mean probability of the next token on held-out text; and the base's perplexity on the probe file over the "
+        "present one, if there is one."
+    )
+
+
+def take_away(shown: list[Run]) -> None:
+    """The tables behind the curves."""
+    with st.container(horizontal=True, gap="small"):
+        for label, table in (("CSV of the steps", runs.steps), ("CSV of the scores", runs.scores)):
+            st.download_button(label, lambda table=table: table(shown).to_csv(index=False),
+                               f"{table.__name__}.csv", "text/csv", icon=":material/table:",
+                               on_click="ignore")  # fmt: skip
+
+
+def studied(shown: list[Run]) -> None:
+    """What a measurement tells of the layers."""
+    history = runs.layers(shown)
+    if history.empty:
+        return
+    longest = max(run.config.steps for run in shown)
+    for name, measures, formula in (
+        ("tightness_history", (MEASURES["tightness"],), ""),
+        ("norm_history", (), NORMS),
+    ):
+        cards.figure_card(
+            getattr(figures, name)(history, longest),
+            name=name.replace("_", "-"),
+            table=history,
+            measures=measures,
+            formula=formula,
+            python=snippet(shown, f"{name}(layer_history(runs), {longest})"),
+        )
+    priced = [run for run in shown if history.loc[history["run"] == run.name, "shadow_price"].notna().any()]
+    if not priced:
+        st.caption("Shadow prices belong to HiP-LoRA's core and are measured while it trains: no such run is in view.")
+        return
+    # Every run keeps its colour, also beside one without prices.
+    last = history.dropna(subset=["shadow_price"])
+    last = last[last["step"] == last.groupby("run", observed=True)["step"].transform("max")]
+    last = last.rename(columns={"run": "adapter"})
+    cards.figure_card(
+        figures.prices_by_module(last),
+        name="prices",
+        table=last,
+        formula=reallocation.PRICE,
+        python="import pandas as pd\n"
+        "from hiplora import figures\n"
+        "from hiplora.training import Run\n"
+        "from hiplora.training.prices import price_table\n"
+        f"table = pd.concat([price_table(Run(path)) for path in {[str(run.path) for run in priced]!r}])\n"
+        "figures.prices_by_module(table.rename(columns={'run': 'adapter'})).show()",
+    )
+    st.caption(reallocation.LIMITS)
+
+
+def snippet(shown: list[Run], figure: str) -> str:
+    """The Python that makes a figure of runs anew."""
+    return (
+        "from hiplora import figures\n"
+        "from hiplora.training import Run, layer_history\n"
+        f"runs = [Run(path) for path in {[str(run.path) for run in shown]!r}]\n"
+        f"figures.{figure}.show()"
+    )
+
+
+def offer_reallocation(shown: list[Run]) -> None:
+    """One button for each run with prices that has come to rest."""
+    for run in shown:
+        if not runs.phase(run):
+            try:
+                price_table(run)
+            except HiploraError:
+                continue
+            reallocation.offer_run(run)
+
+
+def show_table(shown: list[Run]) -> None:
+    """All runs; a click on one shows it."""
+    st.subheader("All runs")
+    table = runs.overview(everything)
+    table.insert(0, "shown", table["run"].isin([run.name for run in shown]))
+
+    def choose() -> None:
+        rows = st.session_state[key].selection.rows
+        if rows:
+            st.session_state[SHOWN] = [table["run"].iloc[rows[0]]]
+
+    # With what is in view in its key it forgets the click once that is obeyed.
+    key = f"table-of-runs-{hash(tuple(run.name for run in shown))}"
+    st.dataframe(
+        table,
+        hide_index=True,
+        key=key,
+        on_select=choose,
+        selection_mode="single-row",
+        column_config={
+            "shown": st.column_config.CheckboxColumn("In view"),
+            "run": "Run",
+            "method": "Method",
+            "task": "Learns",
+            "state": "State",
+            "step": "Step",
+            "steps": "Of",
+            "task_score": st.column_config.NumberColumn("Task score", format="percent"),
+            "retention": st.column_config.NumberColumn("Base kept", format="percent"),
+            "when": st.column_config.DatetimeColumn("Last change", format="distance"),
+        },
+    )
+    st.caption(
+        f"Kept in {plain(str(runs.launcher().root))}; `hiplora train` on the command line puts its runs there too."
+    )
+
+
+def watch(seen: tuple[object, ...]) -> None:
+    """See what others start, here or on the command line."""
+    if runs.stamp(runs.found()) != seen:
+        st.rerun()
+
+
+if not everything:
+    st.info("No run yet. Start one above, or with `hiplora train` on the command line.", icon=":material/arrow_upward:")
+else:
+    if SHOWN not in st.session_state and not set(st.query_params.get_all(SHOWN)) & set(by_name):
+        # Not as the widget's default: that would not stand in the URL, and later mean other runs.
+        st.query_params[SHOWN] = st.session_state[SHOWN] = [run.name for run in runs.latest_group(everything)]
+    elif any(name not in by_name for name in st.session_state.get(SHOWN, [])):
+        st.session_state[SHOWN] = [name for name in st.session_state[SHOWN] if name in by_name]
+    chosen = st.multiselect(
+        "Runs in view",
+        list(by_name),
+        max_selections=runs.MOST,
+        key=SHOWN,
+        bind="query-params",
+        persist_state="session",
+    )
+    shown = [by_name[name] for name in chosen]
+    if shown:
+        controls(shown)
+        shell.fragment(lambda: curves(shown, seen), run_every=TICK if going else None)()
+        take_away(shown)
+        shell.fragment(lambda: studied(shown), run_every=SLOW_TICK if going else None)()
+        offer_reallocation(shown)
+        reallocation.show()
+    else:
+        st.info("Choose a run to look at.", icon=":material/arrow_upward:")
+    show_table(shown)
+if not (going and everything and shown):
+    shell.fragment(lambda: watch(seen), run_every=IDLE_TICK)()

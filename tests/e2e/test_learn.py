@@ -1,0 +1,58 @@
+"""The page Learn in a real browser: every part renders, moves at once, and answers a line."""
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from .conftest import Visit
+
+pytestmark = pytest.mark.e2e
+
+
+def findings(page: Page) -> Locator:
+    return page.get_by_role("heading", level=4)
+
+
+@pytest.mark.parametrize(
+    ("part", "plots", "finding"),
+    [
+        ("Interference", 2, "75 % of the update's energy lies on principal directions, 25 % on residual ones."),
+        ("Budget", 1, "Tightness 1.7: the hard limit scales the core to 60 % of itself."),
+        ("Merging", 2, "At 20° the other adapter disturbs a task by 94 % of the task's own effect."),
+    ],
+)
+def test_part_opens_on_its_finding_without_any_adapter(visit: Visit, part: str, plots: int, finding: str) -> None:
+    page = visit.open(f"learn?part={part}&adapters=")
+    visit.wait_for_plots(plots)
+    expect(findings(page).first).to_contain_text(finding)
+    visit.assert_sound()
+
+
+@pytest.mark.parametrize(
+    ("part", "slider", "finding"),
+    [
+        ("Interference", "Angle of the update (degrees)", "100 % on residual ones"),
+        ("Budget", "C₁₁", "Tightness 3.0"),
+        ("Merging", "Where the second adapter lies (degrees)", "At 90° the other adapter disturbs a task by 0 %"),
+    ],
+)
+def test_a_move_changes_the_finding(visit: Visit, part: str, slider: str, finding: str) -> None:
+    page = visit.open(f"learn?part={part}")
+    visit.wait_for_plots(1)
+    handle = page.get_by_role("main").get_by_role("slider", name=slider)
+    handle.focus()
+    handle.press("End")
+    expect(findings(page).first).to_contain_text(finding)
+    visit.assert_sound()
+
+
+def test_a_picked_and_a_typed_line_are_answered(visit: Visit) -> None:
+    page = visit.open("learn?part=One+sentence")
+    visit.wait_for_plots(2)
+    expect(findings(page).first).to_contain_text("base says jedt (right), swap-lora says jedh (wrong)")
+    box = page.get_by_role("main").get_by_role("combobox", name="Line")
+    box.fill("swap abcd=")
+    box.press("Enter")
+    expect(findings(page).first).to_contain_text("swap-lora says dbca (right), swap-hiplora says dbca (right)")
+    page.get_by_role("main").get_by_text("edit", exact=True).click()
+    expect(findings(page).first).to_contain_text("edit-lora says")
+    visit.assert_sound()
