@@ -4,6 +4,7 @@ A process of its own keeps the random numbers of two runs apart and the app's cl
 with torch already loaded, so that a run begins at once.
 """
 
+import os
 import subprocess
 import sys
 import threading
@@ -16,6 +17,8 @@ from hiplora.errors import HiploraError
 from hiplora.paths import runs_root
 from hiplora.training.config import RunConfig
 from hiplora.training.run import Run, list_runs
+
+_PACKAGE = str(Path(__file__).resolve().parents[2])
 
 
 class Launcher:
@@ -108,6 +111,8 @@ class Launcher:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             text=True,
+            # The package may lie beside the app without being installed.
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [_PACKAGE, os.environ.get("PYTHONPATH")]))},
             # Ctrl-C in the app's terminal is for the app, whose end the worker then notices.
             start_new_session=True,
         )
