@@ -8,10 +8,9 @@ from hiplora.catalog import DIFFERENCES
 from hiplora.errors import HiploraError
 from hiplora.measures import direction_table, skill_table
 from hiplora.training.methods import TOLERANCE
-from hiplora.ui import cards, data, shell
+from hiplora.ui import cards, data, explore, shell
 from hiplora.ui.text import plain
 
-MODULE = "module"
 COLUMNS = {
     "adapter": "Adapter",
     "method": "Method",
@@ -131,13 +130,6 @@ def show_frontier(chosen: pd.DataFrame) -> None:
         )
 
 
-def remember_click() -> None:
-    """Keep the module of the clicked cell: the chart forgets its selection when it is drawn anew."""
-    points = st.session_state["difference-map"].selection.points
-    if points:
-        st.session_state[MODULE] = points[0]["customdata"][0]
-
-
 @shell.fragment
 def explorer() -> None:
     """Two adapters, module by module, and the layer in view: a click repaints no more than this."""
@@ -156,14 +148,7 @@ def explorer() -> None:
         table = None if first == second else data.differences(loaded, by_name[first], by_name[second])
         strongest = modules[0] if table is None else table["module"].iloc[int(table["share"].fillna(0).argmax())]
         st.header("Along the singular directions")
-        module = st.selectbox(
-            "Layer in view (or click a cell above)",
-            modules,
-            index=modules.index(strongest),
-            key=MODULE,
-            bind="query-params",
-            persist_state="session",
-        )
+        module = explore.layer_in_view(modules, strongest, "Layer in view (or click a cell above)")
         show_layer(module)
     with overview:
         if table is None:
@@ -188,7 +173,7 @@ def explorer() -> None:
                 measures=(measure,),
                 python=f"from hiplora import compare, figures, measures\n{source}"
                 f"figures.layer_map(table, measures.DIFFERENCES[{measure.column!r}]).show()",
-                on_select=remember_click,
+                on_select=explore.click_on("difference-map"),
                 selection_mode="points",
             )
 

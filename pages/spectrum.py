@@ -5,10 +5,8 @@ import streamlit as st
 from hiplora import figures
 from hiplora.catalog import MEASURES
 from hiplora.measures import direction_table, sweep_table
-from hiplora.ui import cards, data, shell
+from hiplora.ui import cards, data, explore, shell
 from hiplora.ui.text import plain
-
-MODULE = "module"
 
 session = shell.require()
 loaded = data.load(session)
@@ -21,27 +19,13 @@ layers = data.layers(loaded, intruders=measure.column == "intruders")
 modules = list(dict.fromkeys(layers["module"]))
 
 
-def remember_click() -> None:
-    """Keep the module of the clicked cell: the chart forgets its selection when it is drawn anew."""
-    points = st.session_state["layer-map"].selection.points
-    if points:
-        st.session_state[MODULE] = points[0]["customdata"][0]
-
-
 @shell.fragment
 def explorer() -> None:
     """The map and the layer below it: a click repaints no more than this."""
     overview, detail = st.container(), st.container()
     with detail:
         strongest = layers["module"].iloc[int(layers["enrichment"].fillna(0).argmax())]
-        module = st.selectbox(
-            "Layer in view (or click a cell)",
-            modules,
-            index=modules.index(strongest),
-            key=MODULE,
-            bind="query-params",
-            persist_state="session",
-        )
+        module = explore.layer_in_view(modules, strongest, "Layer in view (or click a cell)")
         show_layer(module)
     with overview:
         cards.figure_card(
@@ -54,7 +38,7 @@ def explorer() -> None:
                 f"layer_map(table, measures.MEASURES[{measure.column!r}])",
                 **({"intruders": True} if measure.column == "intruders" else {}),
             ),
-            on_select=remember_click,
+            on_select=explore.click_on("layer-map"),
             selection_mode="points",
         )
 

@@ -17,6 +17,7 @@ from hiplora.figures.style import (
     RESIDUAL,
     adapter_colors,
     adapter_symbols,
+    add_null,
     finish,
     log_axis,
     log_ticks,
@@ -216,30 +217,7 @@ def octave_energy(table: pd.DataFrame) -> go.Figure:
         null = table[(table["adapter"] == widest) & (table[f"{side}_null"] > 0)]
         names = [labels[start] for start in null["start"]]
         low, high = ((null[f"{side}_null_{edge}"] / null[f"{side}_null"]).to_list() for edge in ("low", "high"))
-        figure.add_scatter(
-            x=names + names[::-1],
-            y=high + low[::-1],
-            mode="lines",
-            fill="toself",
-            fillcolor="rgba(138,138,138,0.3)",
-            line={"width": 0},
-            hoverinfo="skip",
-            name="95 % band",
-            showlegend=False,
-            row=1,
-            col=col,
-        )
-        figure.add_scatter(
-            x=names,
-            y=[1.0] * len(names),
-            mode="lines",
-            name="by chance, 95 % band",
-            line={"color": NULL, "dash": "dash", "width": 2},
-            hoverinfo="skip",
-            showlegend=col == 1,
-            row=1,
-            col=col,
-        )
+        add_null(figure, names, (low, high), [1.0] * len(names), row=1, col=col)
         for adapter in adapters:
             part = table[(table["adapter"] == adapter) & (table[f"{side}_null"] > 0)]
             ratio = part[side] / part[f"{side}_null"]

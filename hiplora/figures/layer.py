@@ -10,6 +10,7 @@ from hiplora.figures.style import (
     NULL,
     PRINCIPAL,
     adapter_colors,
+    add_null,
     finish,
     log_axis,
     percent,
@@ -113,29 +114,9 @@ def cumulative_energy(table: pd.DataFrame, k: int) -> go.Figure:
     null = table[table["adapter"] == widest]
     x = _f32(null["direction"])
     for col, side in enumerate(SIDES, start=1):
-        figure.add_scatter(
-            x=np.concatenate([x, x[::-1]]),
-            y=np.concatenate([_f32(null[f"{side}_null_high"]), _f32(null[f"{side}_null_low"])[::-1]]),
-            fill="toself",
-            fillcolor="rgba(138,138,138,0.3)",
-            line={"width": 0},
-            hoverinfo="skip",
-            name="95 % band",
-            showlegend=False,
-            row=1,
-            col=col,
-        )
-        figure.add_scatter(
-            x=x,
-            y=_f32(null[f"{side}_null"]),
-            mode="lines",
-            name="by chance, 95 % band",
-            line={"color": NULL, "dash": "dash", "width": 2},
-            showlegend=col == 1,
-            row=1,
-            col=col,
-            hovertemplate="top %{x}<br>%{y:.2%} by chance<extra></extra>",
-        )
+        edges = (_f32(null[f"{side}_null_low"]), _f32(null[f"{side}_null_high"]))
+        hover = "top %{x}<br>%{y:.2%} by chance<extra></extra>"
+        add_null(figure, x, edges, _f32(null[f"{side}_null"]), row=1, col=col, hover=hover)
     mark_principal(figure, k)
     figure.update_xaxes(title="Leading directions counted", **direction_axis(table["direction"].max()))
     figure.update_yaxes(range=[0, 1.02], tickformat=".0%")

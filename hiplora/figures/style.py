@@ -77,6 +77,55 @@ def finish(figure: go.Figure, title: str, subtitle: str, height: int, *, panels:
     return figure
 
 
+def add_null(
+    figure: go.Figure,
+    x: np.ndarray | list[str],
+    edges: tuple[np.ndarray | list[float], np.ndarray | list[float]],
+    middle: np.ndarray | list[float],
+    *,
+    row: int,
+    col: int,
+    hover: str | None = None,
+) -> None:
+    """Draw what chance would give: a dashed line with its 95 % band, named in the legend of the first column.
+
+    Args:
+        figure: with panels.
+        x: positions.
+        edges: lower and upper end of the band.
+        middle: of the line.
+        row: of the panel.
+        col: of the panel.
+        hover: template for the line; without one it says nothing.
+    """
+    low, high = edges
+    figure.add_scatter(
+        x=np.concatenate([x, x[::-1]]),
+        y=np.concatenate([np.asarray(high, np.float32), np.asarray(low, np.float32)[::-1]]),
+        mode="lines",
+        fill="toself",
+        fillcolor="rgba(138,138,138,0.3)",
+        line={"width": 0},
+        hoverinfo="skip",
+        name="95 % band",
+        showlegend=False,
+        row=row,
+        col=col,
+    )
+    figure.add_scatter(
+        x=x,
+        y=np.asarray(middle, np.float32),
+        mode="lines",
+        name="by chance, 95 % band",
+        line={"color": NULL, "dash": "dash", "width": 2},
+        hoverinfo=None if hover else "skip",
+        hovertemplate=hover,
+        showlegend=col == 1,
+        row=row,
+        col=col,
+    )
+
+
 def two_digits(value: float) -> str:
     """Return a number as words want it: two significant digits, no exponent where people would write none."""
     if not math.isfinite(value):
