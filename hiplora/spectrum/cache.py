@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 # Version of the algorithm and of the file layout. Part of the key: a change here never reads an older entry.
-_VERSION = "1"
+_VERSION = "2"
 # Up to this size all triplets are kept: a second at most, and every measure is then exact.
 _COMPLETE_UP_TO = 1024
 # Entries are read up to here without touching the rest: what a usual k needs.

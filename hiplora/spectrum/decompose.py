@@ -1,4 +1,4 @@
-"""The numerical core: singular triplets of one weight, on CPU (scipy) or on the device of a CUDA tensor (torch)."""
+"""The numerical core: singular triplets of one weight, on CPU (numpy) or on the device of a CUDA tensor (torch)."""
 
 import threading
 from functools import cache
@@ -14,8 +14,21 @@ from hiplora.spectrum.spectrum import Spectrum, content_hash
 if TYPE_CHECKING:
     import torch
 
+    _Triplets = tuple[np.ndarray, np.ndarray, np.ndarray]
+
 # Below this the Gram matrix has squared away the digits that u_i = W v_i / sigma_i needs.
 _SMALLEST_GRAM_RATIO = 1e-5
+# Blocks of a Krylov space after which it is looked at, and the least columns of a block. The first is enough for the
+# singular values of language models, which have no gap at k, the second for those of a random matrix.
+_KRYLOV_DEPTHS = (14, 24)
+_SMALLEST_BLOCK = 32
+# A weight must have so many times the columns of the first space: below, the Gram matrix is as quick.
+_KRYLOV_FROM = 2
+# Largest `||W^T u_i - sigma_i v_i|| / sigma_i` of what came from a Krylov space: what rounding the vectors to float32
+# adds to it anyway. Above the second, correcting takes longer than a larger space.
+_KRYLOV_TOLERANCE = 1e-7
+_WORTH_CORRECTING = 1e-4
+_CORRECTIONS = 5
 
 
 def decompose(
@@ -27,9 +40,11 @@ def decompose(
 ) -> Spectrum:
     """Return the leading `k` singular triplets of a weight.
 
-    All of them (`k=None`, or `k` close to full) come from a dense SVD in float64; a few from the eigenvectors of the
-    smaller Gram matrix in float64, which is 5 to 10 times as fast, unless `sigma_k / sigma_1` is so small that the
-    Gram matrix has lost it. Either way the residual is computed against the weight itself.
+    All of them (`k=None`, or `k` close to full) come from a dense SVD in float64. A few of a large weight come from a
+    block Krylov space in float32, corrected in float64 until each residual is below 1e-7 of its own singular value.
+    Where that is not reached, and for smaller weights, they come from the eigenvectors of the smaller Gram matrix in
+    float64, unless `sigma_k / sigma_1` is so small that the Gram matrix has lost it. Whatever the way, the residual is
+    computed in float64 against the weight itself.
 
     Args:
         weight: (m, n), out x in, numpy or torch.
@@ -80,9 +95,10 @@ def decompose(
 
 
 class _Cpu:
-    """The three routines the solver needs, in numpy and scipy."""
+    """The routines the solver needs, in numpy and scipy."""
 
     name = ""
+    norm = staticmethod(np.linalg.norm)
     column_norms = staticmethod(lambda W: np.linalg.norm(W, axis=0))
 
     @staticmethod
@@ -118,9 +134,15 @@ def _blas() -> ThreadpoolController:
 
 
 class _Torch:
-    """The same three in torch, on the device of the weight."""
+    """The same in torch, on the device of the weight."""
 
     name = "torch-"
+
+    @staticmethod
+    def norm(W: "torch.Tensor") -> "torch.Tensor":
+        import torch
+
+        return torch.linalg.vector_norm(W)
 
     @staticmethod
     def svd(W: "torch.Tensor") -> Any:
@@ -143,22 +165,97 @@ class _Torch:
 
 def _solve(W: Any, k: int, routines: Any) -> tuple[Any, Any, Any, float, float, str]:
     """Return `U (m, k), sigma (k), Vt (k, n), ||W||_F, residual, algorithm` of a float64 matrix, numpy or torch."""
-    m, n = W.shape
-    found = None
-    if 4 * k <= min(m, n):
-        near = routines.leading_eigenvectors(W.T @ W if n <= m else W @ W.T, k)
-        far = W @ near if n <= m else W.T @ near
-        sigma = routines.column_norms(far)
-        if sigma[-1] > _SMALLEST_GRAM_RATIO * sigma[0]:
-            far = far / sigma
-            found = (far, sigma, near.T) if n <= m else (near, sigma, far.T)
-    algorithm = routines.name + ("gram-float64" if found else "svd-float64")
+    found, algorithm = _krylov(W, k) if routines is _Cpu else None, "krylov-mixed"
     if not found:
-        U, sigma, Vt = routines.svd(W)
-        found = U[:, :k], sigma[:k], Vt[:k]
-    U, sigma, Vt = found
+        found, algorithm = _gram(W, k, routines), "gram-float64"
+    if not found:
+        found, algorithm = routines.svd(W), "svd-float64"
+    U, sigma, Vt = found[0][:, :k], found[1][:k], found[2][:k]
     largest = float(sigma[0])
     # Either side vanishes by construction on one of the two ways of the Gram matrix: the larger one tells.
     misses = (routines.column_norms(W.T @ U - Vt.T * sigma), routines.column_norms(W @ Vt.T - U * sigma))
     residual = max(float(miss.max()) for miss in misses) / largest if largest else 0.0
-    return U, sigma, Vt, float((W * W).sum()) ** 0.5, residual, algorithm
+    return U, sigma, Vt, float(routines.norm(W)), residual, routines.name + algorithm
+
+
+def _gram(W: Any, k: int, routines: Any) -> Any:
+    """Return triplets by the eigenvectors of the smaller Gram matrix; None where it has lost them or saves nothing."""
+    m, n = W.shape
+    if 4 * k > min(m, n):
+        return None
+    near = routines.leading_eigenvectors(W.T @ W if n <= m else W @ W.T, k)
+    far = W @ near if n <= m else W.T @ near
+    sigma = routines.column_norms(far)
+    if not sigma[-1] > _SMALLEST_GRAM_RATIO * sigma[0]:
+        return None
+    far = far / sigma
+    return (far, sigma, near.T) if n <= m else (near, sigma, far.T)
+
+
+def _krylov(W: np.ndarray, k: int) -> "_Triplets | None":
+    """Return triplets of a large float64 matrix; None where they are not found, or the matrix is too small.
+
+    A block Krylov space of `W^T W` in float32, fully orthogonalised. Rounding leaves what it finds wrong by 1e-6; the
+    space is also an approximate inverse of `sigma_i^2 - W^T W`, so Davidson's method corrects that in float64. Only
+    products of matrices are large, and other threads (the app) go on meanwhile.
+    """
+    m, n = W.shape
+    if m < n:
+        swapped = _krylov(W.T, k)
+        return swapped and (swapped[2].T, swapped[1], swapped[0].T)
+    block = max(k, _SMALLEST_BLOCK)
+    scale = float(max(W.max(), -W.min()))
+    if _KRYLOV_FROM * _KRYLOV_DEPTHS[0] * block > n or scale == 0:
+        return None
+    single = np.divide(W, scale, out=np.empty_like(W, dtype=np.float32), casting="same_kind")
+    space, image = (np.empty((side, _KRYLOV_DEPTHS[-1] * block), np.float32) for side in (n, m))
+    # A fixed start: the same weight gives the same bits.
+    new = np.random.default_rng(0).standard_normal((n, block), np.float32)
+    for stop in range(block, space.shape[1] + 1, block):
+        known = space[:, : stop - block]
+        for _ in range(2):
+            new -= known @ (known.T @ new)
+        space[:, stop - block : stop] = np.linalg.qr(new)[0]
+        image[:, stop - block : stop] = single @ space[:, stop - block : stop]
+        if stop // block in _KRYLOV_DEPTHS:
+            values, coordinates = np.linalg.eigh((image[:, :stop].T @ image[:, :stop]).astype(np.float64))
+            ritz = space[:, :stop] @ coordinates[:, ::-1].astype(np.float32)
+            found = _corrected(W, k, scale * np.sqrt(np.maximum(values[::-1], 0)), ritz)
+            if found:
+                return found
+        new = single.T @ image[:, stop - block : stop]
+    return None
+
+
+def _corrected(W: np.ndarray, k: int, roots: np.ndarray, ritz: np.ndarray) -> "_Triplets | None":
+    """Return the leading triplets near a space, corrected by Davidson's method; None where they do not get exact.
+
+    Args:
+        W: (m, n), float64.
+        k: how many.
+        roots: (d,), roots of the Ritz values of `W^T W`, falling.
+        ritz: (n, d), float32, their vectors.
+    """
+    space = np.linalg.qr(ritz[:, :k].astype(np.float64))[0]
+    image = W @ space
+    for _ in range(_CORRECTIONS):
+        U, sigma, Zt = np.linalg.svd(image, full_matrices=False)
+        U, sigma, V, image = U[:, :k], sigma[:k], space @ Zt[:k].T, image @ Zt[:k].T
+        miss = W.T @ U - V * sigma
+        misses = np.linalg.norm(miss, axis=0)
+        if (misses <= _KRYLOV_TOLERANCE * sigma).all():
+            return U, sigma, V.T
+        if (misses > _WORTH_CORRECTING * sigma).any():
+            return None
+        # sigma_i^2 (sigma_i^2 - W^T W)^-1 times the residual, approximately: by the Ritz pairs beyond k, and as if
+        # W^T W were zero where the space does not reach. What lies along V itself is taken out below.
+        shifted = 1 - (roots[k:, None] / sigma) ** 2
+        shifted[shifted == 0] = np.inf
+        miss /= sigma
+        part = ritz[:, k:].T @ miss.astype(np.float32)
+        step = miss + ritz[:, k:] @ (part * (1 / shifted - 1)).astype(np.float32)
+        for _ in range(2):
+            step -= V @ (V.T @ step)
+        step = np.linalg.qr(step)[0]
+        space, image = np.hstack([V, step]), np.hstack([image, W @ step])
+    return None

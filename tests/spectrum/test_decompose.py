@@ -1,7 +1,9 @@
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import scipy.fft
 from hypothesis import given
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_info
@@ -20,6 +22,23 @@ def weights(draw, smallest=1, largest=40):
 def with_spectrum(shape, s, rng):
     U, _, Vt = np.linalg.svd(rng.normal(size=shape), full_matrices=False)
     return (U * s) @ Vt
+
+
+def decaying(count):
+    """Singular values as those of a language model's weight: slow, and no gap anywhere."""
+    i = np.arange(count)
+    return (i + 1.0) ** -0.25 * (1 - 0.9 * i / count)
+
+
+def with_decaying_spectrum(shape, rng):
+    """Return a weight with them, between random signs and cosine transforms: no decomposition of a large matrix."""
+    W = np.zeros(shape)
+    np.fill_diagonal(W, decaying(min(shape)))
+    for axis in (0, 1):
+        for _ in range(2):
+            signs = np.expand_dims(rng.choice([-1.0, 1.0], shape[axis]), 1 - axis)
+            W = np.take(scipy.fft.dct(W * signs, axis=axis, norm="ortho"), rng.permutation(shape[axis]), axis)
+    return W
 
 
 @given(weights(), st.data())
@@ -237,3 +256,81 @@ def test_decompositions_in_threads_give_the_same_bits_and_leave_blas_as_it_was(r
     assert threadpool_info() == before
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one.Ut, other.Ut)
+
+
+@pytest.fixture
+def krylov_from_small_sizes(monkeypatch):
+    """Let weights of a few hundred columns go the way of those of thousands."""
+    monkeypatch.setattr(sys.modules[decompose.__module__], "_SMALLEST_BLOCK", 8)
+
+
+def test_a_few_triplets_of_a_large_weight_come_from_a_krylov_space(rng):
+    W = with_decaying_spectrum((900, 896), rng)
+    found = decompose(W, 32)
+    assert found.algorithm == "krylov-mixed"
+    assert found.residual < 1e-7
+    np.testing.assert_allclose(found.sigma, decaying(896)[:32], rtol=1e-12)
+
+
+@pytest.mark.usefixtures("krylov_from_small_sizes")
+@pytest.mark.parametrize("shape", [(400, 300), (300, 400), (300, 300)])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("k", [1, 8, 10])
+def test_a_krylov_space_gives_the_triplets_of_the_dense_way(rng, shape, dtype, k):
+    W = with_decaying_spectrum(shape, rng).astype(dtype)
+    found, expected = decompose(W, k), decompose(W).truncate(k)
+    assert found.algorithm == "krylov-mixed"
+    assert found.residual < 1e-7
+    np.testing.assert_allclose(found.sigma, expected.sigma, rtol=1e-12)
+    for ours, theirs in ((found.Ut, expected.Ut), (found.Vt, expected.Vt)):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+        np.testing.assert_allclose(ours @ ours.T, np.eye(k), atol=1e-6)
+
+
+@pytest.mark.usefixtures("krylov_from_small_sizes")
+@pytest.mark.parametrize("scale", [1e-200, 1e-30, 1e30, 1e150])
+def test_numbers_beyond_float32_are_no_obstacle_to_a_krylov_space(rng, scale):
+    W = with_decaying_spectrum((320, 300), rng)
+    found = decompose(scale * W, 8)
+    np.testing.assert_allclose(found.sigma / scale, decompose(W, 8).sigma, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("krylov_from_small_sizes")
+@pytest.mark.parametrize(
+    "sigma",
+    [
+        np.geomspace(1, 1e-12, 300),
+        np.r_[np.geomspace(1, 1e-4, 8), np.full(292, 0.9e-4)],
+        np.r_[np.geomspace(1, 1e-7, 8), np.full(292, 0.9e-7)],
+        np.r_[[5, 4, 3], np.zeros(297)],
+        np.r_[np.full(100, 3.0), np.full(200, 2.0)],
+        np.full(300, 2.0),
+        np.r_[1e6, np.linspace(1.2, 1, 299)],
+        np.linspace(1, 0.99, 300),
+    ],
+    ids=["steep", "small-at-k", "tiny-at-k", "rank-3", "repeated", "orthogonal", "outlier", "flat"],
+)
+def test_where_float32_does_not_suffice_the_triplets_are_exact_all_the_same(rng, sigma):
+    W = with_spectrum((320, 300), sigma, rng)
+    found = decompose(W, 8)
+    assert found.residual < 1e-7
+    np.testing.assert_allclose(found.sigma, np.sort(sigma)[::-1][:8], rtol=1e-9, atol=1e-12 * sigma.max())
+    live = found.sigma > 1e-9 * sigma.max()
+    np.testing.assert_allclose(found.Ut @ W @ found.Vt.T, np.diag(found.sigma), atol=2e-6 * sigma.max())
+    for vectors in (found.Ut[live], found.Vt[live]):
+        np.testing.assert_allclose(vectors @ vectors.T, np.eye(live.sum()), atol=1e-6)
+
+
+@pytest.mark.usefixtures("krylov_from_small_sizes")
+def test_a_krylov_space_gives_the_same_bits_each_time(rng):
+    W = with_decaying_spectrum((300, 320), rng)
+    np.testing.assert_array_equal(decompose(W, 8).Ut, decompose(W, 8).Ut)
+
+
+@pytest.mark.usefixtures("krylov_from_small_sizes")
+def test_what_a_krylov_space_missed_is_found_by_the_gram_matrix(rng, monkeypatch):
+    W = with_decaying_spectrum((320, 300), rng)
+    monkeypatch.setattr(sys.modules[decompose.__module__], "_CORRECTIONS", 0)
+    found = decompose(W, 8)
+    assert found.algorithm == "gram-float64"
+    np.testing.assert_allclose(found.sigma, decaying(300)[:8], rtol=1e-12)
