@@ -5,8 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-from hiplora.adapters import Delta
+from hiplora.adapters import Delta, LowRankDelta
 from hiplora.spectrum import Spectrum
+
+# Steps of Davidson's method; two or three are enough, and more steps than this take longer than the dense way.
+_STEPS = 8
+# Largest `||M x - lambda x|| / lambda` of an eigenvector, and what rounding leaves of the largest eigenvalue.
+_TOLERANCE = 1e-10
+_ROUNDING = 1e-14
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,9 @@ class Intruders:
 def intruder_dimensions(spectrum: Spectrum, delta: Delta, q: int = 10, tau: float = 0.5) -> Intruders:
     """Count the intruders among the top `q` left singular vectors of `W0 + dW`.
 
+    Neither `W0` nor a low-rank `dW = L R` is formed: in the basis of the known singular vectors the Gram matrix of
+    `W0 + dW` is a diagonal plus a matrix of rank `2 rank(dW)`, and its leading eigenvectors hold the cosines.
+
     Args:
         spectrum: complete, since the maximum runs over the full left basis of `W0`.
         delta: (m, n).
@@ -38,19 +47,93 @@ def intruder_dimensions(spectrum: Spectrum, delta: Delta, q: int = 10, tau: floa
     """
     if not spectrum.complete:
         raise ValueError(f"intruders need all {min(spectrum.shape)} singular vectors, got {spectrum.k}")
-    U, Vt = spectrum.Ut.T.astype(np.float64), spectrum.Vt.astype(np.float64)
-    W = (U * spectrum.sigma) @ Vt + delta.dense()
-    m, n = W.shape
-    smallest = min(m, n)
-    gram = W @ W.T if m <= n else W.T @ W
-    values, vectors = scipy.linalg.eigh(gram, subset_by_index=[max(smallest - q, 0), smallest - 1], check_finite=False)
+    q = min(q, *spectrum.shape)
+    found = _factored(spectrum, delta, q) if isinstance(delta, LowRankDelta) else _dense(spectrum, delta, q)
+    values, projections, total = found
     # Where the changed weight has run out of rank, its singular vectors are arbitrary: they are no directions of it.
-    live = values[::-1] > 1e-12 * max(values[-1], 0.0)
-    values, vectors = values[::-1][live], vectors[:, ::-1][:, live]
-    if m > n:
-        vectors = W @ vectors / np.sqrt(values)
-    cosines = np.abs(U.T @ vectors).max(axis=0)
+    live = values > 1e-12 * max(values[0], 0.0)
+    values, projections = values[live], projections[:, live]
+    cosines = np.abs(projections).max(axis=0)
     intruding = cosines < tau
-    total = float(np.sum(W**2))
     share = float(values[intruding].sum()) / total if total > 0 else float("nan")
     return Intruders(int(intruding.sum()), share, cosines)
+
+
+def _dense(spectrum: Spectrum, delta: Delta, q: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return squared singular values of `W0 + dW` (q,), `U^T u'` (min(m, n), q) and `||W0 + dW||_F^2`."""
+    U = spectrum.Ut.T.astype(np.float64)
+    W = (U * spectrum.sigma) @ spectrum.Vt + delta.dense()
+    wide = W.shape[0] <= W.shape[1]
+    values, vectors = _leading(W @ W.T if wide else W.T @ W, q)
+    if not wide:
+        vectors = W @ vectors / _roots(values)
+    return values, U.T @ vectors, float(np.sum(W**2))
+
+
+def _factored(spectrum: Spectrum, delta: LowRankDelta, q: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return the same as `_dense`, for `dW = L R`.
+
+    With `X = U^T L`, `Y = V^T R^T`, the Gram matrix in the basis of the left vectors (m <= n, where they are all) is
+    `U^T W W^T U = S^2 + X T^T + T X^T` with `T = S Y + X R R^T / 2`, in that of the right ones (m > n) the same with
+    the roles of `X` and `Y` swapped.
+    """
+    s, wide = spectrum.sigma, spectrum.shape[0] <= spectrum.shape[1]
+    X, Y = spectrum.Ut @ delta.L, spectrum.Vt @ delta.R.T
+    near, far = (X, Y) if wide else (Y, X)
+    T = s[:, None] * far + near @ (delta.R @ delta.R.T if wide else delta.L.T @ delta.L) / 2
+    values, vectors = _leading_of_sum(s**2, near, T, q)
+    if not wide:
+        vectors = (s[:, None] * vectors + X @ (Y.T @ vectors)) / _roots(values)
+    total = float(np.sum(s**2) + 2 * np.sum(s[:, None] * X * Y) + delta.energy)
+    return values, vectors, max(total, 0.0)
+
+
+def _roots(values: np.ndarray) -> np.ndarray:
+    """Return the singular values; infinity in place of those that are not there."""
+    return np.sqrt(np.where(values > 0, values, np.inf))
+
+
+def _leading(gram: np.ndarray, q: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the `q` largest eigenvalues, falling, and their vectors as columns."""
+    chosen = [len(gram) - q, len(gram) - 1]
+    values, vectors = scipy.linalg.eigh(gram, subset_by_index=chosen, check_finite=False)
+    return values[::-1], vectors[:, ::-1]
+
+
+def _leading_of_sum(d: np.ndarray, X: np.ndarray, T: np.ndarray, q: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the `q` largest eigenvalues of `M = diag(d) + X T^T + T X^T`, `d` falling, and their vectors as columns.
+
+    Davidson's method on the leading coordinates, the columns of `X` and `T`, and what its residuals add. As many
+    coordinates are taken as leave no `d` behind that is larger than an eigenvalue looked for (Weyl: the sum of rank
+    `2 r` has at most `2 r` negative eigenvalues), so none can be missed, and their residuals tell how exact they are.
+    What does not get exact, and what is too small for this to pay, is done with `M` formed.
+    """
+    size, r = X.shape
+    head = q + 2 * r
+    if 2 * (head + 2 * r + q * _STEPS) < size:
+        h, t = slice(head), slice(head, None)
+        tail = np.linalg.qr(np.hstack([X[t], T[t]]))[0]
+        for _ in range(_STEPS):
+            # Rows of X and T, and the diagonal, in the basis [leading coordinates, tail].
+            Xb, Tb = (np.vstack([F[h], tail.T @ F[t]]) for F in (X, T))
+            small = Xb @ Tb.T
+            small += small.T
+            small[range(head), range(head)] += d[h]
+            small[head:, head:] += (tail.T * d[t]) @ tail
+            values, vectors = _leading(small, q)
+            x = tail @ vectors[head:]
+            miss = X[t] @ (Tb.T @ vectors) + T[t] @ (Xb.T @ vectors) + d[t, None] * x - x * values
+            sizes = np.linalg.norm(miss, axis=0)
+            open_ = sizes > np.maximum(_TOLERANCE * values, _ROUNDING * values[0])
+            if not open_.any():
+                return values, np.vstack([vectors[h], x])
+            apart = values[open_] - d[t, None]
+            new = miss[:, open_] / np.where(apart > 0, apart, np.inf)
+            for _ in range(2):
+                new -= tail @ (tail.T @ new)
+                new = np.linalg.qr(new)[0]
+            tail = np.hstack([tail, new])
+    M = X @ T.T
+    M += M.T
+    M[range(size), range(size)] += d
+    return _leading(M, q)

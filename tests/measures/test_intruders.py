@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hiplora.adapters import LowRankDelta
+from hiplora.adapters import DenseDelta, LowRankDelta
 from hiplora.measures import intruder_dimensions
 from hiplora.spectrum import decompose
 from tests.measures import dense_reference as reference
@@ -59,3 +59,48 @@ def test_a_spectrum_that_is_not_complete_is_refused(rng):
     W0 = rng.normal(size=(30, 20))
     with pytest.raises(ValueError, match="all 20"):
         intruder_dimensions(decompose(W0, 4), LowRankDelta(np.zeros((30, 1)), np.zeros((1, 20))))
+
+
+SIZES = {"none": 0, "small": 1e-3, "middling": 0.3, "large": 3, "huge": 1e3}
+
+
+@pytest.mark.parametrize("shape", [(240, 300), (300, 240), (240, 240), (30, 40)])
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("spectrum", ["random", "steep", "repeated", "deficient"])
+def test_a_low_rank_update_gives_what_the_same_update_gives_as_a_dense_one(rng, shape, size, spectrum):
+    smallest = min(shape)
+    U, V = (reference.haar(side, smallest, rng) for side in shape)
+    s = {
+        "random": np.sort(rng.random(smallest))[::-1],
+        "steep": np.geomspace(1, 1e-5, smallest),
+        "repeated": np.repeat([1.0, 0.5], smallest // 2),
+        "deficient": np.where(np.arange(smallest) < 4, 1.0, 0.0),
+    }[spectrum]
+    base = decompose((U * s) @ V.T)
+    delta = LowRankDelta(size * reference.haar(shape[0], 3, rng), reference.haar(shape[1], 3, rng).T)
+    q = 6
+    found, expected = (intruder_dimensions(base, update, q) for update in (delta, DenseDelta(delta.dense())))
+    if spectrum in ("random", "steep"):  # else the vectors are arbitrary within their repeated values
+        np.testing.assert_allclose(found.cosines, expected.cosines, atol=1e-4)
+        assert (found.count, found.share) == (expected.count, pytest.approx(expected.share, abs=1e-6))
+    assert len(found.cosines) == len(expected.cosines)
+
+
+def test_an_update_against_the_base_does_not_hide_what_comes_forward(rng):
+    # The leading directions are taken away: those looked for are then further back than q.
+    W0 = rng.normal(size=(240, 300))
+    U, s, Vt = np.linalg.svd(W0, full_matrices=False)
+    delta = LowRankDelta(-U[:, :8] * s[:8], Vt[:8])
+    found = intruder_dimensions(decompose(W0), delta, q=5)
+    assert found.count == 0
+    assert found.cosines == pytest.approx(np.ones(5), abs=1e-5)
+    assert found.share == 0
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_what_does_not_get_exact_in_a_few_steps_is_done_the_dense_way(rng, monkeypatch, steps):
+    W0, (L, R) = rng.normal(size=(240, 300)), (rng.normal(size=(240, 2)), rng.normal(size=(2, 300)))
+    expected = intruder_dimensions(decompose(W0), LowRankDelta(L, R))
+    monkeypatch.setattr("hiplora.measures.intruders._STEPS", steps)
+    found = intruder_dimensions(decompose(W0), LowRankDelta(L, R))
+    np.testing.assert_allclose(found.cosines, expected.cosines, atol=1e-6)
