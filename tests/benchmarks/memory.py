@@ -1,0 +1,148 @@
+"""Peak memory of the command line on sharded checkpoints of the shape of Llama-3.1-8B, by number of blocks."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from tests.benchmarks.report import Line
+from tests.benchmarks.timing import ROOT, paired_ratio
+
+RANK = 16
+_PEAK = re.compile(r"peak memory ([\d.]+) (GB|MB)")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Widths of a Llama.
+
+    Attributes:
+        scale: by which those of Llama-3.1-8B are divided.
+    """
+
+    scale: int = 1
+
+    @property
+    def maps(self) -> dict[str, tuple[int, int]]:
+        """`{module within a block: (m, n)}`."""
+        hidden, mlp, kv = (width // self.scale for width in (4096, 14336, 1024))
+        attention = {"q_proj": (hidden, hidden), "k_proj": (kv, hidden), "v_proj": (kv, hidden),
+                     "o_proj": (hidden, hidden)}  # fmt: skip
+        rest = {"gate_proj": (mlp, hidden), "up_proj": (mlp, hidden), "down_proj": (hidden, mlp)}
+        return {f"self_attn.{k}": v for k, v in attention.items()} | {f"mlp.{k}": v for k, v in rest.items()}
+
+    def bytes(self, blocks: int) -> int:
+        """Size of the maps of a checkpoint in 16 bits."""
+        return 2 * blocks * sum(m * n for m, n in self.maps.values())
+
+    def __str__(self) -> str:
+        return "full width" if self.scale == 1 else f"width / {self.scale}"
+
+
+def memory_lines(full_blocks: int, scale: int, blocks: Sequence[int], threads: int) -> Iterator[Line]:
+    """Yield the comparisons.
+
+    Args:
+        full_blocks: of the checkpoint of full width; 0 for none.
+        scale: of the narrower checkpoints.
+        blocks: of each of those, the first being what the others are compared with.
+        threads: of the command.
+    """
+    narrow = Shape(scale)
+    peaks = {count: measure(narrow, count, threads) for count in blocks}
+    for command in ("svd", "analyze"):
+        first = peaks[blocks[0]][command]
+        for count in blocks[1:]:
+            yield Line(
+                "memory",
+                f"hiplora {command}, {count} blocks",
+                f"{blocks[0]} blocks",
+                f"Llama-3.1-8B, {narrow}, bf16 shards",
+                "peak RSS",
+                paired_ratio([peaks[count][command]], [first]),
+                goal="<= 1.1",
+                ours=peaks[count][command],
+                theirs=first,
+                note=f"{peaks[count][command] / 1e6:.0f} and {first / 1e6:.0f} MB; checkpoints of "
+                f"{narrow.bytes(count) / 1e9:.2g} and {narrow.bytes(blocks[0]) / 1e9:.2g} GB",
+            )
+    if full_blocks:
+        full = Shape()
+        found = measure(full, full_blocks, threads)
+        for command, peak in found.items():
+            yield Line(
+                "memory",
+                f"hiplora {command}, {full_blocks} blocks",
+                "its largest weight in float64",
+                f"Llama-3.1-8B, {full}, bf16 shards",
+                "peak RSS",
+                paired_ratio([peak], [8 * max(m * n for m, n in full.maps.values())]),
+                ours=peak,
+                theirs=8 * max(m * n for m, n in full.maps.values()),
+                note=f"{peak / 1e9:.2g} GB; 32 blocks are {full.bytes(32) / 1e9:.2g} GB",
+            )
+
+
+def measure(shape: Shape, blocks: int, threads: int) -> dict[str, float]:
+    """Return the peak RSS in bytes of `hiplora svd`, and of `hiplora analyze` after it, as the commands print it."""
+    with tempfile.TemporaryDirectory(prefix="hiplora-benchmark-") as folder:
+        base, adapter, cache = (Path(folder) / name for name in ("base", "adapter", "cache"))
+        write_checkpoint(base, shape, blocks)
+        write_adapter(adapter, shape, blocks)
+        commands = {"svd": ["svd", str(base)], "analyze": ["analyze", str(base), str(adapter), "--k", "16"]}
+        return {name: _peak(arguments, cache, threads) for name, arguments in commands.items()}
+
+
+def write_checkpoint(folder: Path, shape: Shape, blocks: int) -> None:
+    """Write a checkpoint of one shard a block. The blocks differ in one number: enough to be other weights."""
+    folder.mkdir()
+    torch.manual_seed(0)
+    weights = {name: torch.randn(m, n).mul_(n**-0.5).bfloat16() for name, (m, n) in shape.maps.items()}
+    places = {}
+    for block in range(blocks):
+        shard = f"model-{block + 1:05d}-of-{blocks:05d}.safetensors"
+        named = {f"model.layers.{block}.{name}.weight": weight for name, weight in weights.items()}
+        for weight in named.values():
+            weight[0, 0] = block / 1024
+        save_file(named, folder / shard)
+        places |= dict.fromkeys(named, shard)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+
+
+def write_adapter(folder: Path, shape: Shape, blocks: int) -> None:
+    """Write a LoRA on all maps."""
+    folder.mkdir()
+    torch.manual_seed(1)
+    tensors = {}
+    for block in range(blocks):
+        for name, (m, n) in shape.maps.items():
+            prefix = f"base_model.model.model.layers.{block}.{name}"
+            tensors[f"{prefix}.lora_A.weight"] = 0.02 * torch.randn(RANK, n)
+            tensors[f"{prefix}.lora_B.weight"] = 0.02 * torch.randn(m, RANK)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK, "base_model_name_or_path": "base"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
+def _peak(arguments: Sequence[str], cache: Path, threads: int) -> float:
+    done = subprocess.run(
+        [sys.executable, "-m", "hiplora", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"HIPLORA_CACHE": str(cache), "OMP_NUM_THREADS": str(threads)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = _PEAK.search(done.stderr)
+    if done.returncode or not found:
+        raise RuntimeError(f"hiplora {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
+    return float(found[1]) * (1e9 if found[2] == "GB" else 1e6)
