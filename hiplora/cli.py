@@ -303,7 +303,7 @@ def _train(args: argparse.Namespace) -> int | None:
 
     from hiplora.sources import open_base
     from hiplora.training import Run, RunConfig
-    from hiplora.training.train import match_on, train
+    from hiplora.training.train import check, in_words, train
 
     fields = {field for _, field, _, _ in _RUN_OPTIONS} | {"core", "budget_mode", "method", "probe", "device"}
     chosen = {name: value for name, value in vars(args).items() if name in fields}
@@ -322,7 +322,7 @@ def _train(args: argparse.Namespace) -> int | None:
         task = args.task or (None if args.data else "swap")
         config = RunConfig(base=args.base or "demo", task=task, data=args.data, **chosen)
         # Before a folder is made: what does not fit is no run.
-        match_on(open_base(config.base), config)
+        check(open_base(config.base), config)
         run = Run.create(args.out, config) if args.out else Run.create_in(None, config)
     asked = False
 
@@ -347,9 +347,8 @@ def _train(args: argparse.Namespace) -> int | None:
         _say(f"hiplora: {status.message} `hiplora train --resume {run.path}` goes on.")
         return _INTERRUPTED
     card = run.card
-    kept = f", {card['retention']:.1%} of the base kept" if card.get("retention") is not None else ""
     print(
-        f"{run.path}: task score {card['task_score']:.1%}{kept}; relative norm {card['relative_norm']:.2g}; "
+        f"{run.path}: {in_words(card)}; relative norm {card['relative_norm']:.2g}; "
         f"{card['trainable_parameters']:,} trained parameters"
     )
     last = next(event for event in reversed(run.events()) if event["event"] == "step")
@@ -368,7 +367,7 @@ def _follow(run: "Run", work: Callable[[Callable[[str, int], None]], object]) ->
     with tqdm(total=run.config.steps, bar_format=form, disable=None) as bar:
 
         def report(text: str, step: int) -> None:
-            if text.startswith("task "):
+            if text.startswith(("task score", "validation loss")):
                 tqdm.write(f"step {step}: {text}", file=sys.stderr)
             else:
                 bar.set_description_str(text, refresh=False)

@@ -9,6 +9,7 @@ from hiplora.errors import HiploraError
 from hiplora.files import read_json
 from hiplora.sources import BaseModel
 from hiplora.training.config import RunConfig
+from hiplora.training.records import read_texts
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +110,7 @@ def _of_task(config: RunConfig, base: BaseModel, tokenizer: Any) -> TrainingData
 def _of_file(config: RunConfig, tokenizer: Any, model: "torch.nn.Module") -> TrainingData:
     from torch.utils.data import Subset
 
-    from hiplora.training.texts import collator, mean_loss, read_texts, split, tokenize
+    from hiplora.training.texts import collator, mean_loss, split, tokenize
 
     assert config.data is not None
     assert config.batch_size is not None

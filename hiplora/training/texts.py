@@ -1,13 +1,12 @@
 """Training data for language models, from a file that a person hands us: a plain text, or JSONL of one kind."""
 
-import json
 import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -15,163 +14,17 @@ from torch.utils.data import Dataset, Subset, random_split
 
 from hiplora.demo.data import IGNORED
 from hiplora.errors import HiploraError
-from hiplora.files import reject_lfs_pointer, user_path
+from hiplora.training.records import FORMS, Texts
 
-Kind: TypeAlias = Literal["text", "prompt", "messages"]
 TokenExample: TypeAlias = dict[str, list[int]]
 Collate: TypeAlias = Callable[[Sequence[TokenExample]], dict[str, torch.Tensor]]
 
-_FORMS: Final[dict[Kind, str]] = {
-    "text": '{"text": "..."}',
-    "prompt": '{"prompt": "...", "completion": "..."}',
-    "messages": '{"messages": [{"role": "...", "content": "..."}, ...]}',
-}
-_KINDS: Final[dict[frozenset[str], Kind]] = {
-    frozenset({"text"}): "text",
-    frozenset({"prompt", "completion"}): "prompt",
-    frozenset({"messages"}): "messages",
-}
 _ON_ASSISTANT: Final = "The loss falls on the assistant's turns."
 _ON_ALL: Final = "The loss falls on all tokens: the chat template does not mark the assistant's turns."
 _BATCH: Final = 1000
 """Records that are tokenized in one call."""
 _PIECE: Final = 2**20
 """Characters of a plain text that are tokenized in one call: what a tokenizer returns takes 100 bytes a token."""
-
-
-@dataclass(frozen=True)
-class Texts:
-    """What a file holds, before any tokenizer.
-
-    Attributes:
-        path: the file.
-        kind: `text`, `prompt` (with its completion) or `messages`; a plain text file is `text`.
-        records: for `text` strings (a plain text file is one), for `prompt` pairs (prompt, completion), for `messages`
-            lists of `{"role", "content"}`.
-    """
-
-    path: Path
-    kind: Kind
-    records: list[Any] = field(repr=False)
-
-    @property
-    def plain(self) -> bool:
-        """Whether the file is one running text, to be cut into blocks, in place of records."""
-        return _is_plain(self.path)
-
-
-def _is_plain(path: Path) -> bool:
-    return path.suffix.lower() != ".jsonl"
-
-
-def read_texts(path: str | Path) -> Texts:
-    """Read a training file.
-
-    A `.jsonl` file holds one JSON object a line, all of one kind; blank lines are skipped. Any other file is plain
-    UTF-8 text.
-
-    Raises:
-        HiploraError: the file is missing, a folder, unreadable, empty, binary or a Git LFS pointer; a line is broken or
-            is not of one of the three kinds; the kinds are mixed.
-    """
-    path = user_path(path)
-    if path.is_dir():
-        raise HiploraError(f"{path} is a folder: pass a text or .jsonl file in it.")
-    if not path.is_file():
-        raise HiploraError(f"{path} is missing: check the path of the training file.")
-    try:
-        reject_lfs_pointer(path)
-        with path.open("rb") as file:  # before the rest: a large binary file may be one endless line
-            _require_text(file.read(_PIECE).decode("latin-1"), path)
-        texts = _read_plain(path) if _is_plain(path) else _read_jsonl(path)
-    except UnicodeDecodeError:
-        raise _binary(path) from None
-    except OSError as error:
-        raise HiploraError(f"{path} cannot be read ({error.strerror}): check who may read it.") from None
-    if not texts.records:
-        raise HiploraError(f"{path} is empty: pass a file with text to train on.")
-    return texts
-
-
-def _read_plain(path: Path) -> Texts:
-    text = path.read_text(encoding="utf-8-sig")
-    _require_text(text, path)
-    return Texts(path, "text", [text] if text.strip() else [])
-
-
-def _read_jsonl(path: Path) -> Texts:
-    records: list[Any] = []
-    kind: Kind = "text"
-    first = 0
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            _require_text(line, path)
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            found, record = _parse(line, where)
-            if not records:
-                kind, first = found, number
-            elif found != kind:
-                raise HiploraError(
-                    f"{path} mixes kinds, {_FORMS[kind]} in line {first} and {_FORMS[found]} in line {number}: "
-                    "make one file for each."
-                )
-            records.append(record)
-    return Texts(path, kind, records)
-
-
-def _binary(path: Path) -> HiploraError:
-    return HiploraError(f"{path} is binary or not UTF-8: save its text as UTF-8, plain or as .jsonl.")
-
-
-def _require_text(text: str, path: Path) -> None:
-    if "\0" in text:
-        raise _binary(path)
-
-
-def _parse(line: str, where: str) -> tuple[Kind, Any]:
-    """Return the kind and content of one line of JSONL, or raise a HiploraError that begins with `where`."""
-    forms = " or ".join(_FORMS.values())
-    try:
-        value = json.loads(line.rstrip())
-    except (ValueError, RecursionError) as error:
-        # The message of a JSONDecodeError counts its lines from the start of this one.
-        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-        raise HiploraError(f"{where} is not valid JSON ({reason}): write one object per line, {forms}.") from None
-    if not isinstance(value, dict):
-        raise HiploraError(f"{where} holds a {type(value).__name__} where a JSON object is expected, {forms}.")
-    kind = _KINDS.get(frozenset(value))
-    if kind is None:
-        keys = ", ".join(repr(key[:40]) for key in list(value)[:6]) or "none"
-        raise HiploraError(f"{where} has the wrong keys ({keys}): expected exactly {forms}.")
-    if kind == "text":
-        record, fits = value["text"], _is_text(value["text"])
-    elif kind == "prompt":
-        record = (value["prompt"], value["completion"])
-        fits = all(map(_is_text, record))
-    else:
-        record = value["messages"]
-        fits = isinstance(record, list) and bool(record) and all(map(_is_message, record))
-    if not fits:
-        raise HiploraError(
-            f"{where} has the right keys with wrong values: expected {_FORMS[kind]}, where ... is a string of Unicode."
-        )
-    return kind, record
-
-
-def _is_text(value: Any) -> bool:
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # half a surrogate pair, which JSON can escape but no tokenizer takes
-        return False
-    return True
-
-
-def _is_message(value: Any) -> bool:
-    return isinstance(value, dict) and set(value) == {"role", "content"} and all(map(_is_text, value.values()))
 
 
 class TokenDataset(Dataset[TokenExample]):
@@ -341,7 +194,7 @@ def _marks_assistant(path: Path, tokenizer: Any) -> bool:
     except ValueError:
         raise HiploraError(
             f"{path} holds messages, and this base's tokenizer has no chat template: take a base made for chat, or "
-            f"write {_FORMS['prompt']}."
+            f"write {FORMS['prompt']}."
         ) from None
     # Only tokenizers of the `tokenizers` library know which characters a token stands for.
     return bool(re.search(r"\{%-?\s*generation\s*-?%\}", template)) and tokenizer.is_fast

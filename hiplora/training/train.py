@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,7 @@ from hiplora.spectrum.prepare import BaseSpectra, resolve_device
 from hiplora.training.config import RunConfig
 from hiplora.training.data import Scores, load_data, require_lines
 from hiplora.training.methods import Match, Method, find_method, match_parameters, peft_config
+from hiplora.training.records import read_texts
 from hiplora.training.run import COMPLETE, Checkpoint, Run, Status
 
 if TYPE_CHECKING:
@@ -63,6 +64,18 @@ def match_on(base: BaseModel, config: RunConfig) -> tuple[Method, Match]:
         require_lines(config.task, base)
     method = find_method(config.method)
     return method, match_parameters(method, adapted_maps(base), config)
+
+
+def check(base: BaseModel, config: RunConfig) -> None:
+    """Raise for what would fail before the first step, before a folder is made: base, ranks, data.
+
+    Raises:
+        HiploraError: as `match_on`, or a file cannot be used.
+    """
+    match_on(base, config)
+    for path in (config.data, config.probe):
+        if path:
+            read_texts(path)
 
 
 def train(run: Run, stopped: Callable[[], bool] = lambda: False, report: Report = lambda text, step: None) -> Run:
@@ -146,7 +159,9 @@ class _Training:
         self.phase("Loading torch and transformers")
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()
         if config.device == "auto" and torch.cuda.is_available():
             self.device = "cuda"
         self._stack.enter_context(_threads(config.threads or 1))
@@ -183,8 +198,7 @@ class _Training:
         recorder = _Recorder(self, last, checkpoint)
         trainer = self._trainer(recorder, torch)
         if checkpoint and checkpoint.step >= config.steps:
-            # Only the last words were missing.
-            self.model.load_adapter(str(checkpoint.path), self.model.active_adapter, is_trainable=True)
+            # Only its last words are missing.
             done = checkpoint.step
         else:
             self.phase("Training")
@@ -193,13 +207,7 @@ class _Training:
         if done < config.steps:
             run.set_status(Status("stopped", "", f"Stopped at step {done} of {config.steps}.", self.device))
             return run
-        self.step = done
-        if config.task:
-            # On more examples than while it trained.
-            self.phase("Scoring")
-            write_adapter(run, run.checkpoints[-1], self.card(self.data.score(self.model, True), done, done))
-        else:
-            write_adapter(run, run.checkpoints[-1], self.card(*recorder.last_scores(), done))
+        write_adapter(run, run.checkpoints[-1], self.card(*recorder.last_scores(), done))
         _keep_adapters(run)
         run.set_status(Status("finished", "", "", self.device))
         return run
@@ -508,12 +516,12 @@ class _Recorder:
         self.run.append(event)
 
     def score(self, step: int) -> None:
-        scores = self.training.data.score(self.training.model, False)
+        # At the end on more examples than while it trains.
+        scores = self.training.data.score(self.training.model, step >= self.config.steps)
         event = {"event": "scores", "step": step, "task_score": scores.task, "retention": scores.retention}
         self._scored = event | {"skills": scores.skills} | {name: _finite(value) for name, value in scores.more.items()}
         self.run.append(self._scored)
-        kept = f", kept {scores.retention:.3f}" if scores.retention is not None else ""
-        self.training._report(f"task {scores.task:.3f}{kept}", step)
+        self.training._report(in_words(self._scored), step)
 
     def save(self, step: int) -> None:
         """Make what the Trainer saved a complete checkpoint, and the run's adapter."""
@@ -530,6 +538,18 @@ class _Recorder:
         _sync(path)
         self._unseen = Checkpoint(step, path)
         write_adapter(self.run, self._unseen, self.training.card(*self.last_scores(), step))
+
+
+def in_words(scores: Mapping[str, Any]) -> str:
+    """Return scores, of an event or a card, as the command line says them: shares for a task, losses for a file."""
+    if "validation_loss" in scores:
+        names = ("validation_loss", "probe_loss")
+        said = {name: scores[name] for name in names if name in scores}
+        return ", ".join(
+            f"{name.replace('_', ' ')} {'infinite' if loss is None else format(loss, '.4g')}"
+            for name, loss in said.items()
+        )
+    return f"task score {scores['task_score']:.1%}, {scores['retention']:.1%} of the base kept"
 
 
 def write_adapter(run: Run, checkpoint: Checkpoint, card: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import streamlit as st
 from hiplora.errors import HiploraError
 from hiplora.sources import BaseModel
 from hiplora.training import METHODS, Run, RunConfig
-from hiplora.training.train import match_on
+from hiplora.training.train import check, match_on
 from hiplora.ui import data, reallocation, runs, shell
 from hiplora.ui.session import Session
 from hiplora.ui.text import plain
@@ -61,9 +61,18 @@ def form(session: Session) -> list[Run]:
                 raise HiploraError("Choose at least one method.")
             if not (fields.get("task") or fields.get("data")):
                 raise HiploraError("Type the path of a training file, or upload one.")
-            configs = [RunConfig(method=method, **fields) for method in methods]
+            # In the order of the list, whatever was picked first: it is that of their colours.
+            configs = [RunConfig(method=method, **fields) for method in METHODS if method in methods]
             _show_match(base, configs)
-            return runs.launcher().start(configs) if pressed else []
+            if not pressed:
+                return []
+            for config in configs:
+                check(base, config)
+            started = runs.launcher().start(configs)
+            if "hiplora" in methods:
+                # For the next run, not for all that follow.
+                reallocation.drop()
+            return started
         except HiploraError as error:
             shell.show_error(error)
     return []
@@ -120,17 +129,17 @@ def _keep_upload(key: str) -> None:
 def _sizes(session: Session) -> dict[str, Any]:
     """Ranks, steps and seed, and behind one more click what rarely changes."""
     one, two = st.columns(2)
-    r = one.number_input("Rank r", 1, 4096, 8, key="new-r", persist_state="session",
+    r = one.number_input("Rank r", 1, None, 8, key="new-r", persist_state="session",
                          help="Of the LoRA whose number of trainable parameters every method gets.")  # fmt: skip
-    k = two.number_input("Principal rank k", 1, 4096, None, key="new-k", persist_state="session",
+    k = two.number_input("Principal rank k", 1, None, None, key="new-k", persist_state="session",
                          placeholder=f"{session.k}", help="Empty: the sidebar's.")  # fmt: skip
     one, two = st.columns(2)
-    steps = one.number_input("Steps", 1, 1_000_000, 300, key="new-steps", persist_state="session")
+    steps = one.number_input("Steps", 1, None, 300, key="new-steps", persist_state="session")
     seed = two.number_input("Seed", 0, 2**32 - 1, 0, key="new-seed", persist_state="session")
     with st.popover("More", icon=":material/tune:"):
-        rate = st.number_input("Learning rate", 0.0, 1.0, None, format="%g", key="new-rate", persist_state="session",
+        rate = st.number_input("Learning rate", 0.0, None, None, format="%g", key="new-rate", persist_state="session",
                                placeholder="2e-3 for a task, 2e-4 for a file")  # fmt: skip
-        batch = st.number_input("Batch size", 1, 65_536, None, key="new-batch", persist_state="session",
+        batch = st.number_input("Batch size", 1, None, None, key="new-batch", persist_state="session",
                                 placeholder="64 for a task, 4 for a file")  # fmt: skip
     return {
         "r": int(r),

@@ -14,7 +14,7 @@ from hiplora.measures import Measurement, layer_table
 from hiplora.paths import RUN_FILE
 from hiplora.training import Run
 from hiplora.training.prices import price_table
-from hiplora.ui import cards
+from hiplora.ui import cards, shell
 from hiplora.ui.text import plain
 
 _KEY = "reallocation"
@@ -27,7 +27,7 @@ _RULE = (
 )
 LIMITS = (
     "Prices are our choice; they tell where the loss pulled when they were measured. Under a soft budget every price "
-    "tends to λ / number of layers as training comes to rest, so what they tell apart fades."
+    "tends to λ / number of adapted modules as training comes to rest, so what they tell apart fades."
 )
 
 
@@ -175,15 +175,17 @@ def show() -> None:
     )
     st.caption(
         "Our choice: the split that lowers the loss most if the loss falls linearly with the size of each core; no "
-        "budget more than doubles or halves at once. The next HiP-LoRA run on the Train page uses it."
+        "budget more than doubles or halves at once. The next HiP-LoRA run on the Train page uses it, under New run."
     )
+    shell.link("train", "Train")
     drop_button("drop-below")
 
 
 def drop_button(key: str) -> None:
     """Show the button that forgets the moved budgets."""
-    st.button("Drop it: one ε for all layers", key=key, icon=":material/undo:", on_click=_drop)
+    st.button("Drop it: one ε for all layers", key=key, icon=":material/undo:", on_click=drop)
 
 
-def _drop() -> None:
+def drop() -> None:
+    """Forget the moved budgets."""
     st.session_state.pop(_KEY, None)

@@ -85,8 +85,7 @@ def latest_group(runs: Sequence[Run]) -> list[Run]:
     group = [
         run for run in runs[:MOST] if replace(run.config, method=runs[0].config.method) == runs[0].config
     ]  # fmt: skip
-    # Those started side by side come in the order they were asked for.
-    return group[::-1]
+    return sorted(group, key=lambda run: list(METHODS).index(run.config.method))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from hiplora import HipLoraConfig
 from hiplora.demo import base_path
 from hiplora.errors import HiploraError
 from hiplora.training import texts as texts_module
-from hiplora.training.texts import TokenDataset, collator, mean_loss, read_texts, split, tokenize
+from hiplora.training.records import read_texts
+from hiplora.training.texts import TokenDataset, collator, mean_loss, split, tokenize
 
 ALPHABET = " =+-0123456789abcdefghijklmnopqrstuvwxyz"
 PAD, BOS, EOS = 0, 1, 2
