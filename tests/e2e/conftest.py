@@ -38,7 +38,14 @@ PAGES = {
     "learn": "Learn",
 }
 
-expect.set_options(timeout=60_000)
+expect.set_options(timeout=120_000)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of the processes that share the tests one has the browser: two would wait for each other's pages."""
+    for item in items:
+        if item.get_closest_marker("e2e"):
+            item.add_marker(pytest.mark.xdist_group("browser"))
 
 
 @pytest.fixture(scope="session")
@@ -175,7 +182,7 @@ def visiting(browser: Browser, url: str) -> Iterator[Visit]:
     """Open a tab of its own, with nothing remembered."""
     context = browser.new_context(viewport={"width": 1400, "height": 1200}, accept_downloads=True)
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(120_000)
     found = Visit(page, url)
     page.on("request", lambda request: found.requested.append(request.url))
     yield found
