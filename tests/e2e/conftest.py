@@ -38,7 +38,7 @@ PAGES = {
     "learn": "Learn",
 }
 
-expect.set_options(timeout=120_000)
+expect.set_options(timeout=60_000)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -182,7 +182,7 @@ def visiting(browser: Browser, url: str) -> Iterator[Visit]:
     """Open a tab of its own, with nothing remembered."""
     context = browser.new_context(viewport={"width": 1400, "height": 1200}, accept_downloads=True)
     page = context.new_page()
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(60_000)
     found = Visit(page, url)
     page.on("request", lambda request: found.requested.append(request.url))
     yield found

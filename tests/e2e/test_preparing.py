@@ -17,7 +17,7 @@ def slow_base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A base with enough to decompose that it takes seconds, and an adapter of it."""
     folder = tmp_path_factory.mktemp("slow")
     config = LlamaConfig(
-        hidden_size=768, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=4, vocab_size=32
+        hidden_size=768, intermediate_size=1024, num_hidden_layers=8, num_attention_heads=4, vocab_size=32
     )
     model = LlamaForCausalLM(config)
     model.save_pretrained(folder / "base")
@@ -32,7 +32,7 @@ def test_preparation_shows_progress_and_can_be_stopped_and_resumed(
     base, adapter = slow_base
     page = first_visit.page
     page.goto(f"{first_visit.url}/?base={base}&adapters={adapter}")
-    expect(page.get_by_text("of 28 weights")).to_be_visible()
+    expect(page.get_by_text("of 56 weights")).to_be_visible()
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_text("What is done is kept.")).to_be_visible()
     page.get_by_role("button", name="Go on").click()
@@ -44,7 +44,7 @@ def test_preparation_goes_on_when_the_page_is_switched(first_visit: Visit, slow_
     base, adapter = slow_base
     page = first_visit.page
     page.goto(f"{first_visit.url}/?base={base}&adapters={adapter}")
-    expect(page.get_by_text("of 28 weights")).to_be_visible()
+    expect(page.get_by_text("of 56 weights")).to_be_visible()
     page.get_by_test_id("stSidebarNav").get_by_text("Channels").click()
     first_visit.wait_for_plots(2)
     first_visit.assert_sound()
