@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -104,15 +104,29 @@ class Tensors:
         Raises:
             HiploraError: the tensor is cut short, or of a dtype that numpy cannot hold.
         """
+        return self.read_together([key])[0]
+
+    def read_together(self, keys: Sequence[str]) -> list[np.ndarray]:
+        """Return tensors that belong together, in their stored dtypes, from one opening of the file.
+
+        The file is closed again: one that stays mapped counts as memory as far as it was read, and takes the process
+        with it when somebody cuts it short.
+
+        Raises:
+            HiploraError: a tensor is cut short, or of a dtype that numpy cannot hold.
+        """
+        found, key = [], keys[0]
         try:
             with safe_open(self.path, "np") as file:
-                return file.get_tensor(key)
+                for key in keys:
+                    found.append(file.get_tensor(key))
         except AttributeError:  # how safetensors fails on float8, which numpy does not have by name
             raise HiploraError(
                 f"{self.path}: {key} is quantised to 8 bits or fewer: save it in 16 or 32 bits."
             ) from None
         except (SafetensorError, OSError, TypeError) as error:
             raise HiploraError(f"{self.path}: tensor {key} cannot be read ({error}).") from None
+        return found
 
 
 def require_finite(array: np.ndarray, what: str) -> np.ndarray:

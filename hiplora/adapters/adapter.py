@@ -1,6 +1,7 @@
 """An adapter on disk: which modules it changes and by what, without PEFT."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -103,8 +104,12 @@ class Adapter(ABC):
     def _notes(self) -> list[str]:
         return []
 
-    def _read(self, key: str, tensors: Tensors) -> np.ndarray:
-        return require_finite(tensors.read(key).astype(np.float64), f"{tensors.path}: {key}")
+    def _read(self, keys: Sequence[str], tensors: Tensors) -> list[np.ndarray]:
+        found = tensors.read_together(keys)
+        return [
+            require_finite(value.astype(np.float64), f"{tensors.path}: {key}")
+            for key, value in zip(keys, found, strict=True)
+        ]
 
 
 def _notes_on_extras(keys: list[str]) -> list[str]:

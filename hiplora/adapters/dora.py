@@ -44,7 +44,7 @@ class DoraAdapter(LoraAdapter):
             raise HiploraError(
                 f"{self.path} is a DoRA, whose update depends on the base's weights: open it on its base{named}."
             )
-        magnitude = self._read(self._key(module, MAGNITUDE), self.tensors).reshape(-1)
+        magnitude = self._read([self._key(module, MAGNITUDE)], self.tensors)[0].reshape(-1)
         W0 = np.asarray(weight, dtype=np.float64)
         V = W0 + super().delta(module).dense()
         if len(magnitude) != len(V):

@@ -62,6 +62,7 @@ class HipLoraAdapter(Adapter):
             HiploraError: NaN or infinity in its weights, a missing tensor, or factors that were left out of the file
                 and are not in the cache.
         """
-        tensors = {name: self._read(key, self.tensors) for name, key in self._keys[module].items()}
+        keys = self._keys[module]
+        tensors = dict(zip(keys, self._read(list(keys.values()), self.tensors), strict=True))
         entry = self._base_weights[module]
         return LowRankDelta(*low_rank_factors(with_factors(tensors, entry, module), self.settings(module)))

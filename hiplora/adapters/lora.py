@@ -81,7 +81,7 @@ class LoraAdapter(Adapter):
 
     def _factors(self, module: str, tensors: Tensors) -> tuple[np.ndarray, np.ndarray]:
         """Return `A` (r, n) and `B` (m, r)."""
-        A, B = (self._read(self._key(module, factor), tensors) for factor in ("lora_A", "lora_B"))
+        A, B = self._read([self._key(module, factor) for factor in ("lora_A", "lora_B")], tensors)
         if A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1]:
             raise HiploraError(
                 f"{tensors.path}: the factors of {module} are {B.shape} and {A.shape}, which do not multiply: "

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from hiplora.figures.layer import SIDES, direction_axis, mark_principal, octave_means
+from hiplora.figures.layer import PANELS, SIDES, direction_axis, octave_means, principal_bands
 from hiplora.figures.style import (
     BASE,
     METHOD_SYMBOLS,
@@ -17,10 +17,10 @@ from hiplora.figures.style import (
     RESIDUAL,
     adapter_colors,
     adapter_symbols,
-    add_null,
     finish,
     log_axis,
     log_ticks,
+    null_traces,
     percent,
     percent_format,
     two_digits,
@@ -217,7 +217,7 @@ def octave_energy(table: pd.DataFrame) -> go.Figure:
         null = table[(table["adapter"] == widest) & (table[f"{side}_null"] > 0)]
         names = [labels[start] for start in null["start"]]
         low, high = ((null[f"{side}_null_{edge}"] / null[f"{side}_null"]).to_list() for edge in ("low", "high"))
-        add_null(figure, names, (low, high), [1.0] * len(names), row=1, col=col)
+        figure.add_traces(null_traces(names, (low, high), [1.0] * len(names), PANELS[col - 1]))
         for adapter in adapters:
             part = table[(table["adapter"] == adapter) & (table[f"{side}_null"] > 0)]
             ratio = part[side] / part[f"{side}_null"]
@@ -394,7 +394,7 @@ def training_spectrum(table: pd.DataFrame, k: int) -> go.Figure:
         )
         for step, part in by_step.items()
     ]
-    mark_principal(figure, k)
+    figure.update_layout(shapes=principal_bands(k, PANELS))
     ticks = log_ticks(low / 2, top * 2)
     figure.update_yaxes(
         type="log",

@@ -1,5 +1,7 @@
 """Layers x modules, one map per adapter, and a way to click on a cell."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -9,6 +11,8 @@ from hiplora.catalog import MeasureInfo
 from hiplora.figures.style import DIVERGING, SEQUENTIAL, finish, log_ticks, percent_format, row_of_max, two_digits
 
 _OUTSIDE = "other"
+# Seen on dark and on light cells.
+_FRAME = (("#000000", 3), ("#FFFFFF", 1))
 
 
 def layer_map(table: pd.DataFrame, info: MeasureInfo, selected: str | None = None) -> go.Figure:
@@ -29,59 +33,69 @@ def layer_map(table: pd.DataFrame, info: MeasureInfo, selected: str | None = Non
     table = table.assign(
         column=[_OUTSIDE if pd.isna(layer) else str(layer) for layer in table["layer"]], shown=shown_values(table, info)
     )
-    figure = make_subplots(
+    panels = make_subplots(
         rows=len(adapters), cols=1, shared_xaxes=True, subplot_titles=adapters, vertical_spacing=0.16 / len(adapters)
-    )
+    ).to_dict()["layout"]
+    traces: list[dict[str, Any]] = []
+    frames = []
     for row, adapter in enumerate(adapters, start=1):
         part = table[table["adapter"] == adapter]
         grid = part.pivot_table(index="kind", columns="column", values="shown", observed=False)
         grid = grid.reindex(index=kinds, columns=columns)
-        figure.add_heatmap(
-            z=grid.to_numpy(np.float32),
-            x=columns,
-            y=kinds,
-            coloraxis="coloraxis",
-            xgap=1,
-            ygap=1,
-            hoverinfo="skip",
-            row=row,
-            col=1,
-        )
+        axes = {"xaxis": f"x{row if row > 1 else ''}", "yaxis": f"y{row if row > 1 else ''}"}
         null = part["pp_null"] if info.column in ("pp", "enrichment") else pd.Series(np.nan, index=part.index)
-        figure.add_scatter(
-            x=part["column"],
-            y=part["kind"],
-            mode="markers",
-            marker={"symbol": "square", "size": 16, "color": "rgba(0,0,0,0)"},
-            selected={"marker": {"color": "rgba(0,0,0,0)"}},
-            unselected={"marker": {"color": "rgba(0,0,0,0)"}},
-            customdata=np.column_stack(
-                [
-                    part["module"],
-                    part[info.column].astype("float64").map(two_digits),
-                    null.map(two_digits),
-                    part["relative_norm"].map(two_digits),
-                ]
-            ),
-            hovertemplate=f"<b>%{{customdata[0]}}</b><br>{info.title}: %{{customdata[1]}}"
-            + ("<br>principal share by chance: %{customdata[2]}" if null.notna().any() else "")
-            + f"<br>relative norm: %{{customdata[3]}}<extra>{adapter}</extra>",
-            showlegend=False,
-            row=row,
-            col=1,
-        )
+        invisible = {"color": "rgba(0,0,0,0)"}
+        traces += [
+            axes
+            | {
+                "type": "heatmap",
+                "z": grid.to_numpy(np.float32),
+                "x": columns,
+                "y": kinds,
+                "coloraxis": "coloraxis",
+                "xgap": 1,
+                "ygap": 1,
+                "hoverinfo": "skip",
+            },
+            axes
+            | {
+                "type": "scatter",
+                "x": part["column"],
+                "y": part["kind"],
+                "mode": "markers",
+                "marker": {"symbol": "square", "size": 16, **invisible},
+                "selected": {"marker": invisible},
+                "unselected": {"marker": invisible},
+                "customdata": np.column_stack(
+                    [
+                        part["module"],
+                        part[info.column].astype("float64").map(two_digits),
+                        null.map(two_digits),
+                        part["relative_norm"].map(two_digits),
+                    ]
+                ),
+                "hovertemplate": f"<b>%{{customdata[0]}}</b><br>{info.title}: %{{customdata[1]}}"
+                + ("<br>principal share by chance: %{customdata[2]}" if null.notna().any() else "")
+                + f"<br>relative norm: %{{customdata[3]}}<extra>{adapter}</extra>",
+                "showlegend": False,
+            },
+        ]
         marked = part[part["module"] == selected]
         if len(marked):
             x, y = columns.index(marked["column"].iloc[0]), kinds.index(marked["kind"].iloc[0])
-            for line in ({"color": "#000000", "width": 3}, {"color": "#FFFFFF", "width": 1}):
-                figure.add_shape(type="rect", x0=x - 0.5, x1=x + 0.5, y0=y - 0.5, y1=y + 0.5, row=row, col=1, line=line)
-    figure.update_yaxes(range=[len(kinds) - 0.5, -0.5], type="category", showgrid=False)
-    figure.update_xaxes(range=[-0.5, len(columns) - 0.5], type="category", showgrid=False)
-    figure.update_xaxes(title="Layer", row=len(adapters), col=1)
-    figure.update_layout(coloraxis=color_axis(table["shown"], info), hoverdistance=-1, dragmode=False)
-    figure.update_annotations(x=0, xanchor="left", font_size=13)
+            frame: dict[str, Any] = {"type": "rect", "xref": axes["xaxis"], "yref": axes["yaxis"]}
+            frame |= {"x0": x - 0.5, "x1": x + 0.5, "y0": y - 0.5, "y1": y + 0.5}
+            frames += [frame | {"line": {"color": color, "width": width}} for color, width in _FRAME]
+    for name in [name for name in panels if "axis" in name]:
+        count = len(kinds if name.startswith("y") else columns)
+        ends = [count - 0.5, -0.5] if name.startswith("y") else [-0.5, count - 0.5]
+        panels[name] |= {"range": ends, "type": "category", "showgrid": False}
+    panels[f"xaxis{len(adapters) if len(adapters) > 1 else ''}"] |= {"title": "Layer"}
+    panels["annotations"] = [note | {"x": 0, "xanchor": "left", "font": {"size": 13}} for note in panels["annotations"]]
+    panels |= {"shapes": frames, "coloraxis": color_axis(table["shown"], info), "hoverdistance": -1, "dragmode": False}
     height = 130 + len(adapters) * (44 + 26 * len(kinds))
-    return finish(figure, _finding(table, info), info.meaning, height)
+    left = 14 + 7 * max(map(len, kinds), default=0)
+    return finish(go.Figure(traces, panels), _finding(table, info), info.meaning, height, left=left)
 
 
 def shown_values(table: pd.DataFrame, info: MeasureInfo) -> pd.Series:

@@ -1,5 +1,9 @@
 """One layer, one adapter or several: where along the weight's singular directions the update lies."""
 
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -9,10 +13,11 @@ from hiplora.figures.style import (
     BASE,
     NULL,
     PRINCIPAL,
+    across,
     adapter_colors,
-    add_null,
     finish,
     log_axis,
+    null_traces,
     percent,
     percent_format,
     row_of_max,
@@ -20,6 +25,9 @@ from hiplora.figures.style import (
 )
 
 _DIRECTION = "Singular direction of the weight, leading first"
+# Pixels for the widest labels here, percentages of four digits, and the title.
+_LEFT = 72
+PANELS = (("x", "y"), ("x2", "y2"))
 SIDES = {"left": "left: what it writes", "right": "right: what it reads"}
 
 
@@ -31,25 +39,28 @@ def singular_values(table: pd.DataFrame, k: int) -> go.Figure:
         k: principal rank.
     """
     one = table.drop_duplicates("direction")
-    figure = go.Figure()
-    figure.add_scatter(
-        x=_f32(one["direction"]),
-        y=_f32(one["sigma"]),
-        mode="lines",
-        line={"color": BASE, "width": 2},
-        name="σ",
-        hovertemplate="direction %{x}<br>σ = %{y:.4g}<extra></extra>",
-        showlegend=False,
-    )
-    mark_principal(figure, k)
+    line = {
+        "type": "scatter",
+        "x": _f32(one["direction"]),
+        "y": _f32(one["sigma"]),
+        "mode": "lines",
+        "line": {"color": BASE, "width": 2},
+        "name": "σ",
+        "hovertemplate": "direction %{x}<br>σ = %{y:.4g}<extra></extra>",
+        "showlegend": False,
+    }
+    layout = {
+        "xaxis": {"title": _DIRECTION, **direction_axis(len(one))},
+        "yaxis": {"title": "Singular value σ of the weight", "rangemode": "tozero"},
+        "shapes": principal_bands(k),
+    }
     share = float(one.loc[one["direction"] <= k, "sigma_share"].sum())
-    figure.update_xaxes(title=_DIRECTION, **direction_axis(len(one)))
-    figure.update_yaxes(title="Singular value σ of the weight", rangemode="tozero")
     return finish(
-        figure,
+        go.Figure([line], layout),
         f"The top {k} directions hold {percent(share)} of the weight's energy.",
         "Leading singular values of the frozen weight; the share is of its whole energy.",
         340,
+        left=_LEFT,
     )
 
 
@@ -60,45 +71,43 @@ def direction_energy(table: pd.DataFrame, k: int) -> go.Figure:
         table: direction table(s) of one layer, one block of rows per adapter.
         k: principal rank.
     """
-    figure = _both_sides(table, "{side}", "direction %{x}<br>%{y:.3%} of the energy")
+    lines = _both_sides(table, "{side}", "direction %{x}<br>%{y:.3%} of the energy")
     # One direction's share jumps about; what is to be seen is the level, octave by octave.
-    for trace in list(figure.data):
-        x, y = octave_means(np.asarray(trace.x), np.asarray(trace.y))
-        figure.add_scatter(
-            x=x,
-            y=y,
-            mode="lines",
-            line={"color": trace.line.color, "width": 3, "shape": "hv"},
-            xaxis=trace.xaxis,
-            yaxis=trace.yaxis,
-            legendgroup=trace.legendgroup,
-            showlegend=trace.showlegend,
-            name=f"{trace.name}, octave means",
-            hovertemplate=f"from direction %{{x}}<br>%{{y:.3%}} on average<extra>{trace.name}</extra>",
+    levels = []
+    for line in lines:
+        x, y = octave_means(line["x"], line["y"])
+        levels.append(
+            line
+            | {
+                "x": x,
+                "y": y,
+                "line": {"color": line["line"]["color"], "width": 3, "shape": "hv"},
+                "name": f"{line['name']}, octave means",
+                "hovertemplate": f"from direction %{{x}}<br>%{{y:.3%}} on average<extra>{line['name']}</extra>",
+            }
         )
-        trace.update(line_width=1, opacity=0.35, showlegend=False)
-    for col, side in enumerate(SIDES, start=1):
-        figure.add_hline(
-            y=float(table[f"{side}_null"].iloc[0]), line={"color": NULL, "dash": "dash", "width": 2}, row=1, col=col
-        )
-    mark_principal(figure, k)
-    figure.update_xaxes(title="Singular direction", **direction_axis(table["direction"].max()))
-    figure.update_yaxes(
-        title="Share of the update's energy",
-        tickformat=percent_format(table[["left", "right"]].max().max()),
-        row=1,
-        col=1,
+        line |= {"line": {"color": line["line"]["color"], "width": 1}, "opacity": 0.35, "showlegend": False}
+    chance = [
+        across(float(table[f"{side}_null"].iloc[0]), axes, line={"color": NULL, "dash": "dash", "width": 2})
+        for side, axes in zip(SIDES, PANELS, strict=True)
+    ]
+    largest = table[["left", "right"]].max().max()
+    layout = _two_panels(
+        {"title": "Singular direction", **direction_axis(table["direction"].max())},
+        {"tickformat": percent_format(largest), "rangemode": "tozero"},
+        "Share of the update's energy",
+        [*chance, *principal_bands(k, PANELS)],
     )
-    figure.update_yaxes(rangemode="tozero")
     head = table[table["direction"] <= k].groupby("adapter", sort=False)[["left", "right"]].sum().mean(axis=1)
     words = ", ".join(f"{name} {percent(value)}" for name, value in head.items())
     return finish(
-        figure,
+        go.Figure([*lines, *levels], layout),
         f"On the top {k} directions: {words}.",
         "Energy of the update on each singular direction of the weight (mean of both sides in the title). Bold: mean "
         "of the octaves 1, 2, 3–4, 5–8, …; dashed: one direction's share by chance.",
         380,
         panels=True,
+        left=_LEFT,
     )
 
 
@@ -109,18 +118,19 @@ def cumulative_energy(table: pd.DataFrame, k: int) -> go.Figure:
         table: direction table(s) of one layer.
         k: principal rank.
     """
-    figure = _both_sides(table, "{side}_cumulative", "top %{x}<br>%{y:.2%} of the energy")
+    lines = _both_sides(table, "{side}_cumulative", "top %{x}<br>%{y:.2%} of the energy")
     widest = table.groupby("adapter", sort=False)["left_null_high"].sum().idxmax()
     null = table[table["adapter"] == widest]
-    x = _f32(null["direction"])
-    for col, side in enumerate(SIDES, start=1):
+    for side, axes in zip(SIDES, PANELS, strict=True):
         edges = (_f32(null[f"{side}_null_low"]), _f32(null[f"{side}_null_high"]))
         hover = "top %{x}<br>%{y:.2%} by chance<extra></extra>"
-        add_null(figure, x, edges, _f32(null[f"{side}_null"]), row=1, col=col, hover=hover)
-    mark_principal(figure, k)
-    figure.update_xaxes(title="Leading directions counted", **direction_axis(table["direction"].max()))
-    figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
-    figure.update_yaxes(title="Cumulative share of energy", row=1, col=1)
+        lines += null_traces(_f32(null["direction"]), edges, _f32(null[f"{side}_null"]), axes, hover=hover)
+    layout = _two_panels(
+        {"title": "Leading directions counted", **direction_axis(table["direction"].max())},
+        {"range": [0, 1.02], "tickformat": ".0%"},
+        "Cumulative share of energy",
+        principal_bands(k, PANELS),
+    )
     at_k = table[table["direction"] == k].set_index("adapter")
     above = (at_k["left_cumulative"] > at_k["left_null_high"]) & (at_k["right_cumulative"] > at_k["right_null_high"])
     below = (at_k["left_cumulative"] < at_k["left_null_low"]) & (at_k["right_cumulative"] < at_k["right_null_low"])
@@ -130,12 +140,13 @@ def cumulative_energy(table: pd.DataFrame, k: int) -> go.Figure:
         if chosen.any()
     ]
     return finish(
-        figure,
+        go.Figure(lines, layout),
         f"On both sides, up to direction {k}: {'; '.join(words) or 'no adapter is above or below chance'}.",
         "Cumulative energy against an isotropic update with the same singular values. The longer side of a weight has "
         "more dimensions than the weight has directions, so its curve ends below 100 %.",
         380,
         panels=True,
+        left=_LEFT,
     )
 
 
@@ -147,22 +158,25 @@ def gains(table: pd.DataFrame, k: int) -> go.Figure:
         k: principal rank; only these directions are drawn.
     """
     head = table[table["direction"] <= k]
-    adapters = list(dict.fromkeys(head["adapter"]))
     colors = adapter_colors(table["adapter"])
-    figure = go.Figure()
-    for adapter in adapters:
-        part = head[head["adapter"] == adapter]
-        figure.add_bar(
-            x=_f32(part["direction"]),
-            y=_f32(part["gain"]),
-            marker_color=colors[adapter],
-            name=adapter,
-            customdata=_f32(part["core_change"]),
-            hovertemplate="direction %{x}<br>gain %{y:+.3%}<br>change %{customdata:+.3g}<extra>" + adapter + "</extra>",
-        )
-    figure.add_hline(y=0, line={"color": NULL, "width": 1})
-    figure.update_xaxes(title="Principal direction", dtick=max(1, k // 16))
-    figure.update_yaxes(title="Gain c / σ", tickformat="+" + percent_format(head["gain"].abs().max()))
+    bars = [
+        {
+            "type": "bar",
+            "x": _f32(part["direction"]),
+            "y": _f32(part["gain"]),
+            "marker": {"color": colors[adapter]},
+            "name": adapter,
+            "customdata": _f32(part["core_change"]),
+            "hovertemplate": f"direction %{{x}}<br>gain %{{y:+.3%}}<br>change %{{customdata:+.3g}}"
+            f"<extra>{adapter}</extra>",
+        }
+        for adapter, part in _by_adapter(head)
+    ]
+    layout = {
+        "xaxis": {"title": "Principal direction", "dtick": max(1, k // 16)},
+        "yaxis": {"title": "Gain c / σ", "tickformat": "+" + percent_format(head["gain"].abs().max())},
+        "shapes": [across(0.0, line={"color": NULL, "width": 1})],
+    }
     strongest = row_of_max(head.assign(size=head["gain"].abs()), "size")
     title = (
         f"The largest gain is {two_digits(100 * strongest['gain'])} %, on direction {int(strongest['direction'])} "
@@ -170,7 +184,8 @@ def gains(table: pd.DataFrame, k: int) -> go.Figure:
         if strongest is not None
         else "The update changes no singular value."
     )
-    return finish(figure, title, "First-order relative change of each singular value of the weight.", 340)
+    words = "First-order relative change of each singular value of the weight."
+    return finish(go.Figure(bars, layout), title, words, 340, left=_LEFT)
 
 
 def sweep(table: pd.DataFrame, k: int) -> go.Figure:
@@ -180,56 +195,89 @@ def sweep(table: pd.DataFrame, k: int) -> go.Figure:
         table: sweep table(s) of one layer.
         k: principal rank in use, marked.
     """
-    adapters = list(dict.fromkeys(table["adapter"]))
     colors = adapter_colors(table["adapter"])
-    figure = go.Figure()
-    for adapter in adapters:
-        part = table[(table["adapter"] == adapter) & (table["pp"] > 0)]
-        figure.add_scatter(
-            x=_f32(part["principal_rank"]),
-            y=_f32(part["enrichment"]),
-            mode="lines",
-            name=adapter,
-            line={"color": colors[adapter], "width": 2},
-            customdata=_f32(part["pp"]),
-            hovertemplate="k = %{x}<br>%{y:.3g}× chance<br>share %{customdata:.3%}<extra>" + adapter + "</extra>",
-        )
-    figure.add_hline(y=1, line={"color": NULL, "dash": "dash", "width": 2})
-    figure.add_vline(x=k, line={"color": PRINCIPAL, "width": 1.5, "dash": "dot"})
-    figure.update_xaxes(title="Principal rank k", **direction_axis(table["principal_rank"].max()))
-    figure.update_yaxes(title="Enrichment (1 = chance)", **log_axis(table["enrichment"]))
+    lines = [
+        {
+            "type": "scatter",
+            "x": _f32(part["principal_rank"]),
+            "y": _f32(part["enrichment"]),
+            "mode": "lines",
+            "name": adapter,
+            "line": {"color": colors[adapter], "width": 2},
+            "customdata": _f32(part["pp"]),
+            "hovertemplate": f"k = %{{x}}<br>%{{y:.3g}}× chance<br>share %{{customdata:.3%}}<extra>{adapter}</extra>",
+        }
+        for adapter, part in _by_adapter(table[table["pp"] > 0])
+    ]
+    here = {"type": "line", "xref": "x", "yref": "y domain", "x0": k, "x1": k, "y0": 0, "y1": 1}
+    layout = {
+        "xaxis": {"title": "Principal rank k", **direction_axis(table["principal_rank"].max())},
+        "yaxis": {"title": "Enrichment (1 = chance)", **log_axis(table["enrichment"])},
+        "shapes": [
+            across(1.0, line={"color": NULL, "dash": "dash", "width": 2}),
+            here | {"line": {"color": PRINCIPAL, "width": 1.5, "dash": "dot"}},
+        ],
+    }
     at_k = table[table["principal_rank"] == k]
     words = ", ".join(f"{row['adapter']} {two_digits(row['enrichment'])}×" for _, row in at_k.iterrows())
     return finish(
-        figure,
+        go.Figure(lines, layout),
         f"Enrichment at k = {k}: {words}.",
         "Principal block's share over its share by chance, for every k: the split depends on k.",
         340,
+        left=_LEFT,
     )
 
 
-def _both_sides(table: pd.DataFrame, column: str, hover: str) -> go.Figure:
-    """Draw `column` of the direction table, once for each `{side}`, in two panels with one line per adapter."""
+def _by_adapter(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return the rows of each adapter, in the order in which they stand in the table."""
+    return [(name, table[table["adapter"] == name]) for name in dict.fromkeys(table["adapter"])]
+
+
+def _both_sides(table: pd.DataFrame, column: str, hover: str) -> list[dict[str, Any]]:
+    """Return `column` of the direction table, once for each `{side}` and adapter, as lines in two panels."""
+    colors = adapter_colors(table["adapter"])
+    return [
+        {
+            "type": "scatter",
+            "x": _f32(part["direction"]),
+            "y": _f32(part[column.format(side=side)]),
+            "mode": "lines",
+            "line": {"color": colors[adapter], "width": 2},
+            "name": adapter,
+            "legendgroup": adapter,
+            "showlegend": x == "x",
+            "xaxis": x,
+            "yaxis": y,
+            "hovertemplate": f"{hover}<extra>{adapter}</extra>",
+        }
+        for adapter, part in _by_adapter(table)
+        for side, (x, y) in zip(SIDES, PANELS, strict=True)
+    ]
+
+
+def _two_panels(x: dict[str, Any], y: dict[str, Any], title: str, shapes: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the layout of the sides beside each other.
+
+    Args:
+        x: settings of both x axes.
+        y: settings of both y axes, which are one.
+        title: of the y axis.
+        shapes: in the panels.
+    """
+    layout = _sides()
+    axes = {name: layout[name] | x for name in ("xaxis", "xaxis2")}
+    axes |= {"yaxis": layout["yaxis"] | y | {"title": title}, "yaxis2": layout["yaxis2"] | y}
+    return {"annotations": layout["annotations"], "shapes": shapes, **axes}
+
+
+@cache
+def _sides() -> dict[str, Any]:
     figure = make_subplots(
         rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=list(SIDES.values())
     )
-    colors = adapter_colors(table["adapter"])
-    for adapter in dict.fromkeys(table["adapter"]):
-        part = table[table["adapter"] == adapter]
-        for col, side in enumerate(SIDES, start=1):
-            figure.add_scatter(
-                x=_f32(part["direction"]),
-                y=_f32(part[column.format(side=side)]),
-                mode="lines",
-                line={"color": colors[adapter], "width": 2},
-                name=adapter,
-                legendgroup=adapter,
-                showlegend=col == 1,
-                row=1,
-                col=col,
-                hovertemplate=f"{hover}<extra>{adapter}</extra>",
-            )
-    return figure
+    layout: dict[str, Any] = figure.to_dict()["layout"]
+    return layout
 
 
 def octave_means(directions: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -240,9 +288,16 @@ def octave_means(directions: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray
     return np.append(directions[starts], directions[-1] + 1), np.append(means, means[-1])
 
 
-def mark_principal(figure: go.Figure, k: int) -> None:
-    """Shade the principal directions in every panel."""
-    figure.add_vrect(x0=0.8, x1=k + 0.5, fillcolor=PRINCIPAL, opacity=0.12, line_width=0, layer="below")
+def principal_bands(k: int, panels: Sequence[tuple[str, str]] = (("x", "y"),)) -> list[dict[str, Any]]:
+    """Return the shapes that shade the principal directions.
+
+    Args:
+        k: principal rank.
+        panels: axes of each, as traces name them.
+    """
+    band = {"type": "rect", "x0": 0.8, "x1": k + 0.5, "y0": 0, "y1": 1, "layer": "below"}
+    look = {"fillcolor": PRINCIPAL, "opacity": 0.12, "line": {"width": 0}}
+    return [band | look | {"xref": x, "yref": f"{y} domain"} for x, y in panels]
 
 
 def direction_axis(last: int) -> dict[str, object]:

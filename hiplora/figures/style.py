@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,7 +53,9 @@ def _in_order(column: pd.Series) -> list[str]:
     return list(dict.fromkeys(column))
 
 
-def finish(figure: go.Figure, title: str, subtitle: str, height: int, *, panels: bool = False) -> go.Figure:
+def finish(
+    figure: go.Figure, title: str, subtitle: str, height: int, *, panels: bool = False, left: int | None = None
+) -> go.Figure:
     """Give a figure its finding as title, its measure as subtitle, and the common layout.
 
     Args:
@@ -61,69 +64,77 @@ def finish(figure: go.Figure, title: str, subtitle: str, height: int, *, panels:
         subtitle: the measure.
         height: pixels.
         panels: whether panels have titles of their own, which the legend must clear.
+        left: pixels for the labels and the title of the y axis, where these are known; None lets the browser measure
+            them, which takes it about as long as the rest of the drawing.
     """
     gap = 26 if panels else 4
     plot = height - _TOP - _BOTTOM
     figure.update_layout(
         title={"text": title, "subtitle": {"text": subtitle}, "x": 0, "xref": "paper"},
         height=height,
-        margin={"l": 8, "r": 8, "t": _TOP + gap, "b": 8},
+        margin={"l": 8 if left is None else left, "r": 8, "t": _TOP + gap, "b": 8 if left is None else _BOTTOM},
         legend={"orientation": "h", "yanchor": "bottom", "y": 1 + gap / plot, "xanchor": "left", "x": 0},
         hoverlabel={"align": "left"},
         separators=". ",
     )
-    figure.update_xaxes(automargin=True)
-    figure.update_yaxes(automargin=True)
+    if left is None:
+        figure.update_xaxes(automargin=True)
+        figure.update_yaxes(automargin=True)
     return figure
 
 
-def add_null(
-    figure: go.Figure,
+def across(y: float, axes: tuple[str, str] = ("x", "y"), *, line: dict[str, Any]) -> dict[str, Any]:
+    """Return the shape of a horizontal line through a whole panel.
+
+    Args:
+        y: its height.
+        axes: of the panel, as traces name them.
+        line: its look.
+    """
+    return {"type": "line", "xref": f"{axes[0]} domain", "x0": 0, "x1": 1, "yref": axes[1], "y0": y, "y1": y} | {
+        "line": line
+    }
+
+
+def null_traces(
     x: np.ndarray | list[str],
     edges: tuple[np.ndarray | list[float], np.ndarray | list[float]],
     middle: np.ndarray | list[float],
+    axes: tuple[str, str],
     *,
-    row: int,
-    col: int,
     hover: str | None = None,
-) -> None:
-    """Draw what chance would give: a dashed line with its 95 % band, named in the legend of the first column.
+) -> list[dict[str, Any]]:
+    """Return what chance would give: a 95 % band and a dashed line, named in the legend of the first panel.
 
     Args:
-        figure: with panels.
         x: positions.
         edges: lower and upper end of the band.
         middle: of the line.
-        row: of the panel.
-        col: of the panel.
+        axes: of the panel, as traces name them.
         hover: template for the line; without one it says nothing.
     """
     low, high = edges
-    figure.add_scatter(
-        x=np.concatenate([x, x[::-1]]),
-        y=np.concatenate([np.asarray(high, np.float32), np.asarray(low, np.float32)[::-1]]),
-        mode="lines",
-        fill="toself",
-        fillcolor="rgba(138,138,138,0.3)",
-        line={"width": 0},
-        hoverinfo="skip",
-        name="95 % band",
-        showlegend=False,
-        row=row,
-        col=col,
-    )
-    figure.add_scatter(
-        x=x,
-        y=np.asarray(middle, np.float32),
-        mode="lines",
-        name="by chance, 95 % band",
-        line={"color": NULL, "dash": "dash", "width": 2},
-        hoverinfo=None if hover else "skip",
-        hovertemplate=hover,
-        showlegend=col == 1,
-        row=row,
-        col=col,
-    )
+    where = {"type": "scatter", "mode": "lines", "xaxis": axes[0], "yaxis": axes[1]}
+    band = where | {
+        "x": np.concatenate([x, x[::-1]]),
+        "y": np.concatenate([np.asarray(high, np.float32), np.asarray(low, np.float32)[::-1]]),
+        "fill": "toself",
+        "fillcolor": "rgba(138,138,138,0.3)",
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+        "name": "95 % band",
+        "showlegend": False,
+    }
+    line = where | {
+        "x": x,
+        "y": np.asarray(middle, np.float32),
+        "name": "by chance, 95 % band",
+        "line": {"color": NULL, "dash": "dash", "width": 2},
+        "hoverinfo": None if hover else "skip",
+        "hovertemplate": hover,
+        "showlegend": axes[0] == "x",
+    }
+    return [band, line]
 
 
 def two_digits(value: float) -> str:

@@ -31,7 +31,7 @@ def figure_card(
     """Show a figure with its title as text that wraps, and what belongs to it a click away.
 
     Args:
-        figure: titled; the title is kept in what is taken away.
+        figure: titled; on the page the title is text beside it, in what is taken away it is part of it.
         name: file name of what is taken away, and key of the chart.
         table: what the figure shows.
         measures: whose formula, meaning and source to show.
@@ -39,11 +39,11 @@ def figure_card(
         python: the lines that make the figure anew.
         chart: passed on to `st.plotly_chart`.
     """
-    title = figure.layout.title
+    title, top = figure.layout.title, figure.layout.margin.t
     st.markdown(f"#### {plain(title.text)}")
     st.caption(plain(title.subtitle.text))
-    shown = go.Figure(figure).update_layout(title=None, margin_t=figure.layout.margin.t - TITLE_HEIGHT)
-    st.plotly_chart(shown, key=name, config=_CONFIG, alt=title.text, **chart)
+    figure.update_layout(title=None, margin_t=top - TITLE_HEIGHT)
+    st.plotly_chart(figure, key=name, config=_CONFIG, alt=title.text, **chart)
     with st.container(horizontal=True, gap="small"):
         if measures or formula:
             with st.popover("Formula", icon=":material/function:"):
@@ -64,7 +64,7 @@ def figure_card(
         )
         st.download_button(
             "HTML",
-            lambda: figure.to_html(include_plotlyjs=True),
+            lambda: go.Figure(figure).update_layout(title=title, margin_t=top).to_html(include_plotlyjs=True),
             f"{name}.html",
             "text/html",
             icon=":material/download:",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 _RESULTS = Path(__file__).with_name("results.json")
-PARTS = ("layer", "svd", "analysis", "memory")
+PARTS = ("layer", "svd", "analysis", "memory", "screen")
 
 
 def _shape(text: str) -> tuple[int, int]:
@@ -61,7 +61,7 @@ def _measure(args: argparse.Namespace, cache: Path) -> None:
     import torch
     import transformers
 
-    from tests.benchmarks import analysis, layer, memory, report, svd
+    from tests.benchmarks import analysis, layer, memory, report, screen, svd
 
     torch.set_num_threads(args.threads)
     transformers.utils.logging.set_verbosity_error()
@@ -79,6 +79,7 @@ def _measure(args: argparse.Namespace, cache: Path) -> None:
         "svd": lambda: svd.svd_lines(args.sizes, args.seconds),
         "analysis": lambda: analysis.analysis_lines(args.layers, args.seconds, left_out),
         "memory": lambda: memory.memory_lines(args.full_blocks, args.scale, args.blocks, args.threads),
+        "screen": lambda: screen.screen_lines(args.rounds, left_out),
     }
     lines: list[report.Line] = []
     start = time.monotonic()

@@ -33,8 +33,8 @@ def analysis_lines(layers: Sequence[int], seconds: float, left_out: list[str]) -
         return
     with tempfile.TemporaryDirectory() as folder:
         every, few = Path(folder) / "every", Path(folder) / "few"
-        _save_adapter(every, None)
-        model = _save_adapter(few, list(layers))
+        save_adapter(every, None)
+        model = save_adapter(few, list(layers))
         spectra = BaseSpectra(open_base(SMOLLM2))
         for _ in spectra.prepare([spectra.base.weights[name] for name in spectra.base.linear_maps]):
             pass
@@ -135,7 +135,7 @@ def _peft(model: Any) -> dict[str, int]:
     return found
 
 
-def _save_adapter(folder: Path, layers: list[int] | None) -> Any:
+def save_adapter(folder: Path, layers: list[int] | None) -> Any:
     """Save a LoRA of random factors whose size varies by layer, so that some maps have intruders and some have none."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM

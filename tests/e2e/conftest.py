@@ -49,7 +49,15 @@ def browser() -> Iterator[Browser]:
         found.close()
 
 
-def _answers(url: str) -> bool:
+def free_port() -> int:
+    """Return the number of a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def answers(url: str) -> bool:
     try:
         return urllib.request.urlopen(url, timeout=1).status == 200
     except OSError:
@@ -63,9 +71,7 @@ def start_server(cache: Path, runs: Path | None = None) -> tuple[subprocess.Pope
         cache: folder of the spectra.
         runs: folder of the training runs; beside the cache by default.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "streamlit", "run", "app.py", f"--server.port={port}", "--server.headless=true"],
         cwd=site_root(),
@@ -75,7 +81,7 @@ def start_server(cache: Path, runs: Path | None = None) -> tuple[subprocess.Pope
         stderr=subprocess.DEVNULL,
     )
     url = f"http://localhost:{port}"
-    while not _answers(f"{url}/_stcore/health"):
+    while not answers(f"{url}/_stcore/health"):
         assert process.poll() is None, f"the app left with code {process.returncode}"
         time.sleep(0.05)
     return process, url
