@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
+from scipy.special import betaincinv
 
 Side = Literal["left", "right", "both"]
 
@@ -66,5 +66,5 @@ def beta_band(mean: Any, variance: Any) -> Null:
     spread = np.where(varies, variance, 1.0)
     concentration = np.maximum(mean * (1 - mean) / spread - 1, 1e-9)
     a, b = np.where(varies, mean * concentration, 1.0), np.where(varies, (1 - mean) * concentration, 1.0)
-    low, high = (np.where(varies, stats.beta.ppf(q, a, b), mean) for q in (0.025, 0.975))
+    low, high = (np.where(varies, betaincinv(a, b, q), mean) for q in (0.025, 0.975))
     return Null(*(value.item() if value.ndim == 0 else value for value in (mean, np.sqrt(variance), low, high)))

@@ -137,9 +137,12 @@ class SpectrumCache:
 
     def _entries(self, weight_hash: str) -> list[tuple[int, Path]]:
         folder = self.folder / "spectra" / weight_hash[:2]
-        return [
-            (int(path.stem.split("-")[2]), path) for path in folder.glob(f"{weight_hash}-v{_VERSION}-*.safetensors")
-        ]
+        start = f"{weight_hash}-v{_VERSION}-"
+        try:
+            paths = [path for path in folder.iterdir() if path.name.startswith(start) and path.suffix == ".safetensors"]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [(int(path.stem.split("-")[2]), path) for path in paths]
 
     def _store(self, spectrum: Spectrum) -> None:
         name = f"{spectrum.weight_hash}-v{_VERSION}-{spectrum.k}{'-complete' if spectrum.complete else ''}"
