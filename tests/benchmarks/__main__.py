@@ -26,8 +26,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="fresh processes for each peak of a step (default: 3)")
     parser.add_argument("--widths", nargs="*", type=int, default=[1024, 2048, 4096], help="of single layers")
     parser.add_argument("--models", nargs="*", default=["SmolLM2-135M-Instruct", "demo"], help="whole models to train")
-    parser.add_argument("--sizes", nargs="*", type=_shape, help="of SVDs (default: 1024 2048 4096 14336x4096)",
-                        default=[(1024, 1024), (2048, 2048), (4096, 4096), (14336, 4096)])  # fmt: skip
+    parser.add_argument("--sizes", nargs="*", type=_shape, help="of SVDs (default: 1024 2048 and Llama-3.1-8B's)",
+                        default=[(1024, 1024), (2048, 2048), (1024, 4096), (4096, 4096), (14336, 4096)])  # fmt: skip
     parser.add_argument("--layers", nargs="+", type=int, default=[0, 14, 29], help="of SmolLM2 for the slow ways")
     parser.add_argument("--scale", type=int, default=8, help="divides Llama's widths, for memory by number of blocks")
     parser.add_argument("--blocks", nargs="+", type=int, default=[2, 8, 32], help="of the narrow Llamas")

@@ -51,7 +51,7 @@ def known_weight(shape: tuple[int, int], k: int, seed: int = 0) -> Known:
     left, right = np.random.SeedSequence(seed).spawn(2)
     weight = np.zeros(shape)
     np.fill_diagonal(weight, sigma)
-    weight = _mix(_mix(weight, left).T, right).T.astype(np.float32)
+    weight = np.ascontiguousarray(_mix(_mix(weight, left).T, right).T, dtype=np.float32)
     return Known(weight, _mix(np.eye(m, k), left), sigma[:k], _mix(np.eye(n, k), right))
 
 

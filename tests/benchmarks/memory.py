@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from tests.benchmarks.matrices import known_weight
 from tests.benchmarks.report import Line
 from tests.benchmarks.timing import ROOT, paired_ratio
 
@@ -57,7 +59,7 @@ def memory_lines(full_blocks: int, scale: int, blocks: Sequence[int], threads: i
         threads: of the command.
     """
     narrow = Shape(scale)
-    peaks = {count: measure(narrow, count, threads) for count in blocks}
+    peaks = {count: measure(narrow, count, threads)[0] for count in blocks}
     for command in ("svd", "analyze"):
         first = peaks[blocks[0]][command]
         for count in blocks[1:]:
@@ -76,7 +78,7 @@ def memory_lines(full_blocks: int, scale: int, blocks: Sequence[int], threads: i
             )
     if full_blocks:
         full = Shape()
-        found = measure(full, full_blocks, threads)
+        found, seconds = measure(full, full_blocks, threads)
         for command, peak in found.items():
             yield Line(
                 "memory",
@@ -87,25 +89,34 @@ def memory_lines(full_blocks: int, scale: int, blocks: Sequence[int], threads: i
                 paired_ratio([peak], [8 * max(m * n for m, n in full.maps.values())]),
                 ours=peak,
                 theirs=8 * max(m * n for m, n in full.maps.values()),
-                note=f"{peak / 1e9:.2g} GB; 32 blocks are {full.bytes(32) / 1e9:.2g} GB",
+                note=f"{peak / 1e9:.2g} GB; 32 blocks are {full.bytes(32) / 1e9:.2g} GB; "
+                f"{seconds[command] / full_blocks:.3g} s a block of seven maps, 32 blocks would take "
+                f"{32 * seconds[command] / full_blocks / 60:.2g} minutes",
             )
 
 
-def measure(shape: Shape, blocks: int, threads: int) -> dict[str, float]:
-    """Return the peak RSS in bytes of `hiplora svd`, and of `hiplora analyze` after it, as the commands print it."""
+def measure(shape: Shape, blocks: int, threads: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the peak RSS in bytes of `hiplora svd`, and of `hiplora analyze` after it, and the seconds they took."""
     with tempfile.TemporaryDirectory(prefix="hiplora-benchmark-") as folder:
         base, adapter, cache = (Path(folder) / name for name in ("base", "adapter", "cache"))
         write_checkpoint(base, shape, blocks)
         write_adapter(adapter, shape, blocks)
         commands = {"svd": ["svd", str(base)], "analyze": ["analyze", str(base), str(adapter), "--k", "16"]}
-        return {name: _peak(arguments, cache, threads) for name, arguments in commands.items()}
+        peaks, seconds = {}, {}
+        for name, arguments in commands.items():
+            start = time.perf_counter()
+            peaks[name] = _peak(arguments, cache, threads)
+            seconds[name] = time.perf_counter() - start
+        return peaks, seconds
 
 
 def write_checkpoint(folder: Path, shape: Shape, blocks: int) -> None:
-    """Write a checkpoint of one shard a block. The blocks differ in one number: enough to be other weights."""
+    """Write a checkpoint of one shard a block, with spectra as real ones have.
+
+    The blocks differ in one number: enough to be other weights.
+    """
     folder.mkdir()
-    torch.manual_seed(0)
-    weights = {name: torch.randn(m, n).mul_(n**-0.5).bfloat16() for name, (m, n) in shape.maps.items()}
+    weights = {name: torch.from_numpy(known_weight(size, 64).weight).bfloat16() for name, size in shape.maps.items()}
     places = {}
     for block in range(blocks):
         shard = f"model-{block + 1:05d}-of-{blocks:05d}.safetensors"
