@@ -1,5 +1,6 @@
 """The adapter inside a model that trains, as the readers of saved adapters see it."""
 
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,8 @@ class _StateDict(Tensors):
         self._state = state
         self.shapes = {key: tuple(value.shape) for key, value in state.items()}
 
-    def read(self, key: str) -> np.ndarray:
-        return np.asarray(self._state[key].detach().float().cpu().numpy())
+    def read_together(self, keys: Sequence[str]) -> list[np.ndarray]:
+        return [np.asarray(self._state[key].detach().float().cpu().numpy()) for key in keys]
 
 
 def live_adapter(model: "PeftModel", folder: Path) -> Adapter:
