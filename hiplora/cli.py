@@ -5,10 +5,12 @@ What needs numpy or more is imported by the command that needs it, so that `--he
 
 import argparse
 import os
+import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -279,28 +281,53 @@ def _prepare(spectra: "BaseSpectra", weights: "Sequence[Weight]", k: int | None)
     from tqdm import tqdm
 
     start, done, total = time.monotonic(), 0, 0
-    with tqdm(
-        total=1.0, bar_format="spectra {percentage:3.0f}%|{bar:30}| {desc}", disable=_rank_of_process() > 0 or None
-    ) as bar:
-        try:
-            for progress in spectra.prepare(weights, k):
-                done, total = progress.done, progress.total
-                left = "" if progress.remaining is None else f", {_duration(progress.remaining)} left"
-                bar.set_description_str(f"{done} of {total} maps{left}", refresh=False)
-                bar.update(progress.share - bar.n)
-        except KeyboardInterrupt:
-            bar.close()
-            _say(
-                f"hiplora: stopped; {done} of {total} spectra are done and kept in {spectra.cache.folder}: run the "
-                "same command again to go on."
-            )
-            raise SystemExit(_INTERRUPTED) from None
+    with (
+        tqdm(
+            total=1.0, bar_format="spectra {percentage:3.0f}%|{bar:30}| {desc}", disable=_rank_of_process() > 0 or None
+        ) as bar,
+        _asked_to_stop("this map") as asked,
+    ):
+        for progress in spectra.prepare(weights, k, asked):
+            done, total = progress.done, progress.total
+            left = "" if progress.remaining is None else f", {_duration(progress.remaining)} left"
+            bar.set_description_str(f"{done} of {total} maps{left}", refresh=False)
+            bar.update(progress.share - bar.n)
+    if done < total:
+        _say(
+            f"hiplora: stopped; {done} of {total} spectra are done and kept in {spectra.cache.folder}: run the "
+            "same command again to go on."
+        )
+        raise SystemExit(_INTERRUPTED)
     return done, time.monotonic() - start
 
 
-def _train(args: argparse.Namespace) -> int | None:
-    import signal
+@contextmanager
+def _asked_to_stop(after: str) -> Iterator[Callable[[], bool]]:
+    """Hand out whether Ctrl-C, or what a scheduler sends before it kills, has come; the second stops at once.
 
+    Nothing is raised the first time: Python drops what is raised while it frees an object.
+
+    Args:
+        after: what is still finished, for the message.
+    """
+    asked = False
+
+    def ask(*_: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        _say(f"hiplora: stopping after {after}; once more to stop at once.")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _train(args: argparse.Namespace) -> int | None:
     from hiplora.sources import open_base
     from hiplora.training import Run, RunConfig
     from hiplora.training.train import check, in_words, train
@@ -324,24 +351,10 @@ def _train(args: argparse.Namespace) -> int | None:
         # Before a folder is made: what does not fit is no run.
         check(open_base(config.base), config)
         run = Run.create(args.out, config) if args.out else Run.create_in(None, config)
-    asked = False
-
-    def ask_to_stop(*_: Any) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        _say("hiplora: stopping after this step, with a checkpoint; once more to stop at once.")
-
     # What PEFT and transformers tell their developers.
     warnings.simplefilter("ignore", FutureWarning)
-    # Ctrl-C, and what a scheduler sends before it kills.
-    before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        _follow(run, lambda report: train(run, lambda: asked, report))
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with _asked_to_stop("this step, with a checkpoint") as asked:
+        _follow(run, lambda report: train(run, asked, report))
     status = run.status
     if status.state == "stopped":
         _say(f"hiplora: {status.message} `hiplora train --resume {run.path}` goes on.")

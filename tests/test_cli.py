@@ -306,7 +306,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path, rng):
     kept = len(list(cache.glob("spectra/*/*.safetensors")))
     assert command.returncode == 130
     assert 2 <= kept < 60
-    assert err.splitlines()[-1].startswith("hiplora: stopped; ")
+    assert err.splitlines()[-1].startswith(f"hiplora: stopped; {kept} of 60 spectra are done ")
     assert err.splitlines()[-1].endswith(f"kept in {cache}: run the same command again to go on.")
     assert "Traceback" not in err
 
