@@ -7,6 +7,7 @@ import scipy.linalg
 
 from hiplora.adapters import Delta, LowRankDelta
 from hiplora.spectrum import Spectrum
+from hiplora.spectrum.blas import one_blas_thread
 
 # Steps of Davidson's method; two or three are enough, and more steps than this take longer than the dense way.
 _STEPS = 8
@@ -48,7 +49,8 @@ def intruder_dimensions(spectrum: Spectrum, delta: Delta, q: int = 10, tau: floa
     if not spectrum.complete:
         raise ValueError(f"intruders need all {min(spectrum.shape)} singular vectors, got {spectrum.k}")
     q = min(q, *spectrum.shape)
-    found = _factored(spectrum, delta, q) if isinstance(delta, LowRankDelta) else _dense(spectrum, delta, q)
+    with one_blas_thread():
+        found = _factored(spectrum, delta, q) if isinstance(delta, LowRankDelta) else _dense(spectrum, delta, q)
     values, projections, total = found
     # Where the changed weight has run out of rank, its singular vectors are arbitrary: they are no directions of it.
     live = values > 1e-12 * max(values[0], 0.0)
@@ -78,7 +80,11 @@ def _factored(spectrum: Spectrum, delta: LowRankDelta, q: int) -> tuple[np.ndarr
     the roles of `X` and `Y` swapped.
     """
     s, wide = spectrum.sigma, spectrum.shape[0] <= spectrum.shape[1]
-    X, Y = spectrum.Ut @ delta.L, spectrum.Vt @ delta.R.T
+    # The bases are kept in float32: more digits would be made up.
+    X, Y = (
+        (basis @ F.astype(basis.dtype)).astype(np.float64)
+        for basis, F in ((spectrum.Ut, delta.L), (spectrum.Vt, delta.R.T))
+    )
     near, far = (X, Y) if wide else (Y, X)
     T = s[:, None] * far + near @ (delta.R @ delta.R.T if wide else delta.L.T @ delta.L) / 2
     values, vectors = _leading_of_sum(s**2, near, T, q)
@@ -104,12 +110,12 @@ def _leading_of_sum(d: np.ndarray, X: np.ndarray, T: np.ndarray, q: int) -> tupl
     """Return the `q` largest eigenvalues of `M = diag(d) + X T^T + T X^T`, `d` falling, and their vectors as columns.
 
     Davidson's method on the leading coordinates, the columns of `X` and `T`, and what its residuals add. As many
-    coordinates are taken as leave no `d` behind that is larger than an eigenvalue looked for (Weyl: the sum of rank
-    `2 r` has at most `2 r` negative eigenvalues), so none can be missed, and their residuals tell how exact they are.
+    coordinates are taken as leave no `d` behind that is larger than an eigenvalue looked for (Weyl: `X T^T + T X^T`
+    has at most `r` negative eigenvalues), so none can be missed, and their residuals tell how exact they are.
     What does not get exact, and what is too small for this to pay, is done with `M` formed.
     """
     size, r = X.shape
-    head = q + 2 * r
+    head = q + r
     if 2 * (head + 2 * r + q * _STEPS) < size:
         h, t = slice(head), slice(head, None)
         tail = np.linalg.qr(np.hstack([X[t], T[t]]))[0]

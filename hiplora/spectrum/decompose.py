@@ -1,14 +1,12 @@
 """The numerical core: singular triplets of one weight, on CPU (numpy) or on the device of a CUDA tensor (torch)."""
 
-import threading
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.linalg
-from threadpoolctl import ThreadpoolController
 
 from hiplora.files import require_finite
+from hiplora.spectrum.blas import one_blas_thread
 from hiplora.spectrum.spectrum import Spectrum, content_hash
 
 if TYPE_CHECKING:
@@ -67,7 +65,7 @@ def decompose(
     if device == "cpu":
         W = np.asarray(weight if isinstance(weight, np.ndarray) else weight.detach().cpu().double(), dtype=np.float64)
         require_finite(W, "the weight")
-        with _BLAS_LOCK, _one_blas_thread():
+        with one_blas_thread():
             U, sigma, Vt, frobenius, residual, algorithm = _solve(W, k, _Cpu)
     else:
         import torch
@@ -112,25 +110,6 @@ class _Cpu:
         chosen = [len(gram) - k, len(gram) - 1]
         _, vectors = scipy.linalg.eigh(gram, subset_by_index=chosen, overwrite_a=True, check_finite=False)
         return vectors[:, ::-1]
-
-
-def _one_blas_thread() -> Any:
-    """Return a context in which numpy and scipy use one thread.
-
-    A decomposition has thousands of short parallel steps, and OpenBLAS waits actively at the end of each. Where another
-    process has taken a core, two threads are 6 to 20 times as slow as one; on a quiet machine they save little. One
-    thread also gives the same bits whatever number a process was started with.
-    """
-    return _blas().limit(limits=1, user_api="blas")
-
-
-# The limit is the process's: a second thread that set and lifted it in between would undo it.
-_BLAS_LOCK = threading.Lock()
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController()
 
 
 class _Torch:

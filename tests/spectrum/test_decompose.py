@@ -209,15 +209,6 @@ def test_truncating_keeps_the_leading_triplets_and_what_is_known_of_the_whole(rn
             whole.truncate(k)
 
 
-def test_the_number_of_blas_threads_is_restored(rng):
-    from threadpoolctl import ThreadpoolController
-
-    blas = ThreadpoolController().select(user_api="blas")
-    before = [library.num_threads for library in blas.lib_controllers]
-    decompose(rng.normal(size=(20, 10)))
-    assert [library.num_threads for library in blas.lib_controllers] == before
-
-
 @pytest.mark.parametrize(("shape", "k"), [((40, 24), 4), ((24, 40), 4), ((24, 24), None)])
 def test_the_routines_of_a_gpu_give_the_same_triplets(rng, shape, k):
     # torch on the CPU stands in for torch on a GPU: named with its index, it is not taken for numpy's place.
