@@ -15,15 +15,15 @@ def budget_cost(core: Tensor, sigma: Tensor, power: float) -> Tensor:
     to half precision. (Paper: a budget weighted by singular values. Our choice: this form of it.)
 
     Args:
-        core: (k, k).
-        sigma: (k,), falling, `sigma[0] > 0`.
+        core: (..., k, k).
+        sigma: (..., k), falling, the first above 0.
         power: `p`.
 
     Returns:
-        0-dimensional, dimensionless. Its gradient at `core = 0` is 0.
+        (...,), dimensionless. Its gradient at `core = 0` is 0.
     """
-    w = (sigma / sigma[0]) ** power
-    return (core * core * torch.outer(w, w)).sum() / (w * sigma).square().sum()
+    w = (sigma / sigma[..., :1]) ** power
+    return (core * core * w[..., :, None] * w[..., None, :]).sum((-2, -1)) / (w * sigma).square().sum(-1)
 
 
 def within_budget(core: Tensor, sigma: Tensor, power: float, epsilon: float) -> Tensor:
@@ -66,13 +66,14 @@ class AddUpdate(torch.autograd.Function):
         """Return `result` plus the update applied to `x`, in the dtype of `result`."""
         with _autocast_off(x):
             k, dtype = len(C), x.dtype
-            w_in = torch.cat([Vt, project_out(A, Vt)]).to(dtype)
-            w_out = torch.cat([Ut, project_out(B.T, Ut)]).to(dtype)
+            A_out, B_out = project_out(A, Vt), project_out(B.T, Ut)
             core = C.to(dtype)
             flat = x.reshape(-1, x.shape[-1])
-            z = flat @ w_in.T
+            z = flat @ _joined(Vt, A_out, dtype).T
             h = torch.cat([z[:, :k] @ core.T, z[:, k:] * scaling], dim=1)
-            ctx.save_for_backward(flat, z, h, w_in, w_out, core, Ut, Vt)
+            w_out = _joined(Ut, B_out, dtype)
+            # The joined factors are made again in the backward: all layers' of a model together would be its largest.
+            ctx.save_for_backward(flat, z, A_out, B_out, core, Ut, Vt)
             ctx.scaling = scaling
             ctx.x_shape = x.shape
             ctx.dtypes = (A.dtype, B.dtype, C.dtype)
@@ -84,25 +85,30 @@ class AddUpdate(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of `result, x, A, B, C`; the factors have none."""
-        flat, z, h, w_in, w_out, core, Ut, Vt = ctx.saved_tensors
-        k, scaling = len(core), ctx.scaling
+        flat, z, A_out, B_out, core, Ut, Vt = ctx.saved_tensors
+        k, scaling, dtype = len(core), ctx.scaling, flat.dtype
         A_dtype, B_dtype, core_dtype = ctx.dtypes
         _, need_x, need_A, need_B, need_C, *_ = ctx.needs_input_grad
         grad_x = grad_A = grad_B = grad_C = None
         with _autocast_off(flat):
-            g = grad.reshape(-1, grad.shape[-1]).to(flat.dtype)
-            gh = g @ w_out.T
+            g = grad.reshape(-1, grad.shape[-1]).to(dtype)
+            gh = g @ _joined(Ut, B_out, dtype).T
+            gh[:, k:] *= scaling
             # Projections are symmetric: the backward applies to the gradients what the forward applied to A and B.
             if need_B:
-                grad_B = project_out(h[:, k:].T @ g, Ut).T.to(B_dtype)
+                grad_B = (project_out(z[:, k:].T @ g, Ut) * scaling).T.to(B_dtype)
             if need_C:
                 grad_C = (gh[:, :k].T @ z[:, :k]).to(core_dtype)
             if need_A:
-                grad_A = (project_out(gh[:, k:].T @ flat, Vt) * scaling).to(A_dtype)
+                grad_A = project_out(gh[:, k:].T @ flat, Vt).to(A_dtype)
             if need_x:
-                gz = torch.cat([gh[:, :k] @ core, gh[:, k:] * scaling], dim=1)
-                grad_x = (gz @ w_in).reshape(ctx.x_shape)
+                gz = torch.cat([gh[:, :k] @ core, gh[:, k:]], dim=1)
+                grad_x = (gz @ _joined(Vt, A_out, dtype)).reshape(ctx.x_shape)
         return grad, grad_x, grad_A, grad_B, grad_C, None, None, None
+
+
+def _joined(basis: Tensor, rest: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.cat([basis, rest]).to(dtype)
 
 
 def compute_dtype(x: Tensor, parameters: Tensor) -> torch.dtype:

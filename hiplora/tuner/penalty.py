@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hiplora.tuner.functional import budget_cost
 from hiplora.tuner.layer import HipLoraLayer
 
 
@@ -20,21 +21,28 @@ def budget_penalty(model: nn.Module) -> Tensor | None:
     Returns:
         0-dimensional, differentiable; None when nothing trainable is in soft mode.
     """
-    costs: dict[str, list[Tensor]] = {}
+    # One product for all cores of a size: hundreds of small ones take longer to start than to compute.
+    alike: dict[tuple[Any, ...], list[tuple[Tensor, Tensor]]] = {}
     for layer in model.modules():
         if not isinstance(layer, HipLoraLayer) or layer.disable_adapters or layer.merged:
             continue
         for name in layer.active_adapters:
             if name not in layer.hiplora_C or not layer.hiplora_C[name].requires_grad:
                 continue
-            if layer.hiplora_settings[name].budget_mode == "soft":
-                costs.setdefault(name, []).append(layer.cost(name))
-    if not costs:
+            settings = layer.hiplora_settings[name]
+            if settings.budget_mode == "soft":
+                core, S = layer.effective_core(name), layer.hiplora_S[name]
+                alike.setdefault((name, settings.budget_power, len(S), S.device), []).append((core, S))
+    if not alike:
         return None
+    costs: dict[str, list[Tensor]] = {}
+    for (name, power, *_), found in alike.items():
+        cores, sigmas = (torch.stack(parts) for parts in zip(*found, strict=True))
+        costs.setdefault(name, []).append(budget_cost(cores, sigmas, power))
     device = next(iter(costs.values()))[0].device
     configs: Any = model.peft_config
     terms = [
-        configs[name].budget_lambda * torch.stack([cost.to(device) for cost in found]).mean()
+        configs[name].budget_lambda * torch.cat([cost.to(device) for cost in found]).mean()
         for name, found in costs.items()
     ]
     return torch.stack(terms).sum()
