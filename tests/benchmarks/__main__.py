@@ -31,7 +31,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--layers", nargs="+", type=int, default=[0, 14, 29], help="of SmolLM2 for the slow ways")
     parser.add_argument("--scale", type=int, default=8, help="divides Llama's widths, for memory by number of blocks")
     parser.add_argument("--blocks", nargs="+", type=int, default=[2, 8, 32], help="of the narrow Llamas")
-    parser.add_argument("--full-blocks", type=int, default=2, help="of the one of full width, 0.44 GB each")
+    parser.add_argument("--full-blocks", nargs="*", type=int, default=[2, 8, 32], help="of full width, 0.44 GB each")
     parser.add_argument("--json", type=Path, default=_RESULTS, help="(default: results.json beside the benchmarks)")
     parser.add_argument("--markdown", type=Path, help="write the table here too")
     return parser.parse_args()
@@ -78,7 +78,9 @@ def _measure(args: argparse.Namespace, cache: Path) -> None:
         "layer": lambda: layer.layer_lines(args.widths, args.models, args.seconds, args.rounds, args.threads, left_out),
         "svd": lambda: svd.svd_lines(args.sizes, args.seconds),
         "analysis": lambda: analysis.analysis_lines(args.layers, args.seconds, left_out),
-        "memory": lambda: memory.memory_lines(args.full_blocks, args.scale, args.blocks, args.threads),
+        "memory": lambda: memory.memory_lines(
+            {memory.Shape(args.scale): args.blocks, memory.Shape(): args.full_blocks}, args.threads
+        ),
         "screen": lambda: screen.screen_lines(args.rounds, left_out),
     }
     lines: list[report.Line] = []

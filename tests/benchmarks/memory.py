@@ -49,50 +49,37 @@ class Shape:
         return "full width" if self.scale == 1 else f"width / {self.scale}"
 
 
-def memory_lines(full_blocks: int, scale: int, blocks: Sequence[int], threads: int) -> Iterator[Line]:
+def memory_lines(blocks: dict[Shape, Sequence[int]], threads: int) -> Iterator[Line]:
     """Yield the comparisons.
 
     Args:
-        full_blocks: of the checkpoint of full width; 0 for none.
-        scale: of the narrower checkpoints.
-        blocks: of each of those, the first being what the others are compared with.
+        blocks: of the checkpoints of each shape, the first being what the others are compared with.
         threads: of the command.
     """
-    narrow = Shape(scale)
-    peaks = {count: measure(narrow, count, threads)[0] for count in blocks}
-    for command in ("svd", "analyze"):
-        first = peaks[blocks[0]][command]
-        for count in blocks[1:]:
-            yield Line(
-                "memory",
-                f"hiplora {command}, {count} blocks",
-                f"{blocks[0]} blocks",
-                f"Llama-3.1-8B, {narrow}, bf16 shards",
-                "peak RSS",
-                paired_ratio([peaks[count][command]], [first]),
-                goal="<= 1.1",
-                ours=peaks[count][command],
-                theirs=first,
-                note=f"{peaks[count][command] / 1e6:.0f} and {first / 1e6:.0f} MB; checkpoints of "
-                f"{narrow.bytes(count) / 1e9:.2g} and {narrow.bytes(blocks[0]) / 1e9:.2g} GB",
-            )
-    if full_blocks:
-        full = Shape()
-        found, seconds = measure(full, full_blocks, threads)
-        for command, peak in found.items():
-            yield Line(
-                "memory",
-                f"hiplora {command}, {full_blocks} blocks",
-                "its largest weight in float64",
-                f"Llama-3.1-8B, {full}, bf16 shards",
-                "peak RSS",
-                paired_ratio([peak], [8 * max(m * n for m, n in full.maps.values())]),
-                ours=peak,
-                theirs=8 * max(m * n for m, n in full.maps.values()),
-                note=f"{peak / 1e9:.2g} GB; 32 blocks are {full.bytes(32) / 1e9:.2g} GB; "
-                f"{seconds[command] / full_blocks:.3g} s a block of seven maps, 32 blocks would take "
-                f"{32 * seconds[command] / full_blocks / 60:.2g} minutes",
-            )
+    for shape, counts in blocks.items():
+        found = {count: measure(shape, count, threads) for count in counts}
+        for command in ("svd", "analyze"):
+            for count, (peaks, seconds) in found.items():
+                per_block = seconds[command] / count
+                largest = 8 * max(m * n for m, n in shape.maps.values())
+                first = count == counts[0]
+                if first and shape.scale > 1:
+                    continue  # the process itself is larger than any of these weights
+                peer = largest if first else found[counts[0]][0][command]
+                yield Line(
+                    "memory",
+                    f"hiplora {command}, {count} blocks",
+                    "its largest weight in float64" if first else f"{counts[0]} blocks",
+                    f"Llama-3.1-8B, {shape}, bf16 shards",
+                    "peak RSS",
+                    paired_ratio([peaks[command]], [peer]),
+                    goal="" if first else "<= 1.1",
+                    ours=peaks[command],
+                    theirs=peer,
+                    note=f"{peaks[command] / 1e6:.0f} and {peer / 1e6:.0f} MB; checkpoint of "
+                    f"{shape.bytes(count) / 1e9:.2g} GB; {per_block:.3g} s a block, "
+                    f"{32 * per_block / 60:.2g} minutes for 32",
+                )
 
 
 def measure(shape: Shape, blocks: int, threads: int) -> tuple[dict[str, float], dict[str, float]]:
