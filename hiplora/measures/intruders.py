@@ -111,8 +111,8 @@ def _leading_of_sum(d: np.ndarray, X: np.ndarray, T: np.ndarray, q: int) -> tupl
 
     Davidson's method on the leading coordinates, the columns of `X` and `T`, and what its residuals add. As many
     coordinates are taken as leave no `d` behind that is larger than an eigenvalue looked for (Weyl: `X T^T + T X^T`
-    has at most `r` negative eigenvalues), so none can be missed, and their residuals tell how exact they are.
-    What does not get exact, and what is too small for this to pay, is done with `M` formed.
+    has at most `r` negative eigenvalues). The residuals tell how exact the eigenvalues are, their number that none was
+    missed. What does not get exact, or is not all, and what is too small for this to pay, is done with `M` formed.
     """
     size, r = X.shape
     head = q + r
@@ -132,7 +132,9 @@ def _leading_of_sum(d: np.ndarray, X: np.ndarray, T: np.ndarray, q: int) -> tupl
             sizes = np.linalg.norm(miss, axis=0)
             open_ = sizes > np.maximum(_TOLERANCE * values, _ROUNDING * values[0])
             if not open_.any():
-                return values, np.vstack([vectors[h], x])
+                if _are_leading(values, d, X, T):
+                    return values, np.vstack([vectors[h], x])
+                break
             apart = values[open_] - d[t, None]
             new = miss[:, open_] / np.where(apart > 0, apart, np.inf)
             for _ in range(2):
@@ -143,3 +145,20 @@ def _leading_of_sum(d: np.ndarray, X: np.ndarray, T: np.ndarray, q: int) -> tupl
     M += M.T
     M[range(size), range(size)] += d
     return _leading(M, q)
+
+
+def _are_leading(values: np.ndarray, d: np.ndarray, X: np.ndarray, T: np.ndarray) -> bool:
+    """Whether no other eigenvalue of `diag(d) + X T^T + T X^T` is larger than the least of these, falling.
+
+    Counted by inertia: with `P = [X T]`, `J = [0 I; I 0]` and a bound just above the least, the positive eigenvalues of
+    `M - bound` are those of `D - bound` and of `-J - P^T (D - bound)^-1 P`, less the `r` of `-J` (Haynsworth).
+    """
+    bound, r = values[-1] * (1 + 1e-9), X.shape[1]
+    apart = d - bound
+    if not apart.all():
+        return False
+    P = np.hstack([X, T])
+    schur = -P.T @ (P / apart[:, None])
+    schur -= np.roll(np.eye(2 * r), r, axis=0)
+    count = np.sum(apart > 0) + np.sum(np.linalg.eigvalsh(schur) > 0) - r
+    return bool(count == np.sum(values > bound))

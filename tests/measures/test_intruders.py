@@ -97,6 +97,19 @@ def test_an_update_against_the_base_does_not_hide_what_comes_forward(rng):
     assert found.share == 0
 
 
+def test_an_update_that_leaves_the_leading_directions_alone_is_not_overlooked(rng):
+    # The leading directions are exact at once, and below all of them as long as the update is not yet resolved.
+    size = 200
+    s = np.sqrt(np.concatenate([np.linspace(1.1, 1.0, 11), np.full(95, 0.95), np.full(94, 0.01)]))
+    W0 = np.hstack([np.diag(s), np.zeros((size, size))])
+    x = np.zeros(size)
+    x[11:] = 1 / np.sqrt(size - 11)
+    new = LowRankDelta(np.sqrt(0.5) * x[:, None], np.eye(2 * size)[size : size + 1])
+    found = intruder_dimensions(decompose(W0), new)
+    assert (found.count, found.share) == pytest.approx(reference.intruders(W0, new.dense()), rel=1e-5)
+    assert found.count == 1
+
+
 @pytest.mark.parametrize("steps", [0, 1])
 def test_what_does_not_get_exact_in_a_few_steps_is_done_the_dense_way(rng, monkeypatch, steps):
     W0, (L, R) = rng.normal(size=(240, 300)), (rng.normal(size=(240, 2)), rng.normal(size=(2, 300)))
