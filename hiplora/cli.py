@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process by default.
 
     Returns:
-        Exit code: 0, 2 when something handed in cannot be used (one sentence on stderr), 130 after Ctrl-C.
+        Exit code: 0, 2 when something handed in cannot be used (one sentence on stderr), 130 when asked to stop.
     """
     parser = _parser()
     args, extra = parser.parse_known_args(argv)
@@ -276,11 +276,13 @@ def _prepare(spectra: "BaseSpectra", weights: "Sequence[Weight]", k: int | None)
     """Compute missing spectra under a progress bar; return how many, and the seconds.
 
     Raises:
-        SystemExit: after Ctrl-C, having said what is kept.
+        SystemExit: when asked to stop, having said what is kept.
     """
     from tqdm import tqdm
 
-    start, done, total = time.monotonic(), 0, 0
+    from hiplora.spectrum.prepare import BaseSpectra
+
+    start, done = time.monotonic(), 0
     with (
         tqdm(
             total=1.0, bar_format="spectra {percentage:3.0f}%|{bar:30}| {desc}", disable=_rank_of_process() > 0 or None
@@ -288,13 +290,15 @@ def _prepare(spectra: "BaseSpectra", weights: "Sequence[Weight]", k: int | None)
         _asked_to_stop("this map") as asked,
     ):
         for progress in spectra.prepare(weights, k, asked):
-            done, total = progress.done, progress.total
+            done = progress.done
             left = "" if progress.remaining is None else f", {_duration(progress.remaining)} left"
-            bar.set_description_str(f"{done} of {total} maps{left}", refresh=False)
+            bar.set_description_str(f"{done} of {progress.total} maps{left}", refresh=False)
             bar.update(progress.share - bar.n)
-    if done < total:
-        _say(
-            f"hiplora: stopped; {done} of {total} spectra are done and kept in {spectra.cache.folder}: run the "
+    if asked():
+        # Looked up again, since other processes may have worked on them too.
+        kept = len(weights) - len(BaseSpectra(spectra.base, spectra.cache).missing(weights, k))
+        _say_once(
+            f"hiplora: stopped; {kept} of {len(weights)} spectra are done and kept in {spectra.cache.folder}: run the "
             "same command again to go on."
         )
         raise SystemExit(_INTERRUPTED)
@@ -317,7 +321,7 @@ def _asked_to_stop(after: str) -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        _say(f"hiplora: stopping after {after}; once more to stop at once.")
+        _say_once(f"hiplora: stopping after {after}; once more to stop at once.")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -475,6 +479,12 @@ def _duration(seconds: float) -> str:
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     _say(f"hiplora: {message}")
+
+
+def _say_once(text: str) -> None:
+    """Print one line on stderr, by the first of several processes."""
+    if not _rank_of_process():
+        _say(text)
 
 
 def _say(text: str) -> None:
