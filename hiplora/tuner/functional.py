@@ -66,12 +66,12 @@ class AddUpdate(torch.autograd.Function):
         """Return `result` plus the update applied to `x`, in the dtype of `result`."""
         with _autocast_off(x):
             k, dtype = len(C), x.dtype
-            A_out, B_out = project_out(A, Vt), project_out(B.T, Ut)
+            A_out, B_out = project_out(A, Vt).to(dtype), project_out(B.T, Ut).to(dtype)
             core = C.to(dtype)
             flat = x.reshape(-1, x.shape[-1])
-            z = flat @ _joined(Vt, A_out, dtype).T
+            z = flat @ _joined(Vt, A_out).T
             h = torch.cat([z[:, :k] @ core.T, z[:, k:] * scaling], dim=1)
-            w_out = _joined(Ut, B_out, dtype)
+            w_out = _joined(Ut, B_out)
             # The joined factors are made again in the backward: all layers' of a model together would be its largest.
             ctx.save_for_backward(flat, z, A_out, B_out, core, Ut, Vt)
             ctx.scaling = scaling
@@ -92,7 +92,7 @@ class AddUpdate(torch.autograd.Function):
         grad_x = grad_A = grad_B = grad_C = None
         with _autocast_off(flat):
             g = grad.reshape(-1, grad.shape[-1]).to(dtype)
-            gh = g @ _joined(Ut, B_out, dtype).T
+            gh = g @ _joined(Ut, B_out).T
             gh[:, k:] *= scaling
             # Projections are symmetric: the backward applies to the gradients what the forward applied to A and B.
             if need_B:
@@ -103,12 +103,12 @@ class AddUpdate(torch.autograd.Function):
                 grad_A = project_out(gh[:, k:].T @ flat, Vt).to(A_dtype)
             if need_x:
                 gz = torch.cat([gh[:, :k] @ core, gh[:, k:]], dim=1)
-                grad_x = (gz @ _joined(Vt, A_out, dtype)).reshape(ctx.x_shape)
+                grad_x = (gz @ _joined(Vt, A_out)).reshape(ctx.x_shape)
         return grad, grad_x, grad_A, grad_B, grad_C, None, None, None
 
 
-def _joined(basis: Tensor, rest: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.cat([basis, rest]).to(dtype)
+def _joined(basis: Tensor, rest: Tensor) -> Tensor:
+    return torch.cat([basis.to(rest.dtype), rest])
 
 
 def compute_dtype(x: Tensor, parameters: Tensor) -> torch.dtype:
