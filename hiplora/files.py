@@ -67,7 +67,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class Tensors:
-    """The tensors of one safetensors file, read one at a time so that memory follows the largest, not the file.
+    """The tensors of one safetensors file, read a few at a time so that memory follows the largest, not the file.
 
     Attributes:
         path: the file.

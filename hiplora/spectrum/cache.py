@@ -140,7 +140,7 @@ class SpectrumCache:
         start = f"{weight_hash}-v{_VERSION}-"
         try:
             paths = [path for path in folder.iterdir() if path.name.startswith(start) and path.suffix == ".safetensors"]
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError:
             return []
         return [(int(path.stem.split("-")[2]), path) for path in paths]
 
