@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Ratio:
-    """How one thing compares with another, from pairs of measurements taken next to each other.
+    """How one thing compares with another, from pairs of measurements taken in the same round.
 
     Attributes:
         median: of the ratios of the pairs.
@@ -54,7 +55,9 @@ def race(
     warm_up: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Return the seconds that each call took, round by round: A B C A B C ...
+    """Return the seconds that each call took, round by round, in a new order each: A B C, C A B, ...
+
+    What a call leaves in the processor's caches is the next one's luck: a fixed order would give it to the same one.
 
     Args:
         calls: what to time; a call must wait for its own work to end.
@@ -68,13 +71,13 @@ def race(
         for call in calls.values():
             call()
     found: dict[str, list[float]] = {name: [] for name in calls}
-    start = clock()
+    start, shuffle = clock(), random.Random(0)
     for done in range(most):
         if done >= least and clock() - start >= seconds:
             break
-        for name, call in calls.items():
+        for name in shuffle.sample(list(calls), len(calls)):
             before = clock()
-            call()
+            calls[name]()
             found[name].append(clock() - before)
     return found
 
