@@ -152,7 +152,8 @@ def layers(loaded: Loaded, *, power: float = 1.0, intruders: bool = False) -> pd
 def one_layer(loaded: Loaded, module: str, table: Callable[..., pd.DataFrame]) -> pd.DataFrame:
     """Return the direction or sweep table of one module for all adapters that change it."""
     identities = tuple(_identity(adapter) for adapter in loaded.adapters)
-    k = loaded.session.k
+    # The tables reach as far as the spectrum that is stored, whichever k is marked in them.
+    k = loaded.spectra.cache.stored_k(loaded.base.weights[module].shape, loaded.session.k)
     return _one_layer(loaded.base.identity, identities, module, k, table.__name__, loaded, table)
 
 
