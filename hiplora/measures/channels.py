@@ -9,31 +9,53 @@ from hiplora.adapters import Delta
 
 @dataclass(frozen=True)
 class Channels:
-    """Energies `||.||_F^2` of an update split by the principal subspaces; they add up to `total`.
+    """Energies `||.||_F^2` of an update along the leading singular directions of its weight, and in the four blocks.
+
+    The blocks add up to `total`. The mixed ones come by difference, so all is in float64.
 
     Attributes:
-        pp: `||U_k^T dW V_k||^2`, inside the principal block.
-        pr: `||U_k^T dW (I - V_k V_k^T)||^2`.
-        rp: `||(I - U_k U_k^T) dW V_k||^2`.
-        rr: the rest, in the complement on both sides.
+        core: `C = U_k^T dW V_k`, (k, k).
+        left: `||u_i^T dW||^2` on each left direction, (k,).
+        right: `||dW v_i||^2` on each right direction, (k,).
         total: `||dW||^2`.
-        core: `C = U_k^T dW V_k`, (k, k), float64.
     """
 
-    pp: float
-    pr: float
-    rp: float
-    rr: float
-    total: float
     core: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    total: float
+
+    @property
+    def pp(self) -> float:
+        """`||U_k^T dW V_k||^2`, inside the principal block."""
+        return float(np.sum(self.core**2))
+
+    @property
+    def pr(self) -> float:
+        """`||U_k^T dW (I - V_k V_k^T)||^2`."""
+        return max(float(self.left.sum()) - self.pp, 0.0)
+
+    @property
+    def rp(self) -> float:
+        """`||(I - U_k U_k^T) dW V_k||^2`."""
+        return max(float(self.right.sum()) - self.pp, 0.0)
+
+    @property
+    def rr(self) -> float:
+        """The rest, in the complement on both sides."""
+        return max(self.total - float(self.left.sum() + self.right.sum()) + self.pp, 0.0)
 
     def share(self, block: str) -> float:
         """Return a block's share of the energy; NaN for an update of zeros."""
         return float(getattr(self, block)) / self.total if self.total > 0 else float("nan")
 
+    def truncate(self, k: int) -> "Channels":
+        """Return the same for the leading `k` directions."""
+        return Channels(self.core[:k, :k], self.left[:k], self.right[:k], self.total)
+
 
 def channels(delta: Delta, Ut: np.ndarray, Vt: np.ndarray) -> Channels:
-    """Split an update by the principal subspaces. The mixed blocks come by difference, so all is in float64.
+    """Split an update by the principal subspaces.
 
     Args:
         delta: (m, n).
@@ -41,14 +63,5 @@ def channels(delta: Delta, Ut: np.ndarray, Vt: np.ndarray) -> Channels:
         Vt: (k, n), right singular vectors as rows.
     """
     Ut, Vt = np.asarray(Ut, dtype=np.float64), np.asarray(Vt, dtype=np.float64)
-    rows = delta.project(Ut)
-    core = rows.project(Vt=Vt).dense()
-    pp, left, right, total = float(np.sum(core**2)), rows.energy, delta.project(Vt=Vt).energy, delta.energy
-    return Channels(
-        pp=pp,
-        pr=max(left - pp, 0.0),
-        rp=max(right - pp, 0.0),
-        rr=max(total - left - right + pp, 0.0),
-        total=total,
-        core=core,
-    )
+    rows, columns = delta.project(Ut), delta.project(Vt=Vt)
+    return Channels(rows.project(Vt=Vt).dense(), rows.row_energy(), columns.column_energy(), delta.energy)

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from hiplora.adapters import Delta
+from hiplora.measures.channels import channels
 from hiplora.measures.null import isotropic_null
 from hiplora.measures.ranks import energy_shares
 from hiplora.spectrum import Spectrum
@@ -22,11 +23,10 @@ def direction_table(spectrum: Spectrum, delta: Delta, adapter: str = "") -> pd.D
         delta: (m, n).
         adapter: name, for the table.
     """
-    Ut, Vt = spectrum.Ut.astype(np.float64), spectrum.Vt.astype(np.float64)
+    energies = channels(delta, spectrum.Ut, spectrum.Vt)
     parts = energy_shares(delta.singular_values)
-    total = delta.energy or np.nan
-    rows = delta.project(Ut)
-    change = rows.project(Vt=Vt).dense().diagonal()
+    total = energies.total or np.nan
+    change = energies.core.diagonal()
     directions = np.arange(1, spectrum.k + 1)
     table = pd.DataFrame(
         {
@@ -34,8 +34,8 @@ def direction_table(spectrum: Spectrum, delta: Delta, adapter: str = "") -> pd.D
             "direction": directions,
             "sigma": spectrum.sigma,
             "sigma_share": spectrum.sigma**2 / (spectrum.frobenius**2 or np.nan),
-            "left": rows.row_energy() / total,
-            "right": delta.project(Vt=Vt).column_energy() / total,
+            "left": energies.left / total,
+            "right": energies.right / total,
             "core_change": change,
             "gain": np.divide(change, spectrum.sigma, out=np.full(spectrum.k, np.nan), where=spectrum.sigma > 0),
         }
@@ -57,9 +57,9 @@ def sweep_table(spectrum: Spectrum, delta: Delta, adapter: str = "") -> pd.DataF
         delta: (m, n).
         adapter: name, for the table.
     """
-    core = delta.project(spectrum.Ut.astype(np.float64), spectrum.Vt.astype(np.float64)).dense()
+    energies = channels(delta, spectrum.Ut, spectrum.Vt)
     ks = np.arange(1, spectrum.k + 1)
-    pp = np.cumsum(np.cumsum(core**2, axis=0), axis=1).diagonal() / (delta.energy or np.nan)
+    pp = np.cumsum(np.cumsum(energies.core**2, axis=0), axis=1).diagonal() / (energies.total or np.nan)
     null = isotropic_null(ks, spectrum.shape, energy_shares(delta.singular_values))
     return pd.DataFrame(
         {

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ DEFAULT_EPSILON = 0.05
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one adapter does to one weight, at one `k`. The budget is left open: it is cheap, and sliders move it.
+    """What one adapter does to one weight, at one `k`; a smaller one is cheap (`truncate`), as is another budget.
 
     Attributes:
         adapter: name of the adapter.
@@ -33,11 +33,10 @@ class Measurement:
         module: name of the module in the base.
         shape: `(m, n)`.
         rank: most that the rank of the update can be.
-        channels: the four blocks and the core.
+        channels: the energies by direction, the four blocks and the core.
         sigma: (k,), leading singular values of the weight.
         frobenius: `||W0||_F`.
         singular_values: of the update, falling.
-        null: of the principal block's share.
         epsilon: the adapter's own budget for this module, None when it states none.
         intruders: None unless asked for.
     """
@@ -51,9 +50,17 @@ class Measurement:
     sigma: np.ndarray
     frobenius: float
     singular_values: np.ndarray
-    null: Null
     epsilon: float | None = None
     intruders: Intruders | None = None
+
+    @property
+    def null(self) -> Null:
+        """Of the principal block's share."""
+        return isotropic_null(len(self.sigma), self.shape, energy_shares(self.singular_values))
+
+    def truncate(self, k: int) -> "Measurement":
+        """Return the measurement at a smaller `k`, to rounding what `measure` gives there."""
+        return replace(self, channels=self.channels.truncate(k), sigma=self.sigma[:k])
 
     def row(self, epsilon: float | None = None, power: float = 1.0) -> dict[str, object]:
         """Return one row of the layer table.
@@ -63,7 +70,7 @@ class Measurement:
             power: `p` of the budget's weights.
         """
         m, n = self.shape
-        k, s, parts = len(self.sigma), self.singular_values, self.channels
+        k, s, parts, null = len(self.sigma), self.singular_values, self.channels, self.null
         layer, kind = layer_and_kind(self.module)
         used_epsilon = epsilon or self.epsilon or DEFAULT_EPSILON
         cost = budget_cost(parts.core, self.sigma, power)
@@ -91,10 +98,10 @@ class Measurement:
             "enrichment": pp / (k * k / (m * n)),
             "enrichment_left": (pp + pr) / (k / m),
             "enrichment_right": (pp + rp) / (k / n),
-            "pp_null": self.null.mean,
-            "pp_null_sd": self.null.sd,
-            "pp_null_low": self.null.low,
-            "pp_null_high": self.null.high,
+            "pp_null": null.mean,
+            "pp_null_sd": null.sd,
+            "pp_null_low": null.low,
+            "pp_null_high": null.high,
             "cost": cost,
             "epsilon": used_epsilon,
             "tightness": tightness(cost, used_epsilon),
@@ -135,7 +142,6 @@ def measure(
     if delta.shape != spectrum.shape:
         raise ValueError(f"update of shape {delta.shape} on a weight of shape {spectrum.shape}")
     head = spectrum.truncate(k)
-    s = delta.singular_values
     return Measurement(
         adapter=adapter,
         method=method,
@@ -145,8 +151,7 @@ def measure(
         channels=channels(delta, head.Ut, head.Vt),
         sigma=head.sigma,
         frobenius=spectrum.frobenius,
-        singular_values=s,
-        null=isotropic_null(k, spectrum.shape, energy_shares(s)),
+        singular_values=delta.singular_values,
         epsilon=epsilon,
         intruders=intruder_dimensions(spectrum, delta) if intruders else None,
     )

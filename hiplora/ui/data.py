@@ -33,6 +33,8 @@ from hiplora.ui import runs
 from hiplora.ui.session import Session
 from hiplora.ui.text import plain
 
+_STEP = 64
+"""What is measured at one `k` is at hand for all up to the next multiple."""
 _LOG = logging.getLogger(__name__)
 _Identity = tuple[tuple[str, int, int], ...]
 
@@ -131,11 +133,14 @@ def measured(loaded: Loaded, *, intruders: bool = False) -> list[Measurement]:
     """
     k = loaded.session.k
     prepare(loaded, None if intruders else k)
+    smallest = min(min(weight.shape) for weight in loaded.weights)
+    head = min(-(-k // _STEP) * _STEP, smallest)
     found = []
     with st.spinner("Measuring…", show_time=True):
         for adapter in list(loaded.adapters):
             try:
-                found += _measured(loaded.base.identity, _identity(adapter), k, intruders, loaded.spectra, adapter)
+                ahead = _measured(loaded.base.identity, _identity(adapter), head, intruders, loaded.spectra, adapter)
+                found += [measurement.truncate(k) for measurement in ahead]
             except HiploraError as error:
                 loaded.adapters.remove(adapter)
                 st.error(plain(str(error)), icon=":material/error:")

@@ -70,3 +70,13 @@ def test_an_update_inside_one_block_has_all_its_energy_there(rng, block):
     mixer = rng.normal(size=(L.shape[1], R.shape[0]))
     found = channels(LowRankDelta(L @ mixer, R), spectrum.Ut[:k], spectrum.Vt[:k])
     assert found.share(block) == pytest.approx(1, abs=FLOAT32)
+
+
+@given(cases())
+def test_a_truncated_split_is_the_split_by_fewer_directions(case):
+    for k in range(1, case.k + 1):
+        found = channels(case.delta, case.spectrum.Ut[: case.k], case.spectrum.Vt[: case.k]).truncate(k)
+        alone = channels(case.delta, case.spectrum.Ut[:k], case.spectrum.Vt[:k])
+        for block in ("pp", "pr", "rp", "rr", "total"):
+            assert getattr(found, block) == pytest.approx(getattr(alone, block), rel=1e-9, abs=1e-10 * alone.total)
+        np.testing.assert_allclose(found.core, alone.core, atol=1e-10)

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from peft import LoraConfig
 
@@ -73,6 +74,13 @@ def test_the_budget_may_be_set_for_all_and_its_power_too(spectra, lora_folder):
     np.testing.assert_allclose(tight["tightness"], 5 * usual["tightness"])
     np.testing.assert_allclose(flat["cost"], [reference.cost(m.channels.core, m.sigma, 0) for m in measured], rtol=1e-9)
     assert usual["intruders"].isna().all()
+
+
+def test_a_truncated_measurement_is_that_at_the_smaller_k(spectra, lora_folder):
+    adapter = read_adapter(lora_folder)
+    wide = [measurement.truncate(K) for measurement in measure_layers(spectra, [adapter], 16, intruders=True)]
+    alone = measure_layers(spectra, [adapter], K, intruders=True)
+    pd.testing.assert_frame_equal(layer_table(wide), layer_table(alone), rtol=1e-9)
 
 
 def test_a_dense_update_has_the_same_row(rng):
