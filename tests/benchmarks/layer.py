@@ -15,7 +15,15 @@ from hiplora.sources import known_bases, open_base
 from hiplora.training.config import RunConfig
 from hiplora.training.methods import find_method, match_parameters, peft_config
 from tests.benchmarks.report import Line
-from tests.benchmarks.timing import in_fresh_process, paired_ratio, peak_bytes, race, reset_peak, resident_bytes
+from tests.benchmarks.timing import (
+    in_fresh_process,
+    keep_freed_memory,
+    paired_ratio,
+    peak_bytes,
+    race,
+    reset_peak,
+    resident_bytes,
+)
 
 SMOLLM2 = "SmolLM2-135M-Instruct"
 MODELS = {SMOLLM2: (2, 128), "demo": (64, 32)}
@@ -63,6 +71,7 @@ def layer_lines(widths: Sequence[int], models: Sequence[str], seconds: float, ro
         threads: of torch on the CPU.
         left_out: what cannot be measured here is added to it.
     """
+    keep_freed_memory()
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     if "cuda" not in devices:
         left_out.append("all rows on a GPU: there is none here.")

@@ -1,5 +1,6 @@
 """Two things timed in one process, turn by turn, and what a fresh process needs: every number is a ratio of these."""
 
+import ctypes
 import json
 import os
 import random
@@ -7,12 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
+# Of malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,17 @@ def race(
             calls[name]()
             found[name].append(clock() - before)
     return found
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed, from here to the end of the process (glibc; elsewhere nothing happens).
+
+    Otherwise a call that gives much back makes the next one ask the system for it again, page by page.
+    """
+    with suppress(AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def in_fresh_process(module: str, *arguments: object, threads: int) -> dict[str, float]:
