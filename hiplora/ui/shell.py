@@ -27,6 +27,7 @@ _FRAME, _SESSION = "_frame_runs", "_session"
 
 def run() -> None:
     """Run the app: called by `app.py` and nothing else."""
+    _freeze_imports(len(sys.modules))
     page = _navigation()
     st.session_state[_FRAME] = True
     try:
@@ -37,7 +38,6 @@ def run() -> None:
     finally:
         # A flag that outlives the run would let a page run without its frame.
         st.session_state.pop(_FRAME, None)
-        _freeze_imports(len(sys.modules))
 
 
 def require() -> Session:
@@ -87,12 +87,12 @@ def show_error(error: HiploraError) -> None:
 def _freeze_imports(modules: int) -> None:
     """Keep what was imported out of the collection of garbage with which Streamlit ends every run.
 
-    It holds up the messages of the run (by 0.14 s where torch is imported), and finds nothing there.
+    It holds up the messages of the run (by 0.14 s where torch is imported), and finds nothing there. What is garbage by
+    now went with the end of the run before.
 
     Args:
         modules: how many are imported; pages bring more.
     """
-    gc.collect()
     gc.freeze()
 
 
