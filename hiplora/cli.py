@@ -334,7 +334,8 @@ def _asked_to_stop(after: str) -> Iterator[Callable[[], bool]]:
 def _train(args: argparse.Namespace) -> int | None:
     from hiplora.sources import open_base
     from hiplora.training import Run, RunConfig
-    from hiplora.training.train import check, in_words, train
+    from hiplora.training.recorder import in_words
+    from hiplora.training.train import check, train
 
     fields = {field for _, field, _, _ in _RUN_OPTIONS} | {"core", "budget_mode", "method", "probe", "device"}
     chosen = {name: value for name, value in vars(args).items() if name in fields}

@@ -2,13 +2,10 @@
 
 import errno
 import hashlib
-import json
 import math
-import os
 import platform
 import shutil
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -18,14 +15,14 @@ from hiplora import __version__
 from hiplora.adapters import INITIAL_FILE
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path, read_json
-from hiplora.paths import RUN_ADAPTER
 from hiplora.sources import BaseModel, layer_and_kind, open_base
 from hiplora.spectrum.prepare import BaseSpectra, resolve_device
 from hiplora.training.config import RunConfig
 from hiplora.training.data import Scores, load_data, require_lines
 from hiplora.training.methods import Match, Method, find_method, match_parameters, peft_config
+from hiplora.training.recorder import PRICES, STATES, Recorder, keep_adapters, write_adapter
 from hiplora.training.records import read_texts
-from hiplora.training.run import COMPLETE, Checkpoint, Run, Status
+from hiplora.training.run import Checkpoint, Run, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,10 +33,6 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPER
 
 Report = Callable[[str, int], None]
 """Called with what is being done or was found, and the optimiser steps done."""
-_PRICES = "shadow_prices.json"
-# What only going on needs; of all but the last checkpoint the adapter alone is kept.
-_STATES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
-_TRAINER_FILES = (*_STATES, "trainer_state.json", _PRICES)
 
 
 def adapted_maps(base: BaseModel) -> dict[str, tuple[int, int]]:
@@ -95,7 +88,7 @@ def train(run: Run, stopped: Callable[[], bool] = lambda: False, report: Report 
     """
     with run.exclusively(), ExitStack() as stack:
         stack.enter_context(_told(run))
-        return _Training(run, stopped, report, stack).go()
+        return Training(run, stopped, report, stack).go()
 
 
 @contextmanager
@@ -131,23 +124,26 @@ def _sentence(run: Run, error: BaseException) -> HiploraError | None:
     return None
 
 
-class _Training:
+class Training:
     """One process's part of a run."""
 
     def __init__(self, run: Run, stopped: Callable[[], bool], report: Report, stack: ExitStack):
         self.run, self.config = run, run.config
-        self._asked, self._report, self._stack = stopped, report, stack
+        self._asked, self.report, self.stack = stopped, report, stack
         self.step = 0
         self.device = ""
 
     def stopped(self) -> bool:
+        """Whether the run was asked to end, by its caller or in its folder."""
         return self._asked() or self.run.stop_requested
 
     def phase(self, text: str) -> None:
+        """Say what is being done, in the run's status and to the caller."""
         self.run.set_status(Status("running", text, "", self.device))
-        self._report(text, self.step)
+        self.report(text, self.step)
 
     def go(self) -> Run:
+        """Do what is left of the run: see `train`."""
         run, config = self.run, self.config
         checkpoint = run.checkpoints[-1] if run.checkpoints else None
         if run.status.state == "finished":
@@ -164,7 +160,7 @@ class _Training:
         disable_progress_bar()
         if config.device == "auto" and torch.cuda.is_available():
             self.device = "cuda"
-        self._stack.enter_context(_threads(config.threads or 1))
+        self.stack.enter_context(_threads(config.threads or 1))
         if checkpoint:
             self._check_resumable(checkpoint)
         self.phase("Loading the model")
@@ -180,7 +176,7 @@ class _Training:
         model.to(self.device)
         self.data = load_data(config, base, tokenizer, model)
         for note in self.data.notes:
-            self._report(note, self.step)
+            self.report(note, self.step)
         self.phase("Decomposing the base")
         self.spectra = BaseSpectra(base, device=config.device)
         weights = [base.weights[module] for module in self.match.ranks]
@@ -195,7 +191,7 @@ class _Training:
         self.model = self._adapted(model, checkpoint)
         last = run.rewind(checkpoint.step if checkpoint else -1)
         self._check_room()
-        recorder = _Recorder(self, last, checkpoint)
+        recorder = Recorder(self, last, checkpoint)
         trainer = self._trainer(recorder, torch)
         if checkpoint and checkpoint.step >= config.steps:
             # Only its last words are missing.
@@ -208,7 +204,7 @@ class _Training:
             run.set_status(Status("stopped", "", f"Stopped at step {done} of {config.steps}.", self.device))
             return run
         write_adapter(run, run.checkpoints[-1], self.card(*recorder.last_scores(), done))
-        _keep_adapters(run)
+        keep_adapters(run)
         run.set_status(Status("finished", "", "", self.device))
         return run
 
@@ -221,11 +217,11 @@ class _Training:
         import torch
         from transformers.trainer_pt_utils import safe_globals
 
-        wanted = [*_STATES, "trainer_state.json", *([_PRICES] if self.config.method == "hiplora" else [])]
+        wanted = [*STATES, "trainer_state.json", *([PRICES] if self.config.method == "hiplora" else [])]
         for name in wanted:
             path = checkpoint.path / name
             try:
-                if name in _STATES:
+                if name in STATES:
                     with safe_globals():
                         torch.load(path, map_location="cpu", weights_only=True)
                 else:
@@ -375,201 +371,6 @@ class _Training:
         return card
 
 
-class _Recorder:
-    """Writes down what happens: losses at every step, measurements, scores and checkpoints at theirs."""
-
-    def __init__(self, training: _Training, past: list[dict[str, Any]], checkpoint: Checkpoint | None):
-        self.training, self.run, self.config = training, training.run, training.config
-        steps = [event for event in past if event["event"] == "step"]
-        self._seconds = steps[-1]["seconds"] if steps else 0.0
-        self._scored = next((event for event in reversed(past) if event["event"] == "scores"), None)
-        # A checkpoint whose own loss has not been seen yet.
-        self._unseen: Checkpoint | None = None
-        self._penalty = 0.0
-        self._prices: Any = None
-        if self.config.method == "hiplora":
-            from hiplora.tuner import ShadowPrices
-
-            self._prices = ShadowPrices(training.model)
-            training._stack.callback(self._prices.close)
-            if checkpoint:
-                self._prices.load_state(json.loads((checkpoint.path / _PRICES).read_text(encoding="utf-8")))
-
-    def callback(self) -> Any:
-        """Return it as the Trainer wants it."""
-        from transformers import TrainerCallback
-
-        recorder = self
-
-        class Callback(TrainerCallback):
-            def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                recorder.begin(state.global_step)
-
-            def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                recorder.before_step()
-
-            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                recorder.after_step(state.global_step)
-                if recorder.training.stopped():
-                    control.should_training_stop = control.should_save = True
-
-            def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-                if "loss" in logs:
-                    recorder.log(state, logs)
-
-            def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                recorder.save(state.global_step)
-
-        return Callback()
-
-    def begin(self, step: int) -> None:
-        if step == 0:
-            self.score(0)
-            self.measure(0)
-        self._last = time.perf_counter()
-
-    def before_step(self) -> None:
-        """Keep what the budget charges for the step to come: the loss that the Trainer tells has it in it."""
-        if self.config.method == "hiplora" and self.config.budget_mode == "soft":
-            import torch
-
-            from hiplora.tuner import budget_penalty
-
-            with torch.no_grad():
-                penalty = budget_penalty(self.training.model)
-            self._penalty = 0.0 if penalty is None else float(penalty)
-
-    def after_step(self, step: int) -> None:
-        self.run.require()
-        if not _all_finite(self.training.model):
-            raise self._diverged("no longer a number", step)
-        if self._prices is not None:
-            self._prices.step()
-        now = time.perf_counter()
-        self._seconds += now - self._last
-        if step % self.config.measure_every == 0 or step == self.config.steps:  # type: ignore[operator]
-            self.measure(step)
-        if step % self.config.score_every == 0 or step == self.config.steps:  # type: ignore[operator]
-            self.score(step)
-        # Looking is not training.
-        self._last = time.perf_counter()
-
-    def log(self, state: Any, logs: dict[str, float]) -> None:
-        loss, step = logs["loss"], state.global_step
-        if not math.isfinite(loss):
-            raise self._diverged(str(loss), step)
-        self._unseen = None
-        _keep_adapters(self.run)
-        self.run.append(
-            {
-                "event": "step",
-                "step": step,
-                "loss": loss,
-                "task_loss": loss - self._penalty,
-                "penalty": self._penalty,
-                "learning_rate": logs["learning_rate"],
-                "grad_norm": _finite(logs.get("grad_norm")),
-                "seconds": round(self._seconds, 4),
-                "tokens": int(state.num_input_tokens_seen),
-            }
-        )
-        self.training.step = step
-        self.training._report(f"loss {loss:.4f}", step)
-
-    def _diverged(self, loss: str, step: int) -> HiploraError:
-        """Forget a checkpoint whose own loss is the one that is no number, and return what to say."""
-        if self._unseen is not None:
-            shutil.rmtree(self._unseen.path)
-            shutil.rmtree(self.run.path / RUN_ADAPTER)
-            if kept := self.run.checkpoints:
-                write_adapter(self.run, kept[-1], self.training.card(*self.last_scores(), kept[-1].step))
-        last = self.run.checkpoints[-1].step if self.run.checkpoints else None
-        return HiploraError(
-            f"The loss of {self.run.name} is {loss} at step {step}: "
-            + (f"its last good checkpoint is at step {last}; " if last else "there is no good checkpoint; ")
-            + "start again with a lower learning rate."
-        )
-
-    def last_scores(self) -> tuple[Scores, int]:
-        """Return the scores that were written last, and at which step."""
-        assert self._scored is not None
-        known = ("event", "step", "task_score", "retention", "skills")
-        more = {name: value for name, value in self._scored.items() if name not in known}
-        scores = Scores(self._scored["task_score"], self._scored["retention"], self._scored["skills"], more)
-        return scores, self._scored["step"]
-
-    def measure(self, step: int) -> None:
-        from hiplora.measures.progress import progress_table
-        from hiplora.training.live import live_adapter
-
-        config = self.config
-        adapter = live_adapter(self.training.model, self.run.path)
-        table = progress_table(
-            self.training.spectra, adapter, config.principal_rank, config.epsilon, config.budget_power
-        )
-        total = math.sqrt((table["norm"] ** 2).sum() / (table["base_norm"] ** 2).sum())
-        columns = ("epsilon", "tightness", "principal_norm", "mixed_norm", "residual_norm", "relative_norm")
-        event: dict[str, Any] = {"event": "layers", "step": step, "total_relative_norm": total}
-        event |= {name: [_finite(value) for value in table[name]] for name in columns}
-        if self._prices is not None and (prices := self._prices.prices()):
-            event["shadow_price"] = [prices.get(module, 0.0) for module in table["module"]]
-        self.run.append(event)
-
-    def score(self, step: int) -> None:
-        # At the end on more examples than while it trains.
-        scores = self.training.data.score(self.training.model, step >= self.config.steps)
-        event = {"event": "scores", "step": step, "task_score": scores.task, "retention": scores.retention}
-        self._scored = event | {"skills": scores.skills} | {name: _finite(value) for name, value in scores.more.items()}
-        self.run.append(self._scored)
-        self.training._report(in_words(self._scored), step)
-
-    def save(self, step: int) -> None:
-        """Make what the Trainer saved a complete checkpoint, and the run's adapter."""
-        path = self.run.path / "checkpoints" / f"checkpoint-{step}"
-        # The Trainer's own settings as a pickle, which nothing here reads.
-        (path / "training_args.bin").unlink(missing_ok=True)
-        (path / "README.md").unlink(missing_ok=True)
-        if (self.run.path / INITIAL_FILE).is_file():
-            shutil.copyfile(self.run.path / INITIAL_FILE, path / INITIAL_FILE)
-        if self._prices is not None:
-            (path / _PRICES).write_text(json.dumps(self._prices.state()), encoding="utf-8")
-        _sync(path, self.run.path / "events.jsonl")
-        (path / COMPLETE).touch()
-        _sync(path)
-        self._unseen = Checkpoint(step, path)
-        write_adapter(self.run, self._unseen, self.training.card(*self.last_scores(), step))
-
-
-def in_words(scores: Mapping[str, Any]) -> str:
-    """Return scores, of an event or a card, as the command line says them: shares for a task, losses for a file."""
-    if "validation_loss" in scores:
-        names = ("validation_loss", "probe_loss")
-        said = {name: scores[name] for name in names if name in scores}
-        return ", ".join(
-            f"{name.replace('_', ' ')} {'infinite' if loss is None else format(loss, '.4g')}"
-            for name, loss in said.items()
-        )
-    return f"task score {scores['task_score']:.1%}, {scores['retention']:.1%} of the base kept"
-
-
-def write_adapter(run: Run, checkpoint: Checkpoint, card: dict[str, Any]) -> None:
-    """Put a checkpoint's adapter with its card where the run's adapter is read."""
-    names = ("adapter_config.json", "adapter_model.safetensors", INITIAL_FILE)
-    with atomic_path(run.path / RUN_ADAPTER) as draft:
-        draft.mkdir()
-        for name in names:
-            if (checkpoint.path / name).is_file():
-                shutil.copyfile(checkpoint.path / name, draft / name)
-        (draft / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-
-
-def _keep_adapters(run: Run) -> None:
-    """Leave of every checkpoint but the last the adapter alone."""
-    for earlier in run.checkpoints[:-1]:
-        for name in _TRAINER_FILES:
-            (earlier.path / name).unlink(missing_ok=True)
-
-
 @contextmanager
 def _threads(count: int) -> "Iterator[None]":
     import torch
@@ -580,27 +381,3 @@ def _threads(count: int) -> "Iterator[None]":
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None
-
-
-def _all_finite(model: Any) -> bool:
-    import torch
-
-    trained = [p.detach() for p in model.parameters() if p.requires_grad]
-    return bool(torch.stack([torch.isfinite(p).all() for p in trained]).all())
-
-
-def _sync(*paths: Path) -> None:
-    """Ask the system to write files, or a folder's files and their names, to the disk now."""
-    for path in paths:
-        for each in (*path.iterdir(), path) if path.is_dir() else (path,):
-            if os.name == "nt" and each.is_dir():
-                continue
-            handle = os.open(each, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
