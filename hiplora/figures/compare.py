@@ -138,7 +138,8 @@ def frontier(table: pd.DataFrame, chosen: Sequence[str] = ()) -> go.Figure:
                 [
                     part["adapter"],
                     part["task"],
-                    part["seed"].map(lambda seed: f"{seed:.0f}" if np.isfinite(seed) else "–"),
+                    part["steps"].map(_whole),
+                    part["seed"].map(_whole),
                     part["budget"].where(part["budget"] != "", "no budget"),
                     part["relative_norm"].map(two_digits),
                 ]
@@ -176,9 +177,20 @@ def frontier(table: pd.DataFrame, chosen: Sequence[str] = ()) -> go.Figure:
         f"On {table['task'].iloc[0]}, nothing at hand beats {_listed(best['adapter'].tolist())}"
         + (f"; beaten: {_listed(beaten)}." if beaten else "."),
         "Up and to the right is better; marks by method, chosen adapters in colour. Joined: what no other beats in "
-        "both the task and what is kept of the base.",
+        "both the task and what is kept of the base." + _unequal(table["steps"].dropna()),
         420,
     )
+
+
+def _unequal(steps: pd.Series) -> str:
+    """Return the warning that some trained longer than others, where they did."""
+    if steps.nunique() < 2:
+        return ""
+    return f" Not all trained equally long: {steps.min():.0f} to {steps.max():.0f} steps."
+
+
+def _whole(number: float) -> str:
+    return f"{number:.0f}" if np.isfinite(number) else "–"
 
 
 def _score_axis(scores: pd.Series) -> dict[str, object]:

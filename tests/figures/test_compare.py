@@ -181,8 +181,17 @@ def test_frontier_axes_tell_ticks_apart_and_do_not_reach_beyond_what_can_be_scor
 def test_frontier_tells_how_each_was_made() -> None:
     drawn = [trace for trace in figures.frontier(FRONTIER).data if trace.customdata is not None]
     rows = {row[0]: list(row) for trace in drawn for row in trace.customdata}
-    assert rows["c"] == ["c", "swap", "0", "ε = 0.05", "0.10"]
-    assert rows["a"][3] == "no budget"
+    assert rows["c"] == ["c", "swap", "300", "0", "ε = 0.05", "0.10"]
+    assert rows["a"][4] == "no budget"
+
+
+def test_frontier_says_when_some_trained_longer() -> None:
+    said = [
+        figures.frontier(FRONTIER.assign(steps=steps)).layout.title.subtitle.text
+        for steps in ([300.0, 300, np.nan, 300], [20.0, 300, np.nan, 300])
+    ]
+    assert "equally long" not in said[0]
+    assert said[1].endswith("Not all trained equally long: 20 to 300 steps.")
 
 
 def test_bars_are_the_modules_with_most_of_the_difference_split_by_channel() -> None:
