@@ -146,8 +146,8 @@ def frontier(table: pd.DataFrame, chosen: Sequence[str] = ()) -> go.Figure:
             ),
             hovertemplate="<b>%{customdata[0]}</b>, "
             + method
-            + "<br>task %{customdata[1]} %{x:.2%}, kept %{y:.2%}<br>seed %{customdata[2]}, %{customdata[3]}<br>"
-            "relative norm %{customdata[4]}<extra></extra>",
+            + "<br>task %{customdata[1]} %{x:.2%}, kept %{y:.2%}<br>%{customdata[2]} steps, "
+            "seed %{customdata[3]}, %{customdata[4]}<br>relative norm %{customdata[5]}<extra></extra>",
         )
         # The legend tells methods, which have marks and no colours.
         figure.add_scatter(

@@ -34,6 +34,13 @@ def traces(figure: go.Figure) -> dict[str, go.Scatter]:
     return {trace.name: trace for trace in figure.data if trace.name}
 
 
+def filled_in(template: str, customdata: npt.NDArray[np.object_]) -> str:
+    """Return what a hover says, its `%{customdata[i]}` filled in."""
+    for i, value in enumerate(customdata):
+        template = template.replace(f"%{{customdata[{i}]}}", str(value))
+    return template
+
+
 def shapes(figure: go.Figure, kind: str) -> list[go.layout.Shape]:
     return [shape for shape in figure.layout.shapes if shape.type == kind]
 

@@ -12,7 +12,7 @@ from hiplora.figures import style
 from hiplora.measures import checkpoint_table, frontier_table
 
 from .conftest import K, spectra
-from .reading import lines_in, numbers, panel, same, shapes, traces
+from .reading import filled_in, lines_in, numbers, panel, same, shapes, traces
 
 ORDER = pd.CategoricalDtype(["a", "b", "unscored"])
 SKILLS = pd.DataFrame(
@@ -180,9 +180,10 @@ def test_frontier_axes_tell_ticks_apart_and_do_not_reach_beyond_what_can_be_scor
 
 def test_frontier_tells_how_each_was_made() -> None:
     drawn = [trace for trace in figures.frontier(FRONTIER).data if trace.customdata is not None]
-    rows = {row[0]: list(row) for trace in drawn for row in trace.customdata}
-    assert rows["c"] == ["c", "swap", "300", "0", "ε = 0.05", "0.10"]
-    assert rows["a"][4] == "no budget"
+    said = {row[0]: filled_in(trace.hovertemplate, row) for trace in drawn for row in trace.customdata}
+    assert "task swap" in said["c"]
+    assert said["c"].endswith("300 steps, seed 0, ε = 0.05<br>relative norm 0.10<extra></extra>")
+    assert said["a"].endswith("300 steps, seed 0, no budget<br>relative norm 0.10<extra></extra>")
 
 
 def test_frontier_says_when_some_trained_longer() -> None:
