@@ -50,7 +50,13 @@ class Channels:
         return float(getattr(self, block)) / self.total if self.total > 0 else float("nan")
 
     def truncate(self, k: int) -> "Channels":
-        """Return the same for the leading `k` directions."""
+        """Return the same for the leading `k` directions.
+
+        Raises:
+            ValueError: `k` is not between 1 and the number at hand.
+        """
+        if not 1 <= k <= len(self.core):
+            raise ValueError(f"k must be between 1 and {len(self.core)}, got {k}")
         return Channels(self.core[:k, :k], self.left[:k], self.right[:k], self.total)
 
 

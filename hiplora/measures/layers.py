@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -53,13 +54,17 @@ class Measurement:
     epsilon: float | None = None
     intruders: Intruders | None = None
 
-    @property
+    @cached_property
     def null(self) -> Null:
         """Of the principal block's share."""
         return isotropic_null(len(self.sigma), self.shape, energy_shares(self.singular_values))
 
     def truncate(self, k: int) -> "Measurement":
-        """Return the measurement at a smaller `k`, to rounding what `measure` gives there."""
+        """Return the measurement at a smaller `k`, to rounding what `measure` gives there.
+
+        Raises:
+            ValueError: `k` is not between 1 and the present one.
+        """
         return replace(self, channels=self.channels.truncate(k), sigma=self.sigma[:k])
 
     def row(self, epsilon: float | None = None, power: float = 1.0) -> dict[str, object]:

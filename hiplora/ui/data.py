@@ -139,8 +139,9 @@ def measured(loaded: Loaded, *, intruders: bool = False) -> list[Measurement]:
     with st.spinner("Measuring…", show_time=True):
         for adapter in list(loaded.adapters):
             try:
-                ahead = _measured(loaded.base.identity, _identity(adapter), head, intruders, loaded.spectra, adapter)
-                found += [measurement.truncate(k) for measurement in ahead]
+                found += _truncated(
+                    loaded.base.identity, _identity(adapter), k, head, intruders, loaded.spectra, adapter
+                )
             except HiploraError as error:
                 loaded.adapters.remove(adapter)
                 st.error(plain(str(error)), icon=":material/error:")
@@ -331,6 +332,20 @@ def _measured(
     base: _Identity, adapter: tuple[object, ...], k: int, intruders: bool, _spectra: BaseSpectra, _adapter: Adapter
 ) -> list[Measurement]:
     return measure_layers(_spectra, [_adapter], k, intruders=intruders)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _truncated(
+    base: _Identity,
+    adapter: tuple[object, ...],
+    k: int,
+    head: int,
+    intruders: bool,
+    _spectra: BaseSpectra,
+    _adapter: Adapter,
+) -> list[Measurement]:
+    wide = _measured(base, adapter, head, intruders, _spectra, _adapter)
+    return [measurement.truncate(k) for measurement in wide]
 
 
 @st.cache_data(max_entries=16, show_spinner="Comparing…")

@@ -80,3 +80,11 @@ def test_a_truncated_split_is_the_split_by_fewer_directions(case):
         for block in ("pp", "pr", "rp", "rr", "total"):
             assert getattr(found, block) == pytest.approx(getattr(alone, block), rel=1e-9, abs=1e-10 * alone.total)
         np.testing.assert_allclose(found.core, alone.core, atol=1e-10)
+
+
+@pytest.mark.parametrize("k", [0, -1, 4])
+def test_a_split_is_not_truncated_to_what_is_not_there(rng, k):
+    spectrum = decompose(rng.normal(size=(6, 5))).truncate(3)
+    found = channels(LowRankDelta(np.ones((6, 1)), np.ones((1, 5))), spectrum.Ut, spectrum.Vt)
+    with pytest.raises(ValueError, match="k must be between 1 and 3"):
+        found.truncate(k)
