@@ -1,11 +1,13 @@
-"""What an adapter adds to one frozen weight: low-rank or dense, both answering the same few questions."""
+"""What an adapter adds to one frozen weight: low-rank or dense, both answering the same few questions.
+
+All by numpy: scipy brings threads of its own, and where the two take turns each waits actively on the other's cores.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-import scipy.linalg
 
 
 class Delta(Protocol):
@@ -86,15 +88,16 @@ class LowRankDelta:
     @cached_property
     def singular_values(self) -> np.ndarray:
         """Those of the q x q product of the triangular factors of `L` and `R^T`, (q,)."""
-        T1, T2 = (scipy.linalg.qr(F, mode="r", check_finite=False)[0][: F.shape[1]] for F in (self.L, self.R.T))
-        return scipy.linalg.svd(T1 @ T2.T, compute_uv=False, check_finite=False)
+        # Its types know no mode but the first.
+        T1, T2 = (np.asarray(np.linalg.qr(F, mode="r")) for F in (self.L, self.R.T))
+        return np.linalg.svd(T1 @ T2.T, compute_uv=False)
 
     @cached_property
     def compact_svd(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`Q1 (m x q), s (q), Q2t (q x n)`, by a QR of either factor and the SVD of a q x q matrix."""
-        Q1, T1 = scipy.linalg.qr(self.L, mode="economic")
-        Q2, T2 = scipy.linalg.qr(self.R.T, mode="economic")
-        P, s, Qt = scipy.linalg.svd(T1 @ T2.T, full_matrices=False)
+        Q1, T1 = np.linalg.qr(self.L)
+        Q2, T2 = np.linalg.qr(self.R.T)
+        P, s, Qt = np.linalg.svd(T1 @ T2.T, full_matrices=False)
         return Q1 @ P, s, Qt @ Q2.T
 
     def project(self, Ut: np.ndarray | None = None, Vt: np.ndarray | None = None) -> "LowRankDelta":
@@ -155,13 +158,13 @@ class DenseDelta:
         The squares are exact to rounding; values below 1e-8 of the largest are noise.
         """
         short = self.matrix if self.shape[0] <= self.shape[1] else self.matrix.T
-        values = scipy.linalg.eigh(short @ short.T, eigvals_only=True, driver="evd", check_finite=False)
+        values = np.linalg.eigvalsh(short @ short.T)
         return np.sqrt(np.maximum(values[::-1], 0.0))
 
     @cached_property
     def compact_svd(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The thin SVD."""
-        return scipy.linalg.svd(self.matrix, full_matrices=False)
+        return np.linalg.svd(self.matrix, full_matrices=False)
 
     def project(self, Ut: np.ndarray | None = None, Vt: np.ndarray | None = None) -> "DenseDelta":
         """Return `U^T dW V`."""
