@@ -184,7 +184,7 @@ _RUN_OPTIONS: tuple[tuple[str, str, Callable[[str], float], str], ...] = (
 def _analyze(args: argparse.Namespace) -> None:
     save = _table_writer(args.out)
     from hiplora.adapters import read_adapters
-    from hiplora.measures import changed_weights, layer_table, measure_layers, notes_on, summary_table
+    from hiplora.measures import caveats_on, changed_weights, layer_table, measure_layers, summary_table
     from hiplora.sources import open_base
     from hiplora.spectrum.prepare import BaseSpectra
 
@@ -200,7 +200,7 @@ def _analyze(args: argparse.Namespace) -> None:
     summary = {row["adapter"]: row for row in summary_table(layers).to_dict("records")}
     for adapter in adapters:
         print(_headline(summary[adapter.name], args.k))
-        for note in notes_on(spectra, adapter, layers, args.k):
+        for note in caveats_on(spectra, adapter, layers, args.k):
             print(f"  {note}")
     if save:
         save(layers)

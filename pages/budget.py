@@ -3,7 +3,7 @@
 import streamlit as st
 
 from hiplora import figures
-from hiplora.catalog import MEASURES
+from hiplora.measure_info import MEASURES
 from hiplora.measures import cut_table, layer_table
 from hiplora.ui import cards, data, reallocation, shell
 from hiplora.ui.session import EPSILONS

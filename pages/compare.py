@@ -4,8 +4,8 @@ import pandas as pd
 import streamlit as st
 
 from hiplora import figures
-from hiplora.catalog import DIFFERENCES
 from hiplora.errors import HiploraError
+from hiplora.measure_info import DIFFERENCES
 from hiplora.measures import direction_table, skill_table
 from hiplora.training.methods import TOLERANCE
 from hiplora.ui import cards, data, explore, shell

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from hiplora import demo, figures, lessons
+from hiplora import demo, figures, learn
 from hiplora.ui import cards, shell
 from hiplora.ui.session import EPSILONS
 from hiplora.ui.text import plain
@@ -16,7 +16,7 @@ st.title("Spectral interference, with things to move")
 
 @st.cache_data(show_spinner=False)
 def turns(p, q):
-    return lessons.rotation_effects(p, q)
+    return learn.rotation_effects(p, q)
 
 
 @shell.fragment
@@ -31,18 +31,18 @@ def interference() -> None:
     angle = left.slider(
         "Angle of the update (degrees)", 0, 90, 30, key="learn-angle", help="0: principal; 90: residual."
     )
-    k, count = lessons.PRINCIPAL_RANK, min(lessons.SHAPE)
+    k, count = learn.PRINCIPAL_RANK, min(learn.SHAPE)
     p = middle.slider("Principal direction p", 1, k, 1, key="learn-p")
     q = right.slider("Residual direction q", k + 1, count, 12, key="learn-q")
     energy, effect = st.columns(2, gap="large")
     with energy:
-        table = lessons.rotation_directions(angle, p, q)
+        table = learn.rotation_directions(angle, p, q)
         cards.figure_card(
             figures.rotation_energy(table, k),
             name="learn-energy",
             table=table,
-            python="from hiplora import figures, lessons\n"
-            f"table = lessons.rotation_directions({angle}, p={p}, q={q})\n"
+            python="from hiplora import figures, learn\n"
+            f"table = learn.rotation_directions({angle}, p={p}, q={q})\n"
             f"figures.rotation_energy(table, k={k}).show()",
         )
     with effect:
@@ -51,8 +51,8 @@ def interference() -> None:
             figures.rotation_effect(effects, angle),
             name="learn-effect",
             table=effects,
-            python="from hiplora import figures, lessons\n"
-            f"effects = lessons.rotation_effects(p={p}, q={q})\n"
+            python="from hiplora import figures, learn\n"
+            f"effects = learn.rotation_effects(p={p}, q={q})\n"
             f"figures.rotation_effect(effects, angle={angle}).show()",
         )
     st.markdown(
@@ -85,18 +85,18 @@ def budget() -> None:
     epsilons = [epsilon for epsilon in EPSILONS if 0.01 <= epsilon <= 0.1]
     epsilon = first.select_slider("Budget ε", epsilons, 0.05, key="learn-epsilon")
     power = second.slider("Power p of the weights", 0.0, 2.0, 1.0, 0.25, key="learn-power")
-    penalty = third.slider("Price λ of the soft mode", 0.0, 50.0, lessons.PENALTY, 1.0, key="learn-lambda")
-    cores = lessons.budget_cores(c11, c22, c12, epsilon, power, penalty)
-    sections = lessons.budget_sections(cores["c12"], epsilon, power)
+    penalty = third.slider("Price λ of the soft mode", 0.0, 50.0, learn.PENALTY, 1.0, key="learn-lambda")
+    cores = learn.budget_cores(c11, c22, c12, epsilon, power, penalty)
+    sections = learn.budget_sections(cores["c12"], epsilon, power)
     picture, words = st.columns([3, 2], gap="large")
     with picture:
         cards.figure_card(
             figures.core_budget(sections, cores),
             name="learn-budget",
             table=cores,
-            python="from hiplora import figures, lessons\n"
-            f"cores = lessons.budget_cores({c11}, {c22}, {c12}, epsilon={epsilon}, power={power}, penalty={penalty})\n"
-            f"sections = lessons.budget_sections(cores['c12'], epsilon={epsilon}, power={power})\n"
+            python="from hiplora import figures, learn\n"
+            f"cores = learn.budget_cores({c11}, {c22}, {c12}, epsilon={epsilon}, power={power}, penalty={penalty})\n"
+            f"sections = learn.budget_sections(cores['c12'], epsilon={epsilon}, power={power})\n"
             "figures.core_budget(sections, cores).show()",
         )
     with words:
@@ -124,7 +124,7 @@ def budget() -> None:
 
 @st.cache_data(show_spinner=False)
 def merges():
-    return lessons.merge_effects()
+    return learn.merge_effects()
 
 
 @shell.fragment
@@ -145,8 +145,8 @@ def merging() -> None:
                 getattr(figures, name)(effects, angle),
                 name=f"learn-{name.replace('_', '-')}",
                 table=effects,
-                python="from hiplora import figures, lessons\n"
-                "effects = lessons.merge_effects()\n"
+                python="from hiplora import figures, learn\n"
+                "effects = learn.merge_effects()\n"
                 f"figures.{name}(effects, angle={angle}).show()",
             )
     here = effects[effects["angle"] == angle].iloc[0]
@@ -184,14 +184,14 @@ def merging() -> None:
 
 @st.cache_resource(show_spinner="Loading torch and the demo's models…")
 def load_probe(task: str):
-    from hiplora.demo.probe import Probe
+    from hiplora.demo.sentence import Probe
 
     return Probe(demo.base_path(), [demo.adapter_path(f"{task}-{method}") for method in demo.METHODS])
 
 
 @st.cache_data(show_spinner="Asking both adapters some held-out lines…")
 def comparison(task: str):
-    from hiplora.demo.probe import compare
+    from hiplora.demo.sentence import compare
 
     return compare(load_probe(task))
 
@@ -199,7 +199,7 @@ def comparison(task: str):
 @shell.fragment
 def one_sentence() -> None:
     """(d) One line through the base, LoRA and HiP-LoRA."""
-    from hiplora.demo.probe import answer_table, fork, layer_effects, telling_lines
+    from hiplora.demo.sentence import answer_table, fork, layer_effects, telling_lines
 
     skills = "; ".join(f"`{name}` {skill.summary}" for name, skill in (demo.SKILLS | demo.TASKS).items())
     st.markdown(
@@ -246,7 +246,7 @@ def one_sentence() -> None:
         "held-out lines answered without one wrong character, and the mean over all eight skills relative to the base."
     )
     load = (
-        "from hiplora import demo, figures\nfrom hiplora.demo.probe import Probe, fork, layer_effects\n"
+        "from hiplora import demo, figures\nfrom hiplora.demo.sentence import Probe, fork, layer_effects\n"
         f"adapters = [demo.adapter_path(name) for name in {[lora, hiplora]!r}]\n"
         "probe = Probe(demo.base_path(), adapters)\n"
     )

@@ -3,10 +3,10 @@
 import streamlit as st
 
 from hiplora import figures
-from hiplora.catalog import MEASURES
 from hiplora.errors import HiploraError
-from hiplora.measures import notes_on, summary_table
-from hiplora.measures.alone import adapter_table
+from hiplora.measure_info import MEASURES
+from hiplora.measures import caveats_on, summary_table
+from hiplora.measures.adapters import adapter_table
 from hiplora.ui import cards, data, shell
 from hiplora.ui.text import plain
 
@@ -70,7 +70,7 @@ if loaded.adapters:
         "contested; only a measured score is forgetting. Scores stand here when the adapter's card.json has them."
     )
     for adapter in loaded.adapters:
-        for note in notes_on(loaded.spectra, adapter, layers, session.k):
+        for note in caveats_on(loaded.spectra, adapter, layers, session.k):
             st.warning(plain(f"{adapter.name}: {note}"), icon=":material/info:")
 
 for adapter, reason in loaded.strangers:

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from hiplora import figures
-from hiplora.catalog import MEASURES
+from hiplora.measure_info import MEASURES
 from hiplora.measures import direction_table, sweep_table
 from hiplora.ui import cards, data, explore, shell
 from hiplora.ui.text import plain

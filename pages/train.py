@@ -3,11 +3,12 @@
 import streamlit as st
 
 from hiplora import figures
-from hiplora.catalog import MEASURES
 from hiplora.errors import HiploraError
+from hiplora.figures import curves
+from hiplora.measure_info import MEASURES
 from hiplora.training import Run
 from hiplora.training.prices import price_table
-from hiplora.ui import cards, live, new_run, reallocation, runs, shell
+from hiplora.ui import cards, new_run, reallocation, runs, shell
 from hiplora.ui.text import plain
 
 SHOWN, TO_SHOW, FORM = "runs", "runs-to-show", "new-run"
@@ -102,7 +103,7 @@ def say_where(run: Run) -> None:
         box(plain(status.message or STATES[status.state]), icon=":material/info:")
 
 
-def curves(shown: list[Run], seen: tuple[object, ...]) -> None:
+def live_curves(shown: list[Run], seen: tuple[object, ...]) -> None:
     """What ticks while runs train."""
     if runs.stamp(runs.found()) != seen:
         # The sidebar and the buttons follow too.
@@ -112,15 +113,16 @@ def curves(shown: list[Run], seen: tuple[object, ...]) -> None:
     steps, scores = runs.steps(shown), runs.scores(shown)
     if scores.empty:
         return
+    longest, shares = max(run.config.steps for run in shown), all(run.config.task for run in shown)
     left, right = st.columns(2, gap="large")
     with left:
-        st.markdown(f"#### {plain(live.loss_finding(steps, shown))}")
+        st.markdown(f"#### {plain(curves.loss_finding(steps))}")
         st.caption("Per step, on the batch at hand; without the price of the budget.")
-        st.altair_chart(live.loss_chart(steps, shown), key="live-loss")
+        st.altair_chart(curves.loss_curves(steps, longest), key="live-loss")
     with right:
-        st.markdown(f"#### {plain(live.score_finding(scores, shown))}")
+        st.markdown(f"#### {plain(curves.score_finding(scores))}")
         st.caption(about_scores(shown))
-        st.altair_chart(live.score_chart(scores, shown), key="live-scores")
+        st.altair_chart(curves.score_curves(scores, longest, shares=shares), key="live-scores")
 
 
 def about_scores(shown: list[Run]) -> str:
@@ -266,7 +268,7 @@ else:
     shown = [by_name[name] for name in chosen]
     if shown:
         controls(shown)
-        shell.fragment(lambda: curves(shown, seen), run_every=TICK if going else None)()
+        shell.fragment(lambda: live_curves(shown, seen), run_every=TICK if going else None)()
         take_away(shown)
         shell.fragment(lambda: studied(shown), run_every=SLOW_TICK if going else None)()
         offer_reallocation(shown)

@@ -43,7 +43,7 @@ class Adapter(ABC):
             raise HiploraError(f"{tensors.path} holds no {self.method} weights: check that the folder is an adapter.")
         self.modules = list(self._keys)
         own = {key for keys in self._keys.values() for key in keys.values()}
-        self.notes = _notes_on_extras([key for key in tensors.shapes if key not in own]) + self._notes()
+        self.notes = _caveats_on_extras([key for key in tensors.shapes if key not in own]) + self._notes()
 
     @property
     def base_name(self) -> str:
@@ -112,7 +112,7 @@ class Adapter(ABC):
         ]
 
 
-def _notes_on_extras(keys: list[str]) -> list[str]:
+def _caveats_on_extras(keys: list[str]) -> list[str]:
     """Say what is trained beside the low-rank part: it is not in any number shown."""
     groups: dict[str, list[str]] = {"embedding": [], "bias": [], "module kept whole": []}
     for key in keys:

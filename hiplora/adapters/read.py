@@ -10,8 +10,8 @@ from typing import Any
 from hiplora.adapters.adapter import Adapter
 from hiplora.adapters.dora import MAGNITUDE, DoraAdapter
 from hiplora.adapters.hiplora import HipLoraAdapter
+from hiplora.adapters.initialized import INITIAL_FILE, INITIALIZATIONS, InitializedLoraAdapter
 from hiplora.adapters.lora import LoraAdapter
-from hiplora.adapters.started import INITIAL_FILE, METHODS, StartedLoraAdapter
 from hiplora.errors import HiploraError
 from hiplora.files import Tensors, read_json, reject_lfs_pointer, user_path
 from hiplora.paths import RUN_ADAPTER, RUN_FILE, demo_adapters
@@ -96,7 +96,7 @@ def _lora_reader(folder: Path, config: dict[str, Any], tensors: Tensors) -> type
             f"{folder} was started by {init}, which changes the base too, by quantising it, so its update of the "
             "original base is not known: pass an adapter with another start."
         )
-    if not init.startswith(tuple(METHODS)):
+    if not init.startswith(tuple(INITIALIZATIONS)):
         return DoraAdapter if dora else LoraAdapter
     if dora:
         raise HiploraError(
@@ -108,7 +108,7 @@ def _lora_reader(folder: Path, config: dict[str, Any], tensors: Tensors) -> type
             f"original base: put the weights it started from beside them as {INITIAL_FILE}, or save it with PEFT's "
             "path_initial_model_for_weight_conversion."
         )
-    return StartedLoraAdapter
+    return InitializedLoraAdapter
 
 
 def read_adapters(paths: Iterable[str | Path]) -> list[Adapter]:

@@ -7,8 +7,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from hiplora.catalog import MeasureInfo
 from hiplora.figures.style import DIVERGING, SEQUENTIAL, finish, log_ticks, percent_format, row_of_max, two_digits
+from hiplora.measure_info import MeasureInfo
 
 _OUTSIDE = "other"
 # Seen on dark and on light cells.

@@ -34,7 +34,7 @@ def rotation_energy(directions: pd.DataFrame, k: int) -> go.Figure:
     """Draw the share of a rotated update's energy on each right singular direction, with its mean by chance.
 
     Args:
-        directions: from `hiplora.lessons.rotation_directions`.
+        directions: from `hiplora.learn.rotation_directions`.
         k: principal rank.
     """
     principal = directions["direction"] <= k
@@ -67,7 +67,7 @@ def rotation_effect(effects: pd.DataFrame, angle: float) -> go.Figure:
     """Draw how much the rotated update changes the outputs of typical and of rare inputs, over the angle.
 
     Args:
-        effects: from `hiplora.lessons.rotation_effects`; one of its rows is at `angle`.
+        effects: from `hiplora.learn.rotation_effects`; one of its rows is at `angle`.
         angle: the present position, degrees.
     """
     figure = go.Figure()
@@ -92,8 +92,8 @@ def core_budget(section: pd.DataFrame, cores: pd.DataFrame, reach: float = 0.17)
     """Draw the budget in the plane of `C11` and `C22`, with the raw core and what the hard limit makes of it.
 
     Args:
-        section: from `hiplora.lessons.budget_sections`, one block of rows per `C12`.
-        cores: from `hiplora.lessons.budget_cores`.
+        section: from `hiplora.learn.budget_sections`, one block of rows per `C12`.
+        cores: from `hiplora.learn.budget_cores`.
         reach: how far the axes go.
     """
     figure = go.Figure()
@@ -158,7 +158,7 @@ def merge_error(effects: pd.DataFrame, angle: float) -> go.Figure:
     """Draw how much each of two merged updates disturbs the other's task, over the angle between them.
 
     Args:
-        effects: from `hiplora.lessons.merge_effects`; one of its rows is at `angle`.
+        effects: from `hiplora.learn.merge_effects`; one of its rows is at `angle`.
         angle: the present position, degrees.
     """
     figure = go.Figure()
@@ -180,7 +180,7 @@ def merge_typical(effects: pd.DataFrame, angle: float) -> go.Figure:
     """Draw how much the sum of two updates changes the outputs of typical inputs, over the angle between them.
 
     Args:
-        effects: from `hiplora.lessons.merge_effects`; one of its rows is at `angle`.
+        effects: from `hiplora.learn.merge_effects`; one of its rows is at `angle`.
         angle: the present position, degrees.
     """
     figure = go.Figure()
@@ -209,7 +209,7 @@ def probe_effects(effects: pd.DataFrame) -> go.Figure:
     """Draw how much each channel of each adapter changes the layers' outputs for one sentence.
 
     Args:
-        effects: from `hiplora.demo.probe.layer_effects`.
+        effects: from `hiplora.demo.sentence.layer_effects`.
     """
     adapters = list(dict.fromkeys(effects["adapter"]))
     figure = make_subplots(
@@ -263,7 +263,7 @@ def next_tokens(tokens: pd.DataFrame) -> go.Figure:
     """Draw the probabilities of the most likely next characters, model by model.
 
     Args:
-        tokens: from `hiplora.demo.probe.Probe.next_tokens`; the base comes first.
+        tokens: from `hiplora.demo.sentence.Probe.next_tokens`; the base comes first.
     """
     models = list(dict.fromkeys(tokens["model"]))
     base, adapters = models[0], models[1:]

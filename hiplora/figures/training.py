@@ -5,7 +5,6 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from hiplora.catalog import MEASURES
 from hiplora.figures.heatmap import color_axis, shown_values
 from hiplora.figures.style import (
     MIXED,
@@ -18,6 +17,7 @@ from hiplora.figures.style import (
     row_of_max,
     two_digits,
 )
+from hiplora.measure_info import MEASURES
 
 _CHANNELS = (
     ("principal_norm", "principal ‖PP‖", PRINCIPAL, "solid"),

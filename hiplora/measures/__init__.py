@@ -1,9 +1,9 @@
 """Measures of METHOD.md section 4: deltas x spectra -> tidy pandas tables."""
 
 from hiplora.budget import budget_cost, direction_weights, tightness
-from hiplora.catalog import DIFFERENCES, MEASURES, MeasureInfo
+from hiplora.measure_info import DIFFERENCES, MEASURES, MeasureInfo
+from hiplora.measures.caveats import caveats_on
 from hiplora.measures.channels import Channels, channels
-from hiplora.measures.checkpoints import checkpoint_table
 from hiplora.measures.differences import difference, difference_table
 from hiplora.measures.directions import direction_table, sweep_table
 from hiplora.measures.intruders import Intruders, intruder_dimensions
@@ -17,10 +17,10 @@ from hiplora.measures.layers import (
     measure_layers,
     update_of,
 )
-from hiplora.measures.notes import notes_on
 from hiplora.measures.null import Null, isotropic_null
 from hiplora.measures.octaves import octave_table
 from hiplora.measures.pairs import pair_table
+from hiplora.measures.playback import checkpoint_table
 from hiplora.measures.progress import progress_table
 from hiplora.measures.ranks import effective_rank, stable_rank
 from hiplora.measures.scores import card_table, frontier_table, skill_table
@@ -37,6 +37,7 @@ __all__ = [
     "Null",
     "budget_cost",
     "card_table",
+    "caveats_on",
     "changed_weights",
     "channel_table",
     "channels",
@@ -54,7 +55,6 @@ __all__ = [
     "matched_weights",
     "measure",
     "measure_layers",
-    "notes_on",
     "octave_table",
     "pair_table",
     "progress_table",

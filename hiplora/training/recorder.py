@@ -162,8 +162,8 @@ class Recorder:
 
     def measure(self, step: int) -> None:
         """Write what the adapter does to each layer now."""
+        from hiplora.adapters.from_model import live_adapter
         from hiplora.measures.progress import progress_table
-        from hiplora.training.live import live_adapter
 
         config = self.config
         adapter = live_adapter(self.training.model, self.run.path)

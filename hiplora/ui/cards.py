@@ -6,8 +6,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from hiplora.catalog import MeasureInfo
 from hiplora.figures.style import TITLE_HEIGHT
+from hiplora.measure_info import MeasureInfo
 from hiplora.ui.data import Loaded
 from hiplora.ui.text import plain
 

@@ -12,7 +12,6 @@ import streamlit as st
 from hiplora.adapters import Adapter, name_apart, read_adapter
 from hiplora.analysis import layer_tables, played
 from hiplora.errors import HiploraError
-from hiplora.jobs import Job
 from hiplora.measures import (
     Measurement,
     card_table,
@@ -30,6 +29,7 @@ from hiplora.spectrum.prepare import BaseSpectra, Progress
 from hiplora.training.methods import METHODS
 from hiplora.training.run import Run, list_runs
 from hiplora.ui import runs
+from hiplora.ui.background import BackgroundTask
 from hiplora.ui.session import Session
 from hiplora.ui.text import plain
 
@@ -264,7 +264,7 @@ def prepare(loaded: Loaded, k: int | None) -> None:
         jobs.pop(key, None)
         return
     if key not in jobs:
-        jobs[key] = Job(lambda stopped: loaded.spectra.prepare(missing, k, stopped))
+        jobs[key] = BackgroundTask(lambda stopped: loaded.spectra.prepare(missing, k, stopped))
         jobs[key].wait(1.0)
     snapshot = jobs[key].snapshot()
     if snapshot.running:
@@ -282,7 +282,7 @@ def prepare(loaded: Loaded, k: int | None) -> None:
 
 
 @st.fragment(run_every=0.5)
-def _show_progress(job: Job[Progress], name: str) -> None:
+def _show_progress(job: BackgroundTask[Progress], name: str) -> None:
     snapshot = job.snapshot()
     if not snapshot.running:
         st.rerun()
@@ -299,7 +299,7 @@ def _show_progress(job: Job[Progress], name: str) -> None:
 
 
 @st.cache_resource
-def _jobs() -> dict[object, Job[Progress]]:
+def _jobs() -> dict[object, BackgroundTask[Progress]]:
     return {}
 
 

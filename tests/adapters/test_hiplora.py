@@ -6,7 +6,7 @@ import pytest
 from hiplora import HipLoraConfig
 from hiplora.adapters import read_adapter
 from hiplora.errors import HiploraError
-from hiplora.measures import channels, layer_table, measure_layers, notes_on
+from hiplora.measures import caveats_on, channels, layer_table, measure_layers
 from hiplora.sources import open_base
 from hiplora.spectrum import SpectrumCache
 from hiplora.spectrum.prepare import BaseSpectra
@@ -101,7 +101,7 @@ def test_a_hard_budget_holds_in_the_measured_tightness(make, llama_base):
 def test_another_k_than_its_own_is_noted(make, llama_base):
     adapter, spectra = read_adapter(make()[1]), BaseSpectra(open_base(llama_base))
     for k, expected in ((4, []), (8, ["It was trained at principal rank 4; at k = 8 its channels mix."])):
-        assert notes_on(spectra, adapter, layer_table(measure_layers(spectra, [adapter], k)), k) == expected
+        assert caveats_on(spectra, adapter, layer_table(measure_layers(spectra, [adapter], k)), k) == expected
 
 
 def test_a_copy_of_the_base_in_another_precision_is_noted(make, llama_base, changed_copy):
@@ -110,7 +110,7 @@ def test_a_copy_of_the_base_in_another_precision_is_noted(make, llama_base, chan
 
     copy = changed_copy(llama_base, "half", round_to_half, "model.safetensors")
     adapter, spectra = read_adapter(make()[1]), BaseSpectra(open_base(copy))
-    found = notes_on(spectra, adapter, layer_table(measure_layers(spectra, [adapter], 4)), 4)
+    found = caveats_on(spectra, adapter, layer_table(measure_layers(spectra, [adapter], 4)), 4)
     count = len(adapter.modules)
     assert any(note.startswith(f"{count} of its modules were trained on other weights") for note in found)
 

@@ -7,8 +7,8 @@ import pytest
 
 from hiplora import figures
 from hiplora.adapters import LowRankDelta
-from hiplora.catalog import DIFFERENCES
 from hiplora.figures import style
+from hiplora.measure_info import DIFFERENCES
 from hiplora.measures import checkpoint_table, frontier_table
 
 from .conftest import K, spectra

@@ -5,8 +5,8 @@ import json
 import pandas as pd
 import plotly.graph_objects as go
 
-from hiplora import figures, lessons
-from hiplora.catalog import MEASURES
+from hiplora import figures, learn
+from hiplora.measure_info import MEASURES
 from hiplora.measures import channel_table, cut_table, summary_table
 
 from . import test_budget as budgeted
@@ -39,11 +39,11 @@ def every_figure(layers: pd.DataFrame, directions: pd.DataFrame, sweeps: pd.Data
         "octave_energy": figures.octave_energy(compared.OCTAVES),
         "difference_shares": figures.difference_shares(compared.DIFFERENCE),
         "training_spectrum": figures.training_spectrum(compared.STEPS, K),
-        "rotation_energy": figures.rotation_energy(lessons.rotation_directions(30), lessons.PRINCIPAL_RANK),
-        "rotation_effect": figures.rotation_effect(lessons.rotation_effects(angles=(30,)), 30),
-        "core_budget": figures.core_budget(lessons.budget_sections(), lessons.budget_cores(0.1, 0.1)),
-        "merge_error": figures.merge_error(lessons.merge_effects((30,)), 30),
-        "merge_typical": figures.merge_typical(lessons.merge_effects((30,)), 30),
+        "rotation_energy": figures.rotation_energy(learn.rotation_directions(30), learn.PRINCIPAL_RANK),
+        "rotation_effect": figures.rotation_effect(learn.rotation_effects(angles=(30,)), 30),
+        "core_budget": figures.core_budget(learn.budget_sections(), learn.budget_cores(0.1, 0.1)),
+        "merge_error": figures.merge_error(learn.merge_effects((30,)), 30),
+        "merge_typical": figures.merge_typical(learn.merge_effects((30,)), 30),
         "probe_effects": figures.probe_effects(PROBED),
         "next_tokens": figures.next_tokens(TOKENS),
     }

@@ -7,8 +7,8 @@ import plotly.graph_objects as go
 import pytest
 
 from hiplora import figures
-from hiplora.catalog import MEASURES
 from hiplora.figures import style
+from hiplora.measure_info import MEASURES
 
 from .reading import numbers, same, shapes
 

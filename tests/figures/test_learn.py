@@ -4,12 +4,12 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from hiplora import figures, lessons
+from hiplora import figures, learn
 from hiplora.figures import style
 
 from .reading import level_lines, lines_in, numbers, panel, same, shapes, traces
 
-K = lessons.PRINCIPAL_RANK
+K = learn.PRINCIPAL_RANK
 ANGLE = 30
 
 
@@ -19,7 +19,7 @@ def marked_at(figure: go.Figure) -> set[float]:
 
 
 def test_bars_are_the_energy_of_the_directions_in_the_colours_of_the_channels() -> None:
-    table = lessons.rotation_directions(ANGLE, p=2, q=9)
+    table = learn.rotation_directions(ANGLE, p=2, q=9)
     drawn = traces(figures.rotation_energy(table, K))
     for name, color, part in (
         ("principal directions", style.PRINCIPAL, table[table["direction"] <= K]),
@@ -31,7 +31,7 @@ def test_bars_are_the_energy_of_the_directions_in_the_colours_of_the_channels() 
 
 
 def test_energy_stands_beside_its_mean_by_chance_and_the_title_sums_it_up() -> None:
-    figure = figures.rotation_energy(lessons.rotation_directions(ANGLE), K)
+    figure = figures.rotation_energy(learn.rotation_directions(ANGLE), K)
     assert level_lines(figure) == {"x": pytest.approx(1 / 16)}
     assert f"{style.percent(0.75)} of the update's energy lies on principal directions" in figure.layout.title.text
     assert f"{style.percent(0.25)} on residual" in figure.layout.title.text
@@ -49,9 +49,9 @@ CURVES = [
 @pytest.fixture(scope="module")
 def effects() -> dict[str, pd.DataFrame]:
     angles = (0, ANGLE, 60, 90)
-    merges = lessons.merge_effects(angles)
+    merges = learn.merge_effects(angles)
     return {
-        "rotation_effect": lessons.rotation_effects(angles=angles),
+        "rotation_effect": learn.rotation_effects(angles=angles),
         "merge_error": merges,
         "merge_typical": merges,
     }
@@ -85,13 +85,13 @@ def test_what_is_below_single_precision_is_nothing_in_words(effects: dict[str, p
 
 
 def draw_budget(c11: float, c22: float, c12: float, epsilon: float = 0.05, power: float = 1.0) -> go.Figure:
-    cores = lessons.budget_cores(c11, c22, c12, epsilon, power)
-    return figures.core_budget(lessons.budget_sections(cores["c12"], epsilon, power), cores)
+    cores = learn.budget_cores(c11, c22, c12, epsilon, power)
+    return figures.core_budget(learn.budget_sections(cores["c12"], epsilon, power), cores)
 
 
 def test_cores_stand_where_their_entries_say() -> None:
     drawn = traces(draw_budget(0.1, -0.08, 0.02))
-    cores = lessons.budget_cores(0.1, -0.08, 0.02).set_index("core")
+    cores = learn.budget_cores(0.1, -0.08, 0.02).set_index("core")
     for name in ("raw", "effective"):
         assert numbers(drawn[f"{name} core"].x) == pytest.approx([cores["c11"][name]])
         assert numbers(drawn[f"{name} core"].y) == pytest.approx([cores["c22"][name]])
@@ -99,7 +99,7 @@ def test_cores_stand_where_their_entries_say() -> None:
 
 def test_budget_is_solid_at_the_raw_core_and_dotted_at_the_limited_one() -> None:
     figure = draw_budget(0.1, 0.08, 0.02)
-    sections = lessons.budget_sections(lessons.budget_cores(0.1, 0.08, 0.02)["c12"])
+    sections = learn.budget_sections(learn.budget_cores(0.1, 0.08, 0.02)["c12"])
     drawn = [trace for trace in figure.data if (trace.name or "").startswith("budget spent")]
     assert [trace.line.dash for trace in drawn] == ["solid", "dot"]
     for trace, (_, part) in zip(drawn, sections.groupby("c12", sort=False), strict=True):
@@ -114,7 +114,7 @@ def test_core_within_the_budget_passes_unchanged() -> None:
 
 
 def test_title_says_how_much_the_limit_leaves() -> None:
-    tight = lessons.budget_cores(0.1, 0.08, 0)["tightness"].iloc[0]
+    tight = learn.budget_cores(0.1, 0.08, 0)["tightness"].iloc[0]
     title = draw_budget(0.1, 0.08, 0).layout.title.text
     assert title.startswith(f"Tightness {style.two_digits(tight)}")
     assert f"to {style.percent(1 / tight)} of itself" in title

@@ -5,7 +5,7 @@ from peft import LoraConfig
 
 from hiplora.adapters import DenseDelta, LowRankDelta, read_adapter, read_adapters
 from hiplora.errors import HiploraError
-from hiplora.measures import changed_weights, layer_table, matched_weights, measure, measure_layers, notes_on
+from hiplora.measures import caveats_on, changed_weights, layer_table, matched_weights, measure, measure_layers
 from hiplora.measures.layers import update_of
 from hiplora.sources import open_base
 from hiplora.spectrum import SpectrumCache, decompose
@@ -196,7 +196,7 @@ def test_an_adapter_of_another_base_is_told_by_its_shapes(lora_folder, write_bas
 
 
 def notes(spectra, adapter, k=K):
-    return notes_on(spectra, adapter, layer_table(measure_layers(spectra, [adapter], k)), k)
+    return caveats_on(spectra, adapter, layer_table(measure_layers(spectra, [adapter], k)), k)
 
 
 def test_an_adapter_that_fits_has_nothing_to_note(spectra, lora_folder):

@@ -3,7 +3,7 @@ import pytest
 
 from hiplora.adapters import LowRankDelta, read_adapter
 from hiplora.measures import channel_table, cut_table, layer_table, measure, summary_table
-from hiplora.measures.alone import adapter_table
+from hiplora.measures.adapters import adapter_table
 from hiplora.spectrum import decompose
 from tests.measures import dense_reference as reference
 

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from hiplora.figures import curves
 from hiplora.paths import demo_base
 from hiplora.training import Run, RunConfig
 from hiplora.training.run import Status
-from hiplora.ui import live, runs
+from hiplora.ui import runs
 
 
 @pytest.fixture
@@ -133,17 +134,17 @@ def test_curves_have_axes_that_do_not_move_while_points_come(root: Path) -> None
     for last in (3, 6):
         add_steps(run, last - 2, last)
         run.append({"event": "scores", "step": last, "task_score": 0.5, "retention": 0.75})
-        charts = live.loss_chart(runs.steps([run]), [run]), live.score_chart(runs.scores([run]), [run])
+        charts = curves.loss_curves(runs.steps([run]), 10), curves.score_curves(runs.scores([run]), 10)
         specs.append([{k: v for k, v in c.to_dict().items() if k not in ("data", "datasets")} for c in charts])
     assert specs[0] == specs[1]
 
 
 def test_findings_say_where_the_runs_stand(root: Path) -> None:
     run = create(root, "run")
-    assert live.loss_finding(runs.steps([run]), [run]) == "Task loss: no step yet."
+    assert curves.loss_finding(runs.steps([run])) == "Task loss: no step yet."
     add_steps(run, 1, 1)
     run.append({"event": "scores", "step": 1, "task_score": 0.5, "retention": 0.75})
-    assert live.loss_finding(runs.steps([run]), [run]) == "Task loss: run from 8.0 to 8.0."
-    assert live.score_finding(runs.scores([run]), [run]) == "run scores 50\N{NO-BREAK SPACE}% and keeps " + (
+    assert curves.loss_finding(runs.steps([run])) == "Task loss: run from 8.0 to 8.0."
+    assert curves.score_finding(runs.scores([run])) == "run scores 50\N{NO-BREAK SPACE}% and keeps " + (
         "75\N{NO-BREAK SPACE}% of the base."
     )

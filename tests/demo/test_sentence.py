@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 import hiplora.tuner  # noqa: F401  (registers the method with PEFT)
 from hiplora.demo import SKILLS, TASKS, adapter_path, base_path, read_card
-from hiplora.demo.probe import (
+from hiplora.demo.sentence import (
     BASE,
     END,
     Probe,

@@ -11,7 +11,7 @@ from hiplora.spectrum.prepare import BaseSpectra
 _FUSED = re.compile(r"c_attn|qkv|query_key_value|in_proj")
 
 
-def notes_on(spectra: BaseSpectra, adapter: Adapter, table: pd.DataFrame, k: int) -> list[str]:
+def caveats_on(spectra: BaseSpectra, adapter: Adapter, table: pd.DataFrame, k: int) -> list[str]:
     """Return one sentence for each thing a reader of the numbers must know.
 
     Args:

@@ -6,14 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hiplora import lessons
+from hiplora import learn
 from hiplora.budget import budget_cost, tightness
 from hiplora.tuner.functional import within_budget
 from tests.measures import dense_reference as reference
 
 ANGLE = st.floats(0, 90)
-PRINCIPAL = st.integers(1, lessons.PRINCIPAL_RANK)
-RESIDUAL = st.integers(lessons.PRINCIPAL_RANK + 1, min(lessons.SHAPE))
+PRINCIPAL = st.integers(1, learn.PRINCIPAL_RANK)
+RESIDUAL = st.integers(learn.PRINCIPAL_RANK + 1, min(learn.SHAPE))
 ENTRY = st.floats(-0.2, 0.2)
 EPSILON = st.floats(0.01, 0.2)
 POWER = st.floats(0, 2)
@@ -24,19 +24,19 @@ def rms_ratio(top, bottom, inputs):
 
 
 def drawn(count=50_000):
-    return np.random.default_rng(1).normal(size=(min(lessons.SHAPE), count))
+    return np.random.default_rng(1).normal(size=(min(learn.SHAPE), count))
 
 
 def test_the_spectrum_falls_as_one_over_the_direction():
-    singular = np.linalg.svd(lessons.small_weight(), compute_uv=False)
+    singular = np.linalg.svd(learn.small_weight(), compute_uv=False)
     np.testing.assert_allclose(singular, 1 / np.arange(1, 17))
 
 
 @given(ANGLE, PRINCIPAL, RESIDUAL)
 def test_turning_an_update_keeps_its_size_and_moves_its_energy_between_two_directions(angle, p, q):
-    size = np.linalg.norm(lessons.rotated_update(angle, p, q).dense())
-    assert size == pytest.approx(0.1 * np.linalg.norm(lessons.small_weight()), rel=1e-6)
-    table = lessons.rotation_directions(angle, p, q).set_index("direction")
+    size = np.linalg.norm(learn.rotated_update(angle, p, q).dense())
+    assert size == pytest.approx(0.1 * np.linalg.norm(learn.small_weight()), rel=1e-6)
+    table = learn.rotation_directions(angle, p, q).set_index("direction")
     for side in ("left", "right"):
         assert table[side].sum() == pytest.approx(1, abs=1e-6)
         assert table[side][p] == pytest.approx(np.cos(np.radians(angle)) ** 2, abs=1e-6)
@@ -45,26 +45,26 @@ def test_turning_an_update_keeps_its_size_and_moves_its_energy_between_two_direc
 
 @pytest.mark.parametrize(("p", "q"), [(1, 12), (3, 16)])
 def test_effects_are_those_on_inputs_drawn_at_random(p, q):
-    W0, z = lessons.small_weight(), drawn()
+    W0, z = learn.small_weight(), drawn()
     _, s, V = reference.bases(W0, 16)
-    typical, rare = V @ (s[:, None] * z), V[:, lessons.PRINCIPAL_RANK :] @ z[lessons.PRINCIPAL_RANK :]
-    for row in lessons.rotation_effects(p, q, angles=(0, 35, 90)).itertuples():
-        dW = lessons.rotated_update(row.angle, p, q).dense()
+    typical, rare = V @ (s[:, None] * z), V[:, learn.PRINCIPAL_RANK :] @ z[learn.PRINCIPAL_RANK :]
+    for row in learn.rotation_effects(p, q, angles=(0, 35, 90)).itertuples():
+        dW = learn.rotated_update(row.angle, p, q).dense()
         assert row.typical == pytest.approx(rms_ratio(dW, W0, typical), rel=0.02)
         assert row.rare == pytest.approx(rms_ratio(dW, W0, rare), rel=0.02, abs=1e-6)
 
 
 def test_blocks_of_the_turned_update_are_those_of_the_dense_matrix():
-    U, _, V = reference.bases(lessons.small_weight(), lessons.PRINCIPAL_RANK)
-    row = lessons.rotation_effects(2, 9, angles=(40,)).iloc[0]
-    dW = lessons.rotated_update(40, 2, 9).dense()
+    U, _, V = reference.bases(learn.small_weight(), learn.PRINCIPAL_RANK)
+    row = learn.rotation_effects(2, 9, angles=(40,)).iloc[0]
+    dW = learn.rotated_update(40, 2, 9).dense()
     for block, energy in reference.blocks(dW, U, V).items():
         assert row[block] == pytest.approx(energy / reference.energy(dW), abs=1e-6)
 
 
 @given(PRINCIPAL, RESIDUAL)
 def test_a_principal_update_disturbs_typical_inputs_most_and_a_residual_one_rare_inputs(p, q):
-    effects = lessons.rotation_effects(p, q, angles=range(0, 91, 10))
+    effects = learn.rotation_effects(p, q, angles=range(0, 91, 10))
     assert effects["typical"].is_monotonic_decreasing
     assert effects["rare"].is_monotonic_increasing
     assert effects["rare"].iloc[0] < 1e-6
@@ -74,7 +74,7 @@ def test_a_principal_update_disturbs_typical_inputs_most_and_a_residual_one_rare
 @given(ENTRY, EPSILON, POWER)
 def test_every_point_of_the_section_has_spent_the_budget(c12, epsilon, power):
     sigma = 1 / np.arange(1, 3)
-    points = lessons.budget_sections((c12,), epsilon, power)
+    points = learn.budget_sections((c12,), epsilon, power)
     alone = tightness(budget_cost(np.array([[0, c12], [0, 0]]), sigma, power), epsilon)
     assert (len(points) > 0) == (alone < 1)
     for point in points.iloc[::20].itertuples():
@@ -84,7 +84,7 @@ def test_every_point_of_the_section_has_spent_the_budget(c12, epsilon, power):
 
 @given(ENTRY, ENTRY, ENTRY, EPSILON, POWER)
 def test_effective_core_is_the_one_that_the_tuner_uses(c11, c22, c12, epsilon, power):
-    raw, effective = lessons.budget_cores(c11, c22, c12, epsilon, power).to_dict("records")
+    raw, effective = learn.budget_cores(c11, c22, c12, epsilon, power).to_dict("records")
     core = torch.tensor([[c11, c12], [0.0, c22]], dtype=torch.float64)
     used = within_budget(core, torch.tensor([1.0, 0.5], dtype=torch.float64), power, epsilon).numpy()
     entries = np.array([[effective["c11"], effective["c12"]], [0, effective["c22"]]])
@@ -94,7 +94,7 @@ def test_effective_core_is_the_one_that_the_tuner_uses(c11, c22, c12, epsilon, p
 
 
 def test_soft_mode_charges_lambda_times_the_cost():
-    raw = lessons.budget_cores(0.1, 0.04, 0.02, penalty=3).iloc[0]
+    raw = learn.budget_cores(0.1, 0.04, 0.02, penalty=3).iloc[0]
     cost = reference.cost(np.array([[0.1, 0.02], [0, 0.04]]), np.array([1, 0.5]))
     assert raw["cost"] == pytest.approx(cost)
     assert raw["charge"] == pytest.approx(3 * cost)
@@ -102,15 +102,15 @@ def test_soft_mode_charges_lambda_times_the_cost():
 
 @given(ANGLE)
 def test_both_updates_of_a_merge_have_one_size(angle):
-    for delta in lessons.merged_updates(angle).values():
-        assert np.linalg.norm(delta.dense()) == pytest.approx(0.1 * np.linalg.norm(lessons.small_weight()), rel=1e-6)
+    for delta in learn.merged_updates(angle).values():
+        assert np.linalg.norm(delta.dense()) == pytest.approx(0.1 * np.linalg.norm(learn.small_weight()), rel=1e-6)
 
 
 @pytest.mark.parametrize("angle", [0, 25, 90])
 def test_merge_effects_are_those_of_the_dense_matrices_on_inputs_drawn_at_random(angle):
-    W0, z = lessons.small_weight(), drawn()
-    first, second = (delta.dense() for delta in lessons.merged_updates(angle).values())
-    row = lessons.merge_effects((angle,)).iloc[0]
+    W0, z = learn.small_weight(), drawn()
+    first, second = (delta.dense() for delta in learn.merged_updates(angle).values())
+    row = learn.merge_effects((angle,)).iloc[0]
     # An update of two equal singular values reacts to its two right singular vectors alike.
     first_inputs, second_inputs = (np.linalg.svd(dW)[2][:2].T @ z[:2] for dW in (first, second))
     assert row["first_error"] == pytest.approx(rms_ratio(second, first, first_inputs), rel=0.02, abs=1e-6)
@@ -123,7 +123,7 @@ def test_merge_effects_are_those_of_the_dense_matrices_on_inputs_drawn_at_random
 
 
 def test_merging_on_shared_directions_costs_a_whole_task_and_on_own_ones_nothing():
-    effects = lessons.merge_effects((0, 90))
+    effects = learn.merge_effects((0, 90))
     assert effects["first_error"].tolist() == pytest.approx([1, 0], abs=1e-6)
     assert effects["overlap_right"].tolist() == pytest.approx([1, 0], abs=1e-6)
     assert effects["cosine"].iloc[0] == pytest.approx(0.5)

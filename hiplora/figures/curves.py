@@ -1,55 +1,53 @@
 """The curves that grow while runs train. Vega draws them: it takes new points in place, where Plotly starts anew."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
 from hiplora.figures.style import adapter_colors, percent, two_digits
-from hiplora.training import Run
 
 _HEIGHT = 320
 # What the price of the budget leaves of a loss may be rounding, below what a logarithmic axis can show.
 _LEAST = 1e-6
 
 
-def loss_chart(table: pd.DataFrame, runs: Sequence[Run]) -> alt.Chart:
+def loss_curves(table: pd.DataFrame, longest: int) -> alt.Chart:
     """Draw the task loss of every step, all runs on the same axes.
 
     Args:
         table: from `step_table`.
-        runs: in the order of their colours.
+        longest: steps of the longest run, where the axis ends from the start.
     """
     return (
         alt.Chart(_plain(table[["run", "step", "task_loss"]]).assign(shown=table["task_loss"].clip(lower=_LEAST)))
         .mark_line(strokeWidth=2)
         .encode(
-            x=_step_axis(runs),
+            x=_step_axis(longest),
             y=alt.Y("shown:Q", title="Task loss", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(format="~g")),
-            color=_color(table, runs),
+            color=_color(table),
             tooltip=["run:N", "step:Q", alt.Tooltip("task_loss:Q", format=".4g", title="task loss")],
         )
         .properties(height=_HEIGHT)
     )
 
 
-def score_chart(table: pd.DataFrame, runs: Sequence[Run]) -> alt.LayerChart:
+def score_curves(table: pd.DataFrame, longest: int, *, shares: bool = True) -> alt.LayerChart:
     """Draw what is learned and what is kept at every scored step, all runs on the same axes.
 
     Args:
         table: from `score_table`.
-        runs: in the order of their colours.
+        longest: steps of the longest run, where the axis ends from the start.
+        shares: whether every score is a share of 1; the retention of a run on a file may be larger.
     """
     names = {"task": "task score", "retention": "base skills kept"}
     shown = table[table["role"].isin(names)]
     shown = shown.assign(what=shown["role"].map(names))
-    # Of the demo's tasks both are shares; the probe's of a file may rise above 1.
-    scale = alt.Scale(domain=[0, 1.02], nice=False) if all(run.config.task for run in runs) else alt.Scale(zero=True)
+    scale = alt.Scale(domain=[0, 1.02], nice=False) if shares else alt.Scale(zero=True)
     chart = alt.Chart().encode(
-        x=_step_axis(runs),
+        x=_step_axis(longest),
         y=alt.Y("score:Q", title="Score", scale=scale, axis=alt.Axis(format=".0%")),
-        color=_color(table, runs),
+        color=_color(table),
         tooltip=["run:N", "step:Q", alt.Tooltip("what:N", title="score of"), alt.Tooltip("score:Q", format=".1%")],
     )
     dash = alt.StrokeDash(
@@ -64,41 +62,48 @@ def score_chart(table: pd.DataFrame, runs: Sequence[Run]) -> alt.LayerChart:
     return alt.LayerChart(data=data, layer=layers, height=_HEIGHT)
 
 
-def loss_finding(table: pd.DataFrame, runs: Sequence[Run]) -> str:
-    """Say where the loss of each run stands."""
+def loss_finding(table: pd.DataFrame) -> str:
+    """Say where the loss of each run stands.
+
+    Args:
+        table: from `step_table`.
+    """
     words = []
-    for run in runs:
-        part = table[table["run"] == run.name]
+    for run in adapter_colors(table["run"]):
+        part = table[table["run"] == run]
         if len(part):
             first, last = part["task_loss"].iloc[0], part["task_loss"].tail(5).mean()
-            words.append(f"{run.name} from {two_digits(first)} to {two_digits(last)}")
+            words.append(f"{run} from {two_digits(first)} to {two_digits(last)}")
     return f"Task loss: {', '.join(words)}." if words else "Task loss: no step yet."
 
 
-def score_finding(table: pd.DataFrame, runs: Sequence[Run]) -> str:
-    """Say what each run has learned and kept."""
+def score_finding(table: pd.DataFrame) -> str:
+    """Say what each run has learned and kept.
+
+    Args:
+        table: from `score_table`.
+    """
     words = []
-    for run in runs:
-        part = table[table["run"] == run.name].groupby("role").tail(1).set_index("role")["score"]
+    for run in adapter_colors(table["run"]):
+        part = table[table["run"] == run].groupby("role").tail(1).set_index("role")["score"]
         if "task" in part:
-            text = f"{run.name} scores {percent(part['task'])}"
+            text = f"{run} scores {percent(part['task'])}"
             words.append(f"{text} and keeps {percent(part['retention'])} of the base" if "retention" in part else text)
     return f"{'; '.join(words)}." if words else "Not scored yet."
 
 
-def _step_axis(runs: Sequence[Run]) -> alt.X:
-    # Fixed from the start: an axis that moves would have the whole chart drawn anew.
-    longest = max(run.config.steps for run in runs)
+def _step_axis(longest: int) -> alt.X:
+    # Fixed from the start: an axis that moves would have the whole chart drawn again.
     return alt.X("step:Q", title="Step", scale=alt.Scale(domain=[0, longest], nice=False))
 
 
-def _color(table: pd.DataFrame, runs: Sequence[Run]) -> Any:
+def _color(table: pd.DataFrame) -> Any:
     colors = adapter_colors(table["run"])
     return alt.Color(
         "run:N",
         scale=alt.Scale(domain=list(colors), range=list(colors.values())),
         legend=alt.Legend(title=None, orient="top", labelLimit=0, symbolType="stroke", symbolSize=300)
-        if len(runs) > 1
+        if len(colors) > 1
         else None,
     )
 

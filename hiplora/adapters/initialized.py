@@ -12,11 +12,11 @@ from hiplora.files import Tensors
 
 INITIAL_FILE = "initial.safetensors"
 """Beside `adapter_model.safetensors`, with the same keys: the adapter's weights before its first step."""
-METHODS = {"pissa": "PiSSA", "olora": "OLoRA", "corda": "CorDA", "lora_ga": "LoRA-GA"}
+INITIALIZATIONS = {"pissa": "PiSSA", "olora": "OLoRA", "corda": "CorDA", "lora_ga": "LoRA-GA"}
 """What PEFT's `init_lora_weights` begins with -> the method's name."""
 
 
-class StartedLoraAdapter(LoraAdapter):
+class InitializedLoraAdapter(LoraAdapter):
     """`dW = scaling * (B A - B0 A0)`, where `A0, B0` are the factors it started with.
 
     PEFT starts these from factors that are not zero and takes `scaling * B0 A0` from the base, which then trains as
@@ -47,7 +47,7 @@ class StartedLoraAdapter(LoraAdapter):
     def method(self) -> str:  # type: ignore[override]
         """`PiSSA`, `OLoRA`, `CorDA` or `LoRA-GA`."""
         init = str(self.config["init_lora_weights"]).lower()
-        return next(name for start, name in METHODS.items() if init.startswith(start))
+        return next(name for start, name in INITIALIZATIONS.items() if init.startswith(start))
 
     def delta(self, module: str, weight: np.ndarray | None = None) -> Delta:
         """Return `scaling * (B A - B0 A0)`, (m, n) out x in, of rank at most `2 r`.

@@ -3,7 +3,7 @@ from peft import LoraConfig
 
 from hiplora.adapters import read_adapter
 from hiplora.errors import HiploraError
-from hiplora.measures.alone import adapter_table
+from hiplora.measures.adapters import adapter_table
 
 
 def test_an_update_that_depends_on_its_base_is_said_to_need_it(llama_base, make_adapter, tmp_path):

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from hiplora.errors import HiploraError
-from hiplora.jobs import Job
+from hiplora.ui.background import BackgroundTask
 
 
 def count_until(stopped: Callable[[], bool]) -> Iterator[int]:
@@ -17,7 +17,7 @@ def count_until(stopped: Callable[[], bool]) -> Iterator[int]:
 
 
 def test_latest_result_is_kept_when_the_work_ends() -> None:
-    job = Job(lambda _: iter([1, 2, 3]))
+    job = BackgroundTask(lambda _: iter([1, 2, 3]))
     assert job.wait(10)
     snapshot = job.snapshot()
     assert (snapshot.latest, snapshot.running, snapshot.stopped, snapshot.error) == (3, False, False, None)
@@ -31,7 +31,7 @@ def test_progress_is_seen_while_it_runs() -> None:
         seen.set()
         gate.wait(10)
 
-    job = Job(work)
+    job = BackgroundTask(work)
     assert seen.wait(10)
     assert (job.snapshot().latest, job.snapshot().running) == (1, True)
     gate.set()
@@ -39,7 +39,7 @@ def test_progress_is_seen_while_it_runs() -> None:
 
 
 def test_stop_ends_the_work_and_says_so() -> None:
-    job = Job(count_until)
+    job = BackgroundTask(count_until)
     job.stop()
     assert job.wait(10)
     assert job.snapshot().stopped
@@ -50,14 +50,14 @@ def test_error_of_the_user_is_one_sentence() -> None:
         yield 1
         raise HiploraError("x.safetensors is missing.")
 
-    job = Job(work)
+    job = BackgroundTask(work)
     job.wait(10)
     snapshot = job.snapshot()
     assert (snapshot.error, snapshot.details, snapshot.latest) == ("x.safetensors is missing.", None, 1)
 
 
 def test_error_of_ours_keeps_its_traceback() -> None:
-    job = Job(lambda _: iter([1 // 0]))
+    job = BackgroundTask(lambda _: iter([1 // 0]))
     job.wait(10)
     snapshot = job.snapshot()
     assert snapshot.error is not None
@@ -66,21 +66,21 @@ def test_error_of_ours_keeps_its_traceback() -> None:
 
 
 def test_process_exits_while_a_job_runs() -> None:
-    code = "import tests.test_jobs as t; t.Job(t.count_until)"
+    code = "import tests.ui.test_background as t; t.BackgroundTask(t.count_until)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
 
 
 def test_process_exits_while_a_job_multiplies_in_torch() -> None:
     code = """
 import time, torch
-from hiplora.jobs import Job
+from hiplora.ui.background import BackgroundTask
 
 def multiply(stopped):
     matrix = torch.ones(800, 800)
     while not stopped():
         yield matrix @ matrix
 
-job = Job(multiply)
+job = BackgroundTask(multiply)
 while job.snapshot().latest is None:
     time.sleep(0.01)
 """

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from hiplora.errors import HiploraError
 
 T = TypeVar("T")
-_alive: "weakref.WeakSet[Job]" = weakref.WeakSet()
+_alive: "weakref.WeakSet[BackgroundTask]" = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Snapshot(Generic[T]):
     details: str | None = None
 
 
-class Job(Generic[T]):
+class BackgroundTask(Generic[T]):
     """Run a generator in a daemon thread, keeping what it yields last.
 
     It ends when the generator does, raises, or `stop()` was called; before the process exits it is stopped and waited
