@@ -1,5 +1,10 @@
 """See, teach and use budgeted spectral plasticity (HiP-LoRA) for low-rank adapters.
 
+    import hiplora
+    study = hiplora.open("demo", ["swap-lora", "swap-hiplora"], k=16)
+    study.layers()
+    study.plot.layer_map("enrichment").show()
+
 `import hiplora` costs nothing: what needs torch, transformers or PEFT is imported when first asked for.
 `HipLoraConfig` (or `import hiplora.tuner`) registers the method with PEFT.
 """
@@ -9,12 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hiplora import figures, measures
+    from hiplora.adapters import read_adapter
     from hiplora.analysis import analyze, compare, directions, octaves, playback, sweep
+    from hiplora.study import Study
+    from hiplora.study import open_study as open
     from hiplora.tuner import HipLoraConfig
 
 __version__ = "0.1.0"
 __all__ = [
     "HipLoraConfig",
+    "Study",
     "__version__",
     "analyze",
     "compare",
@@ -22,18 +31,18 @@ __all__ = [
     "figures",
     "measures",
     "octaves",
+    "open",
     "playback",
+    "read_adapter",
     "sweep",
 ]
 
 _HOMES = {
-    "HipLoraConfig": "tuner",
-    "analyze": "analysis",
-    "compare": "analysis",
-    "directions": "analysis",
-    "octaves": "analysis",
-    "playback": "analysis",
-    "sweep": "analysis",
+    "HipLoraConfig": ("tuner", "HipLoraConfig"),
+    "Study": ("study", "Study"),
+    "open": ("study", "open_study"),
+    "read_adapter": ("adapters", "read_adapter"),
+    **{name: ("analysis", name) for name in ("analyze", "compare", "directions", "octaves", "playback", "sweep")},
 }
 
 
@@ -41,5 +50,6 @@ def __getattr__(name: str) -> Any:
     if name in ("figures", "measures"):
         return importlib.import_module(f"hiplora.{name}")
     if name in _HOMES:
-        return getattr(importlib.import_module(f"hiplora.{_HOMES[name]}"), name)
+        module, found = _HOMES[name]
+        return getattr(importlib.import_module(f"hiplora.{module}"), found)
     raise AttributeError(f"module 'hiplora' has no attribute {name!r}")

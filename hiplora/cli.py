@@ -77,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
 
     command = add("analyze", _analyze, "measure adapters against the spectrum of their base")
     add_base(command)
-    command.add_argument("adapters", metavar="ADAPTER", nargs="+", type=Path, help="adapter folder")
+    command.add_argument(
+        "adapters", metavar="ADAPTER", nargs="+", help="adapter folder, run, or one of the demo's adapters by name"
+    )
     command.add_argument("--k", type=_rank, default=16, help="principal rank (default: 16)")
     command.add_argument("--epsilon", type=_positive, help="budget for all (default: each adapter's own, else 0.05)")
     command.add_argument(
@@ -183,47 +185,29 @@ _RUN_OPTIONS: tuple[tuple[str, str, Callable[[str], float], str], ...] = (
 
 def _analyze(args: argparse.Namespace) -> None:
     save = _table_writer(args.out)
-    from hiplora.adapters import read_adapters
-    from hiplora.measures import caveats_on, changed_weights, layer_table, measure_layers, summary_table
-    from hiplora.sources import open_base
-    from hiplora.spectrum.prepare import BaseSpectra
+    from hiplora.study import open_study
 
-    base = open_base(args.base, download=args.download)
-    adapters = read_adapters(args.adapters)
-    weights = changed_weights(base, adapters, args.k)
-    spectra = BaseSpectra(base, device=args.device)
-    computed, spectra_seconds = _prepare(spectra, weights, None if args.intruders else args.k)
+    study = open_study(
+        args.base,
+        args.adapters,
+        args.k,
+        epsilon=args.epsilon,
+        power=args.power,
+        download=args.download,
+        device=args.device,
+    )
+    optional, weights = ["intruders"] if args.intruders else [], study.weights
+    computed, spectra_seconds = _prepare(study.spectra, weights, None if optional else study.k)
     start = time.monotonic()
-    measurements = measure_layers(spectra, adapters, args.k, intruders=args.intruders)
-    layers = layer_table(measurements, epsilon=args.epsilon, power=args.power)
+    layers = study.layers(optional=optional)
     seconds = time.monotonic() - start
-    summary = {row["adapter"]: row for row in summary_table(layers).to_dict("records")}
-    for adapter in adapters:
-        print(_headline(summary[adapter.name], args.k))
-        for note in caveats_on(spectra, adapter, layers, args.k):
-            print(f"  {note}")
+    print(study.report(optional=optional))
     if save:
         save(layers)
         print(f"{len(layers)} rows in {args.out}")
     _say(
         f"{len(weights)} maps, spectra {spectra_seconds:.1f} s ({len(weights) - computed} from cache), "
         f"measures {seconds:.1f} s{_peak_memory()}"
-    )
-
-
-def _headline(row: dict[Any, Any], k: int) -> str:
-    """Say in one line what an adapter does, every share with its null and the size of the update beside it."""
-    what = f"{row['adapter']} ({row['method']}, {row['modules']} maps, k = {k})"
-    if row["relative_norm"] == 0:
-        return f"{what}: does nothing, its update is zero."
-    chance = row["pp_null"]
-    intruders = f"; {row['intruders']:.0f} intruder dimensions" if row["intruders"] >= 0 else ""
-    over = f", over budget in {row['over_budget']} maps" if row["over_budget"] else ""
-    return (
-        f"{what}: {row['enrichment']:.2g}x its share by chance in the principal block "
-        f"(95 % of random updates: {row['pp_null_low'] / chance:.2g}x to {row['pp_null_high'] / chance:.2g}x), "
-        f"{row['pp']:.2%} of its energy; relative norm {row['relative_norm']:.2g}; "
-        f"max tightness {row['max_tightness']:.2g}{over}{intruders}"
     )
 
 

@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ class Tensors:
     Attributes:
         path: the file.
         shapes: `{key: shape}`, from the header alone.
+        identity: path, size and modification time of the file as it was opened.
 
     Raises:
         HiploraError: the file is missing, a Git LFS pointer, a pickle, or not a readable safetensors file.
@@ -88,15 +89,14 @@ class Tensors:
             raise HiploraError(f"{path} is missing: pass the folder that holds it.")
         reject_lfs_pointer(path)
         try:
+            stat = path.stat()
+            self.identity: Hashable = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
             with safe_open(path, "np") as file:
                 self.shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise HiploraError(
                 f"{path} is not a readable safetensors file ({error}): download or save it again."
             ) from None
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.shapes
 
     def read(self, key: str) -> np.ndarray:
         """Return one tensor in its stored dtype.

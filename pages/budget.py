@@ -1,20 +1,20 @@
 """How much of the stability budget each layer spends, and what the budget would have cut."""
 
+from functools import partial
+
 import streamlit as st
 
 from hiplora import figures
-from hiplora.measure_info import MEASURES
-from hiplora.measures import cut_table, layer_table
-from hiplora.ui import cards, data, reallocation, shell
+from hiplora.measures import MEASURES
+from hiplora.ui import cards, loading, reallocation, shell
 from hiplora.ui.session import EPSILONS
 from hiplora.ui.text import plain
 
 session = shell.require()
-loaded = data.load(session)
+study = loading.load(session)
 st.title("The stability budget")
-data.require_adapters(loaded)
-
-measurements = data.measured(loaded)
+loading.require_adapters(study)
+study = loading.measured(study)
 
 
 def set_epsilon() -> None:
@@ -45,26 +45,20 @@ with controls:
         help="0: all principal directions cost the same; larger: leading ones cost more.",
     )
 
-layers = layer_table(measurements, epsilon=session.epsilon, power=power)
+study = study.at(power=power)
 with chart:
     cards.figure_card(
-        figures.tightness_by_layer(layers),
-        name="tightness",
-        table=layers,
-        measures=(MEASURES["tightness"],),
-        python=cards.snippet(loaded, "tightness_by_layer(table)", power=power),
+        figures.tightness_by_layer, partial(study.layers), name="tightness", measures=(MEASURES["tightness"],)
     )
 with cut:
-    cuts = cut_table(layers)
     cards.figure_card(
-        figures.cut_by_layer(cuts),
+        figures.cut_by_layer,
+        partial(study.cuts),
         name="cut",
-        table=cuts,
         formula=r"C \mapsto C \cdot \min\bigl(1, \varepsilon / \sqrt{\mathrm{cost}(C)}\bigr), \quad"
         r" C = U_k^\top \Delta W V_k",
-        python=cards.snippet(loaded, "cut_by_layer(measures.cut_table(table))", power=power),
     )
-    for adapter in loaded.adapters:
+    for adapter in study.updates:
         mode = adapter.config.get("budget_mode")
         if mode == "hard":
             budgets = sorted({e for module in adapter.modules if (e := adapter.epsilon(module)) is not None})
@@ -77,21 +71,15 @@ with cut:
             words = "was trained without a budget: its tightness is a counterfactual and may exceed 1."
         st.caption(f"{plain(adapter.name)} {words}")
 with prices:
-    rows = reallocation.price_rows(loaded.adapters, measurements)
-    priced = [adapter for adapter in loaded.adapters if (rows["adapter"] == adapter.name).any()]
+    rows = study.prices()
+    priced = [name for name in study.names if (rows["adapter"] == name).any()]
     if priced:
-        cards.figure_card(
-            figures.prices_by_module(rows),
-            name="prices",
-            table=rows,
-            formula=reallocation.PRICE,
-            python=reallocation.snippet(session.base, priced, session.k),
-        )
+        cards.figure_card(figures.prices_by_module, partial(study.prices), name="prices", formula=reallocation.PRICE)
         st.caption(reallocation.LIMITS)
-    if others := [plain(adapter.name) for adapter in loaded.adapters if adapter not in priced]:
+    if others := [plain(name) for name in study.names if name not in priced]:
         st.caption(
             f"No shadow prices of {', '.join(others)}: they belong to HiP-LoRA's core and are measured while it trains."
         )
-    for adapter in priced:
-        reallocation.offer_adapter(adapter, session.base, rows[rows["adapter"] == adapter.name], session.k)
+    for name in priced:
+        reallocation.offer_update(study, name)
     reallocation.show()

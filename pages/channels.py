@@ -1,10 +1,11 @@
 """The two channels per layer, and the four blocks."""
 
+from functools import partial
+
 import streamlit as st
 
 from hiplora import figures
-from hiplora.measures import channel_table, summary_table
-from hiplora.ui import cards, data, shell
+from hiplora.ui import cards, loading, shell
 
 ALL = "all kinds together"
 BLOCKS = r"""\begin{aligned}
@@ -13,11 +14,12 @@ RP &= \lVert (I - U_k U_k^\top) \Delta W V_k\rVert_F^2, & RR &= \lVert\Delta W\r
 \end{aligned}"""
 
 session = shell.require()
-loaded = data.load(session)
+study = loading.load(session)
 st.title("Principal and residual channel")
-data.require_adapters(loaded)
+loading.require_adapters(study)
+study = loading.measured(study)
 
-layers = data.layers(loaded)
+layers = study.layers()
 numbered = layers[layers["layer"].notna()]
 if numbered.empty:
     st.info("None of the changed modules stands in a numbered layer: only their sum is shown.")
@@ -27,23 +29,9 @@ else:
         persist_state="session",
     )  # fmt: skip
     kind = None if chosen == ALL else chosen
-    norms = channel_table(layers, kind)
-    cards.figure_card(
-        figures.channel_norms(norms, kind),
-        name="channel-norms",
-        table=norms,
-        formula=BLOCKS,
-        python=cards.snippet(loaded, f"channel_norms(measures.channel_table(table, {kind!r}), {kind!r})"),
-    )
+    cards.figure_card(figures.channel_norms, partial(study.channels, kind), kind, name="channel-norms", formula=BLOCKS)
 
-summary = summary_table(layers)
-cards.figure_card(
-    figures.channel_blocks(summary),
-    name="channel-blocks",
-    table=summary,
-    formula=BLOCKS,
-    python=cards.snippet(loaded, "channel_blocks(measures.summary_table(table))"),
-)
+cards.figure_card(figures.channel_blocks, partial(study.summary), name="channel-blocks", formula=BLOCKS)
 st.caption(
     "HiP-LoRA (paper) trains two channels: one inside the leading singular subspace on both sides (PP), one in the "
     "complement of both (RR). A plain LoRA also fills the two mixed blocks. The split at k is a choice; Spectrum shows "

@@ -1,14 +1,14 @@
 """Adapters side by side: what they scored, where they differ, and how one of them came about."""
 
-import pandas as pd
+from functools import partial
+
 import streamlit as st
 
 from hiplora import figures
 from hiplora.errors import HiploraError
-from hiplora.measure_info import DIFFERENCES
-from hiplora.measures import direction_table, skill_table
+from hiplora.measures import DIFFERENCES
 from hiplora.training.methods import TOLERANCE
-from hiplora.ui import cards, data, explore, shell
+from hiplora.ui import cards, explore, loading, shell
 from hiplora.ui.text import plain
 
 COLUMNS = {
@@ -28,44 +28,40 @@ PERCENT = ("task_score", "retention", "parameter_difference")
 WHOLE = ("trainable_parameters", "steps", "seed")
 
 session = shell.require()
-loaded = data.load(session)
+study = loading.load(session)
 st.title("Adapters side by side")
-data.require_adapters(loaded)
-if len(loaded.adapters) < 2:
-    st.info(
-        "Choose at least two adapters of this base in the sidebar: shipped ones, folders, runs or checkpoints.",
-        icon=":material/arrow_back:",
-    )
-    st.stop()
+loading.require_adapters(study)
 
-layers = data.layers(loaded)
-if len(loaded.adapters) < 2:
-    st.stop()
-k = session.k
-modules = list(dict.fromkeys(layers["module"]))
-names = [adapter.name for adapter in loaded.adapters]
-by_name = {adapter.name: adapter for adapter in loaded.adapters}
-homes = [str(adapter.home) for adapter in loaded.adapters]
+
+def require_two() -> None:
+    """Stop the page here unless there are two adapters to compare."""
+    if len(study.updates) < 2:
+        st.info(
+            "Choose at least two adapters of this base in the sidebar: shipped ones, folders, runs or checkpoints.",
+            icon=":material/arrow_back:",
+        )
+        st.stop()
+
+
+require_two()
+study = loading.measured(study)
+require_two()
+loading.show_damaged_cards(study)
+k, names = session.k, study.names
+modules = list(dict.fromkeys(study.layers()["module"]))
 
 
 def show_scores() -> None:
     """What the cards say: skills, the frontier of one task, and the table with the number of parameters."""
-    made = data.read_cards(loaded)
-    chosen = data.cards(loaded, made)
+    chosen = study.cards()
     left, right = st.columns(2, gap="large")
     with left:
-        skills = skill_table(loaded.base, loaded.adapters, made)
-        if len(skills):
+        if len(study.skills()):
             cards.figure_card(
-                figures.skill_scores(skills),
+                figures.skill_scores,
+                partial(study.skills),
                 name="skills",
-                table=skills,
                 formula=r"\text{kept} = \text{mean over skills of } \text{score after} \,/\, \text{score of the base}",
-                python="from hiplora import figures, measures\n"
-                "from hiplora.adapters import read_adapters\n"
-                "from hiplora.sources import open_base\n"
-                f"table = measures.skill_table(open_base({session.base!r}), read_adapters({homes!r}))\n"
-                "figures.skill_scores(table).show()",
             )
         else:
             st.info(
@@ -74,7 +70,7 @@ def show_scores() -> None:
                 icon=":material/info:",
             )
     with right:
-        show_frontier(chosen)
+        show_frontier(list(chosen["task"]))
     st.subheader("What is compared")
     known = chosen.replace({"budget": {"": None}}).dropna(axis="columns", how="all")
     shown = {column: title for column, title in COLUMNS.items() if column in known}
@@ -103,30 +99,25 @@ def show_scores() -> None:
         st.caption("How many parameters each trained is known only where a card says it.")
 
 
-def show_frontier(chosen: pd.DataFrame) -> None:
+def show_frontier(own: list[str]) -> None:
     """Task score against what is kept, for all that is at hand; only adapters of one task can be compared."""
-    table, folders = data.scored(loaded, chosen)
-    if table.empty:
+    beside = [str(path) for path in loading.at_hand(study)]
+    tasks = list(dict.fromkeys(study.frontier(beside=beside)["task"]))
+    if not tasks:
         st.info("No adapter at hand has both a task score and a retention to compare.", icon=":material/info:")
         return
-    tasks = list(dict.fromkeys(table["task"]))
-    first = next((task for task in chosen["task"] if task in tasks), tasks[0])
+    first = next((task for task in own if task in tasks), tasks[0])
     chart = st.container()
     task = st.selectbox(
         "Task", tasks, index=tasks.index(first), key="task", help="Only scores on one task can be compared."
     )
-    one = table[table["task"] == task].reset_index(drop=True)
     with chart:
         cards.figure_card(
-            figures.frontier(one, names),
+            figures.frontier,
+            partial(study.frontier, task, beside=beside),
+            names,
             name="frontier",
-            table=one,
             formula=r"\text{not beaten: nothing is} \ge \text{in both scores and} > \text{in one}",
-            python="from hiplora import figures, measures\n"
-            "from hiplora.adapters import read_adapters\n"
-            f"cards = measures.card_table(read_adapters({[str(path) for path in folders]!r}))\n"
-            f'table = measures.frontier_table(cards).query("task == {task!r}")\n'
-            f"figures.frontier(table, {names!r}).show()",
         )
 
 
@@ -145,7 +136,7 @@ def explorer() -> None:
     ]
     overview, detail = st.container(), st.container()
     with detail:
-        table = None if first == second else data.differences(loaded, by_name[first], by_name[second])
+        table = None if first == second else study.compare(first, second)
         strongest = modules[0] if table is None else table["module"].iloc[int(table["share"].fillna(0).argmax())]
         st.header("Along the singular directions")
         module = explore.layer_in_view(modules, strongest, "Layer in view (or click a cell above)")
@@ -154,25 +145,23 @@ def explorer() -> None:
         if table is None:
             st.info("Choose two different adapters as A and B.", icon=":material/arrow_upward:")
             return
-        pair = [str(by_name[name].home) for name in (first, second)]
-        source = f"table = compare({session.base!r}, {pair[0]!r}, {pair[1]!r}, k={k}, epsilon={session.epsilon!r})\n"
+        apart = partial(study.compare, first, second)
         bars, grid = st.columns(2, gap="large")
         with bars:
             cards.figure_card(
-                figures.difference_shares(table),
+                figures.difference_shares,
+                apart,
                 name="difference-shares",
-                table=table,
                 measures=tuple(DIFFERENCES[column] for column in ("share", "pp", "mixed", "rr")),
-                python=f"from hiplora import compare, figures\n{source}figures.difference_shares(table).show()",
             )
         with grid:
             cards.figure_card(
-                figures.layer_map(table, measure, module),
+                figures.layer_map,
+                apart,
+                measure,
+                module,
                 name="difference-map",
-                table=table,
                 measures=(measure,),
-                python=f"from hiplora import compare, figures, measures\n{source}"
-                f"figures.layer_map(table, measures.DIFFERENCES[{measure.column!r}]).show()",
                 on_select=explore.click_on("difference-map"),
                 selection_mode="points",
             )
@@ -180,28 +169,27 @@ def explorer() -> None:
 
 def show_layer(module: str) -> None:
     """All adapters along the singular directions of one weight beside all weights, and one run through its training."""
-    directions = data.one_layer(loaded, module, direction_table)
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader(plain(module))
         cards.figure_card(
-            figures.direction_energy(directions, k),
+            figures.direction_energy,
+            partial(study.directions, module),
+            k,
             name="direction-energy",
-            table=directions,
             formula=r"e^L_i = \lVert u_i^\top \Delta W\rVert^2, \quad e^R_i = \lVert \Delta W v_i\rVert^2",
-            python=cards.snippet(loaded, f"direction_energy(table, k={k})", source="directions", module=module),
         )
     with right:
         st.subheader("All modules together")
-        octaves = data.octaves(loaded)
+        with st.spinner("Adding up all modules…"):
+            study.octaves()
         cards.figure_card(
-            figures.octave_energy(octaves),
+            figures.octave_energy,
+            partial(study.octaves),
             name="octaves",
-            table=octaves,
             formula=r"\frac{\sum_{\text{modules}} \sum_{i \in \text{octave}} e_i}"
             r"{\sum_{\text{modules}} \lVert\Delta W\rVert_F^2 \; |\text{octave}| / m}"
             r" \quad \text{(right: } n \text{ for } m)",
-            python=cards.snippet(loaded, "octave_energy(table)", source="octaves"),
         )
     st.header("Through training")
     show_training(module)
@@ -209,30 +197,25 @@ def show_layer(module: str) -> None:
 
 def show_training(module: str) -> None:
     """The layer at each checkpoint of a run."""
-    runs = data.playable_runs(loaded)
+    runs = loading.playable_runs(study)
     if not runs:
         st.info(
             "A run of this base with two checkpoints or more can be played here, step by step.",
             icon=":material/play_circle:",
         )
         return
-    run = runs[st.selectbox("Run to play through its training", list(runs), key="run")]
+    name = st.selectbox("Run to play through its training", list(runs), key="run")
     try:
-        table = data.training(loaded, run, module)
+        cards.figure_card(
+            figures.training_spectrum,
+            partial(study.playback, runs[name], module, name=name),
+            k,
+            name="training",
+            formula=r"e^L_i / \lVert W_0\rVert_F^2 = \lVert u_i^\top \Delta W\rVert^2 / \lVert W_0\rVert_F^2, \quad"
+            r" e^R_i = \lVert \Delta W v_i\rVert^2",
+        )
     except HiploraError as error:
         shell.show_error(error)
-        return
-    steps = {checkpoint.step: str(checkpoint.path) for checkpoint in run.checkpoints}
-    cards.figure_card(
-        figures.training_spectrum(table, k),
-        name="training",
-        table=table,
-        formula=r"e^L_i / \lVert W_0\rVert_F^2 = \lVert u_i^\top \Delta W\rVert^2 / \lVert W_0\rVert_F^2, \quad"
-        r" e^R_i = \lVert \Delta W v_i\rVert^2",
-        python=f"from hiplora import figures, playback\n"
-        f"table = playback({session.base!r}, {steps!r}, {module!r}, k={k}, run={run.name!r})\n"
-        f"figures.training_spectrum(table, k={k}).show()",
-    )
 
 
 show_scores()

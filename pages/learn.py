@@ -1,5 +1,7 @@
 """Spectral interference explained, with things to move: each picture is computed the moment it is drawn."""
 
+from functools import partial
+
 import streamlit as st
 
 from hiplora import demo, figures, learn
@@ -14,9 +16,14 @@ shell.require()
 st.title("Spectral interference, with things to move")
 
 
-@st.cache_data(show_spinner=False)
-def turns(p, q):
-    return learn.rotation_effects(p, q)
+def remembered(call):
+    """Make the table of a call once for the same arguments."""
+    return _remembered(call.func.__name__, call.args, call.keywords, call)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _remembered(name, args, keywords, _call):
+    return _call()
 
 
 @shell.fragment
@@ -36,24 +43,16 @@ def interference() -> None:
     q = right.slider("Residual direction q", k + 1, count, 12, key="learn-q")
     energy, effect = st.columns(2, gap="large")
     with energy:
-        table = learn.rotation_directions(angle, p, q)
         cards.figure_card(
-            figures.rotation_energy(table, k),
-            name="learn-energy",
-            table=table,
-            python="from hiplora import figures, learn\n"
-            f"table = learn.rotation_directions({angle}, p={p}, q={q})\n"
-            f"figures.rotation_energy(table, k={k}).show()",
+            figures.rotation_energy, partial(learn.rotation_directions, angle, p=p, q=q), k, name="learn-energy"
         )
     with effect:
-        effects = turns(p, q)
         cards.figure_card(
-            figures.rotation_effect(effects, angle),
+            figures.rotation_effect,
+            partial(learn.rotation_effects, p=p, q=q),
+            angle,
             name="learn-effect",
-            table=effects,
-            python="from hiplora import figures, learn\n"
-            f"effects = learn.rotation_effects(p={p}, q={q})\n"
-            f"figures.rotation_effect(effects, angle={angle}).show()",
+            compute=remembered,
         )
     st.markdown(
         "**A principal update disturbs what every input uses. A residual one disturbs only inputs that are rare**, and "
@@ -86,21 +85,13 @@ def budget() -> None:
     epsilon = first.select_slider("Budget ε", epsilons, 0.05, key="learn-epsilon")
     power = second.slider("Power p of the weights", 0.0, 2.0, 1.0, 0.25, key="learn-power")
     penalty = third.slider("Price λ of the soft mode", 0.0, 50.0, learn.PENALTY, 1.0, key="learn-lambda")
-    cores = learn.budget_cores(c11, c22, c12, epsilon, power, penalty)
-    sections = learn.budget_sections(cores["c12"], epsilon, power)
+    cores = partial(learn.budget_cores, c11, c22, c12, epsilon=epsilon, power=power, penalty=penalty)
+    raw, effective = (row for _, row in cores().iterrows())
+    sections = partial(learn.budget_sections, [raw["c12"], effective["c12"]], epsilon=epsilon, power=power)
     picture, words = st.columns([3, 2], gap="large")
     with picture:
-        cards.figure_card(
-            figures.core_budget(sections, cores),
-            name="learn-budget",
-            table=cores,
-            python="from hiplora import figures, learn\n"
-            f"cores = learn.budget_cores({c11}, {c22}, {c12}, epsilon={epsilon}, power={power}, penalty={penalty})\n"
-            f"sections = learn.budget_sections(cores['c12'], epsilon={epsilon}, power={power})\n"
-            "figures.core_budget(sections, cores).show()",
-        )
+        cards.figure_card(figures.core_budget, cores, sections, name="learn-budget")
     with words:
-        raw = cores.iloc[0]
         with st.container(horizontal=True):
             st.metric("Cost of the raw core", f"{raw['cost']:.4f}", border=True)
             st.metric("Tightness", f"{raw['tightness']:.2f}", border=True, help="1: the budget is spent.")
@@ -122,11 +113,6 @@ def budget() -> None:
     )
 
 
-@st.cache_data(show_spinner=False)
-def merges():
-    return learn.merge_effects()
-
-
 @shell.fragment
 def merging() -> None:
     """(c) Two updates on one weight, and what their sum leaves of each."""
@@ -138,16 +124,15 @@ def merging() -> None:
         "Where the second adapter lies (degrees)", 0, 90, 20, key="learn-merge",
         help="0: on the directions of the first; 90: on its own residual directions, 9 and 10.",
     )  # fmt: skip
-    effects = merges()
-    for column, name in zip(st.columns(2, gap="large"), ("merge_error", "merge_typical")):
+    effects = remembered(partial(learn.merge_effects))
+    for column, draw in zip(st.columns(2, gap="large"), (figures.merge_error, figures.merge_typical)):
         with column:
             cards.figure_card(
-                getattr(figures, name)(effects, angle),
-                name=f"learn-{name.replace('_', '-')}",
-                table=effects,
-                python="from hiplora import figures, learn\n"
-                "effects = learn.merge_effects()\n"
-                f"figures.{name}(effects, angle={angle}).show()",
+                draw,
+                partial(learn.merge_effects),
+                angle,
+                name=f"learn-{draw.__name__.replace('_', '-')}",
+                compute=remembered,
             )
     here = effects[effects["angle"] == angle].iloc[0]
     shown = (
@@ -199,7 +184,7 @@ def comparison(task: str):
 @shell.fragment
 def one_sentence() -> None:
     """(d) One line through the base, LoRA and HiP-LoRA."""
-    from hiplora.demo.sentence import answer_table, fork, layer_effects, telling_lines
+    from hiplora.demo.sentence import answer_table, fork, telling_lines
 
     skills = "; ".join(f"`{name}` {skill.summary}" for name, skill in (demo.SKILLS | demo.TASKS).items())
     st.markdown(
@@ -245,29 +230,12 @@ def one_sentence() -> None:
         "One sentence is an anecdote. The measured columns are the scores on the cards: the share of up to 400 "
         "held-out lines answered without one wrong character, and the mean over all eight skills relative to the base."
     )
-    load = (
-        "from hiplora import demo, figures\nfrom hiplora.demo.sentence import Probe, fork, layer_effects\n"
-        f"adapters = [demo.adapter_path(name) for name in {[lora, hiplora]!r}]\n"
-        "probe = Probe(demo.base_path(), adapters)\n"
-    )
     wide, narrow = st.columns([3, 2], gap="large")
     with wide:
-        effects = probe.effects(prompt)
-        cards.figure_card(
-            figures.probe_effects(layer_effects(effects)),
-            name="learn-probe",
-            table=effects,
-            python=f"{load}figures.probe_effects(layer_effects(probe.effects({prompt!r}))).show()",
-        )
+        cards.figure_card(figures.probe_effects, partial(probe.layer_effects, prompt), name="learn-probe")
     with narrow:
-        tokens = probe.next_tokens(fork(prompt, answers["answer"]))
-        cards.figure_card(
-            figures.next_tokens(tokens),
-            name="learn-tokens",
-            table=tokens,
-            python=f"{load}text = fork({prompt!r}, probe.answers([{prompt!r}])['answer'])\n"
-            "figures.next_tokens(probe.next_tokens(text)).show()",
-        )
+        text = fork(prompt, answers["answer"])
+        cards.figure_card(figures.next_tokens, partial(probe.next_tokens, text), name="learn-tokens")
     st.latex(r"\lVert \Delta W_b\, x\rVert \,/\, \lVert W_0\, x\rVert")
     st.caption(
         f"Paper ({PAPER}): the two channels. Our choice: this measure for each block $b$ (principal, mixed, residual), "

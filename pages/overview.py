@@ -1,13 +1,13 @@
 """What is loaded, and the finding in one sentence with the one plot that shows it."""
 
+from functools import partial
+
 import streamlit as st
 
 from hiplora import figures
 from hiplora.errors import HiploraError
-from hiplora.measure_info import MEASURES
-from hiplora.measures import caveats_on, summary_table
-from hiplora.measures.adapters import adapter_table
-from hiplora.ui import cards, data, shell
+from hiplora.measures import MEASURES, adapter_table
+from hiplora.ui import cards, loading, shell
 from hiplora.ui.text import plain
 
 COLUMNS = {
@@ -25,24 +25,21 @@ COLUMNS = {
 }
 
 session = shell.require()
-loaded = data.load(session)
-base = loaded.base
+study = loading.load(session)
+base = study.base
 st.title("Where an adapter puts its energy")
-data.show_problems(loaded)
+loading.show_problems(study)
 
-if loaded.adapters:
-    layers = data.layers(loaded)
-    summary = summary_table(layers)
-    made = data.read_cards(loaded)
-    summary = summary.assign(**{name: [card.get(name) for card in made] for name in ("task_score", "retention")})
+if study.updates:
+    study = loading.measured(study)
     cards.figure_card(
-        figures.principal_share(summary, session.k),
+        figures.principal_share,
+        partial(study.summary),
+        session.k,
         name="principal-share",
-        table=summary,
         measures=(MEASURES["pp"], MEASURES["enrichment"]),
-        python=cards.snippet(loaded, f"principal_share(measures.summary_table(table), k={session.k})"),
     )
-elif not loaded.strangers:
+elif not study.strangers:
     st.info("Choose an adapter in the sidebar to see what it does to this base.", icon=":material/arrow_back:")
 
 st.subheader("What is loaded")
@@ -53,8 +50,8 @@ with st.container(horizontal=True):
     st.metric("Weights in them", f"{sum(w.shape[0] * w.shape[1] for w in maps) / 1e6:,.2f} M", border=True)
     st.metric("Principal rank k", session.k, border=True)
 
-if loaded.adapters:
-    scored = summary.dropna(axis="columns", how="all")
+if study.updates:
+    scored = study.summary().dropna(axis="columns", how="all")
     shown = {column: title for column, title in COLUMNS.items() if column in scored}
     st.dataframe(
         scored[list(shown)].rename(columns=shown),
@@ -69,15 +66,15 @@ if loaded.adapters:
         "Norms, shares and tightness describe geometry. Whether geometry or mere size predicts forgetting is "
         "contested; only a measured score is forgetting. Scores stand here when the adapter's card.json has them."
     )
-    for adapter in loaded.adapters:
-        for note in caveats_on(loaded.spectra, adapter, layers, session.k):
-            st.warning(plain(f"{adapter.name}: {note}"), icon=":material/info:")
+    for name, caveats in study.caveats.items():
+        for caveat in caveats:
+            st.warning(plain(f"{name}: {caveat}"), icon=":material/info:")
 
-for adapter, reason in loaded.strangers:
-    st.subheader(plain(f"{adapter.name}, without its base"))
+for update, reason in study.strangers:
+    st.subheader(plain(f"{update.name}, without its base"))
     st.warning(plain(reason), icon=":material/link_off:")
     try:
-        table = adapter_table(adapter)
+        table = adapter_table(update)
     except HiploraError as error:
         st.error(plain(str(error)), icon=":material/error:")
         continue

@@ -1,13 +1,16 @@
 """Training runs: watched while they go on, stopped, resumed, and started."""
 
+from functools import partial
+
+import pandas as pd
 import streamlit as st
 
 from hiplora import figures
 from hiplora.errors import HiploraError
 from hiplora.figures import curves
-from hiplora.measure_info import MEASURES
-from hiplora.training import Run
-from hiplora.training.prices import price_table
+from hiplora.measures import MEASURES
+from hiplora.training import Run, layer_history
+from hiplora.training.prices import last_prices, price_table
 from hiplora.ui import cards, new_run, reallocation, runs, shell
 from hiplora.ui.text import plain
 
@@ -150,49 +153,30 @@ def studied(shown: list[Run]) -> None:
     if history.empty:
         return
     longest = max(run.config.steps for run in shown)
-    for name, measures, formula in (
-        ("tightness_history", (MEASURES["tightness"],), ""),
-        ("norm_history", (), NORMS),
+    for draw, measures, formula in (
+        (figures.tightness_history, (MEASURES["tightness"],), ""),
+        (figures.norm_history, (), NORMS),
     ):
         cards.figure_card(
-            getattr(figures, name)(history, longest),
-            name=name.replace("_", "-"),
-            table=history,
+            draw,
+            partial(layer_history, shown),
+            longest,
+            name=draw.__name__.replace("_", "-"),
             measures=measures,
             formula=formula,
-            python=snippet(shown, f"{name}(layer_history(runs), {longest})"),
+            compute=cached_history,
         )
     priced = [run for run in shown if history.loc[history["run"] == run.name, "shadow_price"].notna().any()]
     if not priced:
         st.caption("Shadow prices belong to HiP-LoRA's core and are measured while it trains: no such run is in view.")
         return
-    # Every run keeps its colour, also beside one without prices.
-    last = history.dropna(subset=["shadow_price"])
-    last = last[last["step"] == last.groupby("run", observed=True)["step"].transform("max")]
-    last = last.rename(columns={"run": "adapter"})
-    cards.figure_card(
-        figures.prices_by_module(last),
-        name="prices",
-        table=last,
-        formula=reallocation.PRICE,
-        python="import pandas as pd\n"
-        "from hiplora import figures\n"
-        "from hiplora.training import Run\n"
-        "from hiplora.training.prices import price_table\n"
-        f"table = pd.concat([price_table(Run(path)) for path in {[str(run.path) for run in priced]!r}])\n"
-        "figures.prices_by_module(table.rename(columns={'run': 'adapter'})).show()",
-    )
+    cards.figure_card(figures.prices_by_module, partial(last_prices, shown), name="prices", formula=reallocation.PRICE)
     st.caption(reallocation.LIMITS)
 
 
-def snippet(shown: list[Run], figure: str) -> str:
-    """The Python that makes a figure of runs anew."""
-    return (
-        "from hiplora import figures\n"
-        "from hiplora.training import Run, layer_history\n"
-        f"runs = [Run(path) for path in {[str(run.path) for run in shown]!r}]\n"
-        f"figures.{figure}.show()"
-    )
+def cached_history(call: "partial[pd.DataFrame]") -> pd.DataFrame:
+    """Make the layer history of a call, read again only when something has happened."""
+    return runs.layers(*call.args)
 
 
 def offer_reallocation(shown: list[Run]) -> None:

@@ -1,36 +1,39 @@
-"""An adapter on disk: which modules it changes and by what, without PEFT."""
+"""A PEFT adapter on disk: which modules it changes and by what, without PEFT."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+import json
+from abc import abstractmethod
+from collections.abc import Hashable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hiplora.adapters.delta import Delta
+from hiplora.adapters.update import Update
+from hiplora.card import Card
 from hiplora.errors import HiploraError
-from hiplora.files import Tensors, read_json, require_finite
+from hiplora.files import Tensors, require_finite
+from hiplora.paths import demo_adapters
 from hiplora.sources import strip_peft_prefix
 
 
-class Adapter(ABC):
-    """One adapter folder. Deltas are read one module at a time.
+class Adapter(Update):
+    """An update that PEFT saved: a config and tensors. A new format is a subclass and one line in `read.READERS`.
 
     Attributes:
+        titles: the methods that the class reads, as people call them.
         path: the folder that the files lie in.
         home: the folder it is called after: its own, or that of the run that it was trained in.
-        name: what to call it; the name of `home`.
-        method: how it was trained, such as `LoRA` or `HiP-LoRA`.
-        needs_base: whether `delta` must be given the base's weight.
+        name: the name of `home`.
         config: `adapter_config.json`.
         tensors: `adapter_model.safetensors`.
         modules: names of the changed matrices, without PEFT's prefix, in file order.
-        notes: one sentence each for whatever is trained beside the low-rank part, or looks wrong.
+
+    Raises:
+        HiploraError: the tensors hold nothing of the method, or the parts do not fit each other.
     """
 
-    method: str
-    needs_base: bool = False
+    titles: tuple[str, ...]
 
     def __init__(self, path: Path, config: dict[str, Any], tensors: Tensors, home: Path | None = None):
         self.path = path
@@ -43,7 +46,27 @@ class Adapter(ABC):
             raise HiploraError(f"{tensors.path} holds no {self.method} weights: check that the folder is an adapter.")
         self.modules = list(self._keys)
         own = {key for keys in self._keys.values() for key in keys.values()}
-        self.notes = _caveats_on_extras([key for key in tensors.shapes if key not in own]) + self._notes()
+        self.caveats = _caveats_on_extras([key for key in tensors.shapes if key not in own]) + self._own_caveats()
+
+    @classmethod
+    @abstractmethod
+    def reads(cls, config: dict[str, Any], tensors: Tensors) -> bool:
+        """Whether this class reads such an adapter."""
+
+    @property
+    def identity(self) -> Hashable:
+        """The files as they were opened, and the settings."""
+        return self.tensors.identity, json.dumps(self.config, sort_keys=True, default=str)
+
+    @property
+    def source(self) -> str:
+        """The name of one of the demo world's adapters, else the folder."""
+        return self.home.name if self.home in demo_adapters() else str(self.home)
+
+    @property
+    def long_name(self) -> str:
+        """The name after that of the parent folder."""
+        return f"{self.home.resolve().parent.name}/{self.name}"
 
     @property
     def base_name(self) -> str:
@@ -51,18 +74,20 @@ class Adapter(ABC):
         return str(self.config.get("base_model_name_or_path") or "")
 
     @cached_property
-    def card(self) -> dict[str, Any]:
-        """`card.json` beside the adapter, which says how it was made and what it scored; empty where there is none.
+    def card(self) -> Card:
+        """`card.json` beside the adapter.
 
         Raises:
             HiploraError: the file is damaged.
         """
-        path = self.path / "card.json"
-        return read_json(path) if path.is_file() else {}
+        return Card.read(self.path)
 
     @abstractmethod
     def _find_keys(self) -> dict[str, dict[str, str]]:
         """Return `{module: {tensor of the method: its key in the file}}`."""
+
+    def _own_caveats(self) -> list[str]:
+        return []
 
     def _key(self, module: str, tensor: str) -> str:
         try:
@@ -71,38 +96,6 @@ class Adapter(ABC):
             raise HiploraError(
                 f"{self.tensors.path}: {tensor} of {module} is missing: save the adapter again."
             ) from None
-
-    @abstractmethod
-    def delta(self, module: str, weight: np.ndarray | None = None) -> Delta:
-        """Return the update of one module relative to the base it started from, (m, n) out x in, scaling included.
-
-        Args:
-            module: one of `modules`.
-            weight: (m, n) out x in, what the base has there; looked at only by an adapter that `needs_base`.
-
-        Raises:
-            HiploraError: NaN or infinity in its weights, factors that do not fit each other, or no `weight` where the
-                adapter needs it.
-        """
-
-    @abstractmethod
-    def shape(self, module: str) -> tuple[int, int]:
-        """Return `(m, n)`, out x in, of one module's update, from the file's header alone."""
-
-    def epsilon(self, module: str) -> float | None:
-        """Return the budget that a module was trained under; None when the method has none."""
-        return None
-
-    def principal_rank(self, module: str) -> int | None:
-        """Return the principal rank that a module was trained at; None when the method has none."""
-        return None
-
-    def weight_hash(self, module: str) -> str | None:
-        """Return the content hash of the base weight that a module was trained on; None when that is not recorded."""
-        return None
-
-    def _notes(self) -> list[str]:
-        return []
 
     def _read(self, keys: Sequence[str], tensors: Tensors) -> list[np.ndarray]:
         found = tensors.read_together(keys)

@@ -1,56 +1,94 @@
-"""What an adapter adds to one frozen weight: low-rank or dense, both answering the same few questions.
+"""What an update adds to one frozen weight: low-rank or dense, both answering the same few questions.
 
 All by numpy: scipy brings threads of its own, and where the two take turns each waits actively on the other's cores.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 
 
-class Delta(Protocol):
-    """An update `dW` (m x n, out x in) of one weight. All arithmetic is in float64."""
+class Delta(ABC):
+    """An update `dW` (m x n, out x in) of one weight. All arithmetic is in float64.
+
+    Deltas of one shape can be added and subtracted, and scaled by a number; low-rank ones stay low-rank.
+    """
 
     @property
+    @abstractmethod
     def shape(self) -> tuple[int, int]:
         """`(m, n)`, out x in."""
 
     @property
+    @abstractmethod
     def rank(self) -> int:
         """The most that the rank of `dW` can be, by its form."""
 
     @property
+    @abstractmethod
     def energy(self) -> float:
         """`||dW||_F^2`."""
 
     @property
+    @abstractmethod
     def singular_values(self) -> np.ndarray:
         """Singular values of `dW`, falling, (q,)."""
 
     @property
+    @abstractmethod
     def compact_svd(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`Q1 (m x q), s (q), Q2t (q x n)` with `dW = Q1 diag(s) Q2t`."""
 
+    @abstractmethod
     def project(self, Ut: np.ndarray | None = None, Vt: np.ndarray | None = None) -> "Delta":
         """Return `U^T dW V` for bases given as rows, `Ut` (k x m) and `Vt` (k x n); None leaves a side alone."""
 
+    @abstractmethod
     def row_energy(self) -> np.ndarray:
-        """Squared norm of each row of `dW`, (m,)."""
+        """Return the squared norm of each row of `dW`, (m,)."""
 
+    @abstractmethod
     def column_energy(self) -> np.ndarray:
-        """Squared norm of each column of `dW`, (n,)."""
+        """Return the squared norm of each column of `dW`, (n,)."""
 
+    @abstractmethod
     def inner(self, other: "Delta") -> float:
         """Return `<dW, dW'> = tr(dW^T dW')`."""
 
+    @abstractmethod
     def dense(self) -> np.ndarray:
         """Return `dW` itself, (m, n)."""
 
+    @abstractmethod
+    def __mul__(self, factor: float) -> "Delta":
+        """Return `factor dW`."""
+
+    def __add__(self, other: "Delta") -> "Delta":
+        """Return `dW + dW'`; of two low-rank updates never formed, of rank at most `q + q'`.
+
+        Raises:
+            ValueError: the shapes differ.
+        """
+        if self.shape != other.shape:
+            raise ValueError(f"updates of shapes {self.shape} and {other.shape} cannot be added")
+        if isinstance(self, LowRankDelta) and isinstance(other, LowRankDelta):
+            return LowRankDelta(np.hstack([self.L, other.L]), np.vstack([self.R, other.R]))
+        return DenseDelta(self.dense() + other.dense())
+
+    def __rmul__(self, factor: float) -> "Delta":
+        return self * factor
+
+    def __neg__(self) -> "Delta":
+        return self * -1.0
+
+    def __sub__(self, other: "Delta") -> "Delta":
+        return self + -other
+
 
 @dataclass(frozen=True, eq=False)
-class LowRankDelta:
+class LowRankDelta(Delta):
     """`dW = L R`, never formed: every answer costs O((m + n) q (k + q)).
 
     Attributes:
@@ -69,6 +107,11 @@ class LowRankDelta:
             raise ValueError(f"factors of shapes {self.L.shape} and {self.R.shape} do not multiply")
         object.__setattr__(self, "L", np.asarray(self.L, dtype=np.float64))
         object.__setattr__(self, "R", np.asarray(self.R, dtype=np.float64))
+
+    @classmethod
+    def zero(cls, shape: tuple[int, int]) -> "LowRankDelta":
+        """Return the update of zeros of a shape `(m, n)`."""
+        return cls(np.zeros((shape[0], 1)), np.zeros((1, shape[1])))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -122,9 +165,12 @@ class LowRankDelta:
         """`L R`, (m, n)."""
         return self.L @ self.R
 
+    def __mul__(self, factor: float) -> "LowRankDelta":
+        return LowRankDelta(factor * self.L, self.R)
+
 
 @dataclass(frozen=True, eq=False)
-class DenseDelta:
+class DenseDelta(Delta):
     """`dW` of any form, held whole: one layer at a time.
 
     Attributes:
@@ -186,3 +232,6 @@ class DenseDelta:
     def dense(self) -> np.ndarray:
         """`dW`, (m, n)."""
         return self.matrix
+
+    def __mul__(self, factor: float) -> "DenseDelta":
+        return DenseDelta(factor * self.matrix)

@@ -1,12 +1,14 @@
 """PEFT's DoRA folders."""
 
 import re
+from typing import Any
 
 import numpy as np
 
 from hiplora.adapters.delta import Delta, DenseDelta
 from hiplora.adapters.lora import LoraAdapter
 from hiplora.errors import HiploraError
+from hiplora.files import Tensors
 from hiplora.sources import strip_peft_prefix
 
 MAGNITUDE = "lora_magnitude_vector"
@@ -21,8 +23,16 @@ class DoraAdapter(LoraAdapter):
     `m` holds one magnitude per output, so the update depends on the base and is of no low rank.
     """
 
+    titles = ("DoRA",)
     method = "DoRA"
     needs_base = True
+
+    @classmethod
+    def reads(cls, config: dict[str, Any], tensors: Tensors) -> bool:
+        """Whether it is a LoRA with magnitudes."""
+        return super().reads(config, tensors) and (
+            bool(config.get("use_dora")) or any(MAGNITUDE in key for key in tensors.shapes)
+        )
 
     def _find_keys(self) -> dict[str, dict[str, str]]:
         keys = super()._find_keys()
@@ -57,7 +67,7 @@ class DoraAdapter(LoraAdapter):
         stretch = np.divide(magnitude, norms, out=np.zeros_like(norms), where=norms > 0)
         return DenseDelta(stretch[:, None] * V - W0)
 
-    def _notes(self) -> list[str]:
+    def _own_caveats(self) -> list[str]:
         for module in self.modules:
             self._key(module, MAGNITUDE)
-        return super()._notes()
+        return super()._own_caveats()

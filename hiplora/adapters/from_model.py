@@ -20,6 +20,7 @@ class _StateDict(Tensors):
 
     def __init__(self, path: Path, state: dict[str, Any]):
         self.path = path
+        self.identity = object()
         self._state = state
         self.shapes = {key: tuple(value.shape) for key, value in state.items()}
 

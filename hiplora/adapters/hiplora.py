@@ -1,5 +1,7 @@
 """HiP-LoRA folders, read without PEFT."""
 
+from typing import Any
+
 import numpy as np
 
 from hiplora.adapters.adapter import Adapter
@@ -13,6 +15,7 @@ from hiplora.adapters.hiplora_format import (
     with_factors,
 )
 from hiplora.errors import HiploraError
+from hiplora.files import Tensors
 
 
 class HipLoraAdapter(Adapter):
@@ -23,7 +26,13 @@ class HipLoraAdapter(Adapter):
             missing or of the wrong type.
     """
 
+    titles = ("HiP-LoRA",)
     method = "HiP-LoRA"
+
+    @classmethod
+    def reads(cls, config: dict[str, Any], tensors: Tensors) -> bool:
+        """Whether it was saved by this package's tuner."""
+        return str(config.get("peft_type", "")).upper() == "HIPLORA"
 
     def _find_keys(self) -> dict[str, dict[str, str]]:
         keys = group_keys(self.tensors.shapes)

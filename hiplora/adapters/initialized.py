@@ -1,11 +1,13 @@
 """LoRA folders whose start took a part of the base's weights into the factors."""
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hiplora.adapters.delta import Delta, LowRankDelta
+from hiplora.adapters.dora import DoraAdapter
 from hiplora.adapters.lora import LoraAdapter
 from hiplora.errors import HiploraError
 from hiplora.files import Tensors
@@ -29,7 +31,20 @@ class InitializedLoraAdapter(LoraAdapter):
         HiploraError: that file does not hold the tensors of the adapter, or the start was OLoRA's on Conv1D.
     """
 
+    titles = tuple(INITIALIZATIONS.values())
+
     def __init__(self, path: Path, config: dict[str, Any], tensors: Tensors, home: Path | None = None):
+        init = config["init_lora_weights"]
+        if DoraAdapter.reads(config, tensors):
+            raise HiploraError(
+                f"{path} is a DoRA that was started by {init}, which is not read yet: pass a DoRA with a plain start."
+            )
+        if not (path / INITIAL_FILE).is_file():
+            raise HiploraError(
+                f"{path} was started by {init}, which changes the base too, so its factors alone are not an update of "
+                f"the original base: put the weights it started from beside them as {INITIAL_FILE}, or save it with "
+                "PEFT's path_initial_model_for_weight_conversion."
+            )
         self.start = Tensors(path / INITIAL_FILE)
         super().__init__(path, config, tensors, home)
         for keys in self._keys.values():
@@ -43,11 +58,21 @@ class InitializedLoraAdapter(LoraAdapter):
         if self.method == "OLoRA" and config.get("fan_in_fan_out"):
             raise HiploraError(f"{path} was started by OLoRA on Conv1D, which PEFT does wrongly: start it by PiSSA.")
 
+    @classmethod
+    def reads(cls, config: dict[str, Any], tensors: Tensors) -> bool:
+        """Whether it is a LoRA whose start depends on the base or on data."""
+        init = str(config.get("init_lora_weights", "")).lower()
+        return super().reads(config, tensors) and init.startswith(tuple(INITIALIZATIONS))
+
+    @property
+    def identity(self) -> Hashable:
+        """The files as they were opened, the start's included, and the settings."""
+        return self.start.identity, super().identity
+
     @property
     def method(self) -> str:  # type: ignore[override]
         """`PiSSA`, `OLoRA`, `CorDA` or `LoRA-GA`."""
-        init = str(self.config["init_lora_weights"]).lower()
-        return next(name for start, name in INITIALIZATIONS.items() if init.startswith(start))
+        return next(name for start, name in INITIALIZATIONS.items() if self.initialization.startswith(start))
 
     def delta(self, module: str, weight: np.ndarray | None = None) -> Delta:
         """Return `scaling * (B A - B0 A0)`, (m, n) out x in, of rank at most `2 r`.

@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import Any
 
 import numpy as np
 
@@ -32,12 +33,29 @@ class LoraAdapter(Adapter):
         HiploraError: the folder is of a variant whose update is another.
     """
 
+    titles: tuple[str, ...] = ("LoRA", "rsLoRA")
+
+    @classmethod
+    def reads(cls, config: dict[str, Any], tensors: Tensors) -> bool:
+        """Whether PEFT calls it a LoRA."""
+        return str(config.get("peft_type", "")).upper() == "LORA"
+
     @property
     def method(self) -> str:  # type: ignore[override]
         """`LoRA` or `rsLoRA`."""
         return "rsLoRA" if self.config.get("use_rslora") else "LoRA"
 
+    @property
+    def initialization(self) -> str:
+        """How the factors started, as PEFT's `init_lora_weights` says it, in lower case."""
+        return str(self.config.get("init_lora_weights", "")).lower()
+
     def _find_keys(self) -> dict[str, dict[str, str]]:
+        if self.initialization.startswith("loftq"):
+            raise HiploraError(
+                f"{self.path} was started by {self.initialization}, which changes the base too, by quantizing it, so "
+                "its update of the original base is not known: pass an adapter with another start."
+            )
         for flag in ("use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config"):
             if self.config.get(flag):
                 raise HiploraError(f"{self.path} uses {flag}, which is not read yet: pass a plain LoRA adapter.")
@@ -89,8 +107,8 @@ class LoraAdapter(Adapter):
             )
         return A, B
 
-    def _notes(self) -> list[str]:
-        notes = []
+    def _own_caveats(self) -> list[str]:
+        caveats = []
         shapes = self.tensors.shapes
         sizes = {
             module: (shapes[self._key(module, "lora_A")], shapes[self._key(module, "lora_B")])
@@ -98,9 +116,9 @@ class LoraAdapter(Adapter):
         }
         wide = [m for m, (a, b) in sizes.items() if len(a) == len(b) == 2 and a[0] > min(a[1], b[0])]
         if wide:
-            notes.append(
+            caveats.append(
                 f"r is larger than the layer in {len(wide)} modules ({wide[0]}): the rank beyond it does nothing."
             )
         if self.config.get("lora_bias"):
-            notes.append("lora_bias is on: the biases of B are not in these numbers.")
-        return notes
+            caveats.append("lora_bias is on: the biases of B are not in these numbers.")
+        return caveats

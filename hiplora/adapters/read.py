@@ -2,19 +2,24 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hiplora.adapters.adapter import Adapter
-from hiplora.adapters.dora import MAGNITUDE, DoraAdapter
+from hiplora.adapters.dora import DoraAdapter
 from hiplora.adapters.hiplora import HipLoraAdapter
-from hiplora.adapters.initialized import INITIAL_FILE, INITIALIZATIONS, InitializedLoraAdapter
+from hiplora.adapters.initialized import InitializedLoraAdapter
+from hiplora.adapters.locate import locate
 from hiplora.adapters.lora import LoraAdapter
+from hiplora.adapters.update import Update
 from hiplora.errors import HiploraError
 from hiplora.files import Tensors, read_json, reject_lfs_pointer, user_path
-from hiplora.paths import RUN_ADAPTER, RUN_FILE, demo_adapters
+from hiplora.paths import RUN_FILE
+
+READERS: tuple[type[Adapter], ...] = (HipLoraAdapter, InitializedLoraAdapter, DoraAdapter, LoraAdapter)
+"""The formats; of those that read an adapter the first does."""
 
 
 def read_adapter(path: str | Path) -> Adapter:
@@ -27,26 +32,16 @@ def read_adapter(path: str | Path) -> Adapter:
         HiploraError: no such folder, weights without config or the reverse, a Git LFS pointer, a pickle, a run without
             a checkpoint, or a tuner that is not read yet.
     """
-    home = user_path(path)
-    if (home / RUN_FILE).is_file():
-        # While a run trains, its adapter is not there for the moment in which the next one takes its place.
+    if (user_path(path) / RUN_FILE).is_file():
+        # While a run trains, its adapter is missing for the moment in which the next one takes its place.
         with suppress(HiploraError):
-            return _read(home)
+            return _read(path)
         time.sleep(0.1)
-    return _read(home)
+    return _read(path)
 
 
-def _read(home: Path) -> Adapter:
-    path = home
-    if not home.is_dir():
-        home = next((shipped for shipped in demo_adapters() if shipped.name == str(path)), home)
-    if not home.is_dir():
-        raise HiploraError(f"{home} is not a folder: pass the adapter's folder, as `save_pretrained` wrote it.")
-    folder = home
-    if (home / RUN_FILE).is_file() and not (home / "adapter_model.safetensors").is_file():
-        folder = home / RUN_ADAPTER
-        if not folder.is_dir():
-            raise HiploraError(f"{home} has no checkpoint yet: wait for its first one, or choose another run.")
+def _read(path: str | Path) -> Adapter:
+    folder, home = locate(path)
     config_path, weights_path = folder / "adapter_config.json", folder / "adapter_model.safetensors"
     if not weights_path.is_file():
         pickled = folder / "adapter_model.bin"
@@ -66,10 +61,10 @@ def _read(home: Path) -> Adapter:
 
 
 def adapter_of(folder: Path, config: dict[str, Any], tensors: Tensors, home: Path | None = None) -> Adapter:
-    """Return the adapter that a config and tensors make up.
+    """Build an adapter from its config and tensors.
 
     Args:
-        folder: where they lie, with whatever else the adapter needs beside them.
+        folder: where they lie, with anything else the adapter needs beside them.
         config: as in `adapter_config.json`.
         tensors: as in `adapter_model.safetensors`.
         home: the folder it is called after; `folder` by default.
@@ -77,62 +72,30 @@ def adapter_of(folder: Path, config: dict[str, Any], tensors: Tensors, home: Pat
     Raises:
         HiploraError: the tuner is not read yet, or the parts do not fit each other.
     """
-    peft_type = str(config.get("peft_type", "")).upper()
-    if peft_type not in ("LORA", "HIPLORA"):
+    reader = next((reader for reader in READERS if reader.reads(config, tensors)), None)
+    if reader is None:
+        titles = [title for known in reversed(READERS) for title in known.titles]
         raise HiploraError(
-            f"{folder / 'adapter_config.json'} says peft_type {peft_type or 'nothing'}, which is not read yet: LoRA, "
-            "rsLoRA, DoRA and HiP-LoRA are."
+            f"{folder / 'adapter_config.json'} says peft_type {str(config.get('peft_type', '')).upper() or 'nothing'}, "
+            f"which is not read yet: {', '.join(titles[:-1])} and {titles[-1]} are."
         )
-    reader = HipLoraAdapter if peft_type == "HIPLORA" else _lora_reader(folder, config, tensors)
     return reader(folder, config, tensors, home)
 
 
-def _lora_reader(folder: Path, config: dict[str, Any], tensors: Tensors) -> type[Adapter]:
-    """Return the class for what PEFT calls LoRA, by how it started and what it trains."""
-    init = str(config.get("init_lora_weights", "")).lower()
-    dora = bool(config.get("use_dora")) or any(MAGNITUDE in key for key in tensors.shapes)
-    if init.startswith("loftq"):
-        raise HiploraError(
-            f"{folder} was started by {init}, which changes the base too, by quantising it, so its update of the "
-            "original base is not known: pass an adapter with another start."
-        )
-    if not init.startswith(tuple(INITIALIZATIONS)):
-        return DoraAdapter if dora else LoraAdapter
-    if dora:
-        raise HiploraError(
-            f"{folder} is a DoRA that was started by {init}, which is not read yet: pass a DoRA with a plain start."
-        )
-    if not (folder / INITIAL_FILE).is_file():
-        raise HiploraError(
-            f"{folder} was started by {init}, which changes the base too, so its factors alone are no update of the "
-            f"original base: put the weights it started from beside them as {INITIAL_FILE}, or save it with PEFT's "
-            "path_initial_model_for_weight_conversion."
-        )
-    return InitializedLoraAdapter
-
-
-def read_adapters(paths: Iterable[str | Path]) -> list[Adapter]:
-    """Open several adapter folders, in order, with names told apart.
+def read_updates(sources: Iterable[str | Path | Update]) -> list[Update]:
+    """Open several adapters, in order, with names told apart; what is open already stays as it is.
 
     Raises:
         HiploraError: as `read_adapter`, for the first that cannot be opened.
     """
-    return name_apart([read_adapter(path) for path in paths])
+    return name_apart([source if isinstance(source, Update) else read_adapter(source) for source in sources])
 
 
-def name_apart(adapters: list[Adapter]) -> list[Adapter]:
-    """Give adapters that share a name longer ones, by parent folder, then by number; returns the same list."""
-    for lengthen in (_with_parent, _with_number):
-        for name, count in Counter(adapter.name for adapter in adapters).items():
+def name_apart(updates: Sequence[Update]) -> list[Update]:
+    """Give updates that share a name longer ones, by parent folder, then by number; return the same updates."""
+    for lengthen in (lambda update, number: update.long_name, lambda update, number: f"{update.name}#{number}"):
+        for name, count in Counter(update.name for update in updates).items():
             if count > 1:
-                for number, adapter in enumerate([a for a in adapters if a.name == name], start=1):
-                    adapter.name = lengthen(adapter, number)
-    return adapters
-
-
-def _with_parent(adapter: Adapter, number: int) -> str:
-    return f"{adapter.home.resolve().parent.name}/{adapter.name}"
-
-
-def _with_number(adapter: Adapter, number: int) -> str:
-    return f"{adapter.name}#{number}"
+                for number, update in enumerate([u for u in updates if u.name == name], start=1):
+                    update.name = lengthen(update, number)
+    return list(updates)

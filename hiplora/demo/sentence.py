@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -10,12 +11,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hiplora.adapters import read_adapter
-from hiplora.demo import SKILLS, TASKS, read_card
+from hiplora.adapters import place, read_adapter
+from hiplora.card import Card
+from hiplora.demo import SKILLS, TASKS
 from hiplora.demo.scoring import greedy_answers
 from hiplora.demo.skills import ALL_FACTS, evaluation_examples
 from hiplora.errors import HiploraError
-from hiplora.measures import matched_weights, update_of
 from hiplora.sources import BaseModel, layer_and_kind, strip_peft_prefix
 from hiplora.spectrum.prepare import BaseSpectra
 
@@ -51,12 +52,19 @@ class Probe:
         HiploraError: something cannot be read, or does not fit.
     """
 
-    def __init__(self, base: Path, adapters: Sequence[Path], k: int = 16, spectra: BaseSpectra | None = None):
+    def __init__(
+        self,
+        base: str | Path,
+        adapters: Sequence[str | Path],
+        k: int = 16,
+        spectra: BaseSpectra | None = None,
+    ):
         from peft import PeftModel
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         import hiplora.tuner  # noqa: F401  (registers the method with PEFT)
 
+        base = Path(base)
         spectra = spectra or BaseSpectra(BaseModel(base))
         self.base = base
         self.k = k
@@ -68,16 +76,19 @@ class Probe:
         self._updates: dict[str, dict[str, _Split]] = {}
         for adapter, model in zip(self.adapters, bases[1:], strict=True):
             updates = {}
-            for module, weight in matched_weights(spectra.base, adapter).items():
+            for weight, delta in place(spectra.base, adapter):
                 head = spectra.get(weight, k)
-                updates[weight.module] = _Split(
-                    update_of(spectra.base, adapter, module, weight).dense(), head.Ut[:k], head.Vt[:k]
-                )
+                updates[weight.module] = _Split(delta.dense(), head.Ut[:k], head.Vt[:k])
             self._updates[adapter.name] = updates
             self.models[adapter.name] = PeftModel.from_pretrained(model, adapter.path).eval()
         self._limit = int(bases[0].config.max_position_embeddings) - _ANSWER_LENGTH
         # Hooks belong to the model: two threads would read each other's inputs.
         self._lock = threading.Lock()
+
+    @property
+    def made_by(self) -> "partial[Probe]":
+        """The call that loads the same models again."""
+        return partial(Probe, self.base, [adapter.home for adapter in self.adapters], k=self.k)
 
     def prompt(self, line: str) -> str:
         """Return what the models are given of a typed line: all up to and with the equals sign.
@@ -128,6 +139,14 @@ class Probe:
                 for i, word in zip(best, words, strict=True)
             ]
         )
+
+    def layer_effects(self, prompt: str) -> pd.DataFrame:
+        """Return the effects of all maps of a layer together: see `layer_effects`.
+
+        Args:
+            prompt: from `prompt`.
+        """
+        return layer_effects(self.effects(prompt))
 
     def effects(self, prompt: str) -> pd.DataFrame:
         """Return what each channel changes for this prompt, one row per adapter and linear map.
@@ -229,7 +248,7 @@ def answer_table(probe: Probe, prompt: str, task: str) -> pd.DataFrame:
         HiploraError: a card is missing or damaged.
     """
     skill = prompt.partition(" ")[0]
-    cards = {BASE: read_card(probe.base)} | {adapter.name: adapter.card for adapter in probe.adapters}
+    cards = {BASE: Card.read(probe.base)} | {adapter.name: adapter.card for adapter in probe.adapters}
     rows = []
     for model, answer in zip(*(probe.answers([prompt])[column] for column in ("model", "answer")), strict=True):
         card = cards[model]
@@ -240,9 +259,9 @@ def answer_table(probe: Probe, prompt: str, task: str) -> pd.DataFrame:
                 "answer": answer,
                 "right_answer": right,
                 "correct": None if right is None else answer == right,
-                "task_score": card.get("task_score"),
-                "retention": card.get("retention"),
-                "skill_score": card["task_score"] if card.get("task") == skill else card["skills"].get(skill),
+                "task_score": card.task_score,
+                "retention": card.retention,
+                "skill_score": card.task_score if card.task == skill else card.skills.get(skill),
             }
         )
     return pd.DataFrame(rows)

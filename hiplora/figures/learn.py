@@ -88,12 +88,12 @@ def rotation_effect(effects: pd.DataFrame, angle: float) -> go.Figure:
     )
 
 
-def core_budget(section: pd.DataFrame, cores: pd.DataFrame, reach: float = 0.17) -> go.Figure:
+def core_budget(cores: pd.DataFrame, section: pd.DataFrame, reach: float = 0.17) -> go.Figure:
     """Draw the budget in the plane of `C11` and `C22`, with the raw core and what the hard limit makes of it.
 
     Args:
-        section: from `hiplora.learn.budget_sections`, one block of rows per `C12`.
         cores: from `hiplora.learn.budget_cores`.
+        section: from `hiplora.learn.budget_sections`, one block of rows per `C12`.
         reach: how far the axes go.
     """
     figure = go.Figure()

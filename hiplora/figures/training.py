@@ -17,7 +17,9 @@ from hiplora.figures.style import (
     row_of_max,
     two_digits,
 )
-from hiplora.measure_info import MEASURES
+from hiplora.measure_info import MeasureInfo
+
+_TIGHTNESS = MeasureInfo("tightness", "Tightness", "", "", "", "budget", "")
 
 _CHANNELS = (
     ("principal_norm", "principal ‖PP‖", PRINCIPAL, "solid"),
@@ -35,7 +37,7 @@ def tightness_history(table: pd.DataFrame, steps: int) -> go.Figure:
         table: from `layer_history`, with at least one row.
         steps: that the runs are to take; the part to come is left empty.
     """
-    runs, info = list(adapter_colors(table["run"])), MEASURES["tightness"]
+    runs, info = list(adapter_colors(table["run"])), _TIGHTNESS
     places = table.drop_duplicates("module")[["module", "layer", "kind"]].reset_index(drop=True)
     table = table.assign(shown=shown_values(table, info))
     figure = make_subplots(

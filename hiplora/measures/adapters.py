@@ -4,32 +4,32 @@ import math
 
 import pandas as pd
 
-from hiplora.adapters import Adapter
+from hiplora.adapters import Update
 from hiplora.measures.ranks import effective_rank, stable_rank
 from hiplora.sources import layer_and_kind
 from hiplora.sources.base import in_data_order
 
 
-def adapter_table(adapter: Adapter) -> pd.DataFrame:
+def adapter_table(update: Update) -> pd.DataFrame:
     """Return one row per module with what needs no base.
 
     Columns: `adapter, method, module, layer, kind, rows, cols, rank, norm, spectral_norm, stable_rank, effective_rank`.
 
     Args:
-        adapter: an open adapter.
+        update: an open one.
 
     Raises:
         HiploraError: NaN or infinity in its weights, or an update that depends on its base (DoRA).
     """
     rows = []
-    for module in in_data_order(adapter.modules):
-        delta = adapter.delta(module)
+    for module in in_data_order(update.modules):
+        delta = update.delta(module)
         s = delta.singular_values
         layer, kind = layer_and_kind(module)
         rows.append(
             {
-                "adapter": adapter.name,
-                "method": adapter.method,
+                "adapter": update.name,
+                "method": update.method,
                 "module": module,
                 "layer": layer,
                 "kind": kind,

@@ -49,6 +49,16 @@ class Channels:
         """Return a block's share of the energy; NaN for an update of zeros."""
         return float(getattr(self, block)) / self.total if self.total > 0 else float("nan")
 
+    @property
+    def left_share(self) -> float:
+        """Share of the energy on the leading left directions, `PP + PR`; NaN for an update of zeros."""
+        return self.share("pp") + self.share("pr")
+
+    @property
+    def right_share(self) -> float:
+        """Share of the energy on the leading right directions, `PP + RP`; NaN for an update of zeros."""
+        return self.share("pp") + self.share("rp")
+
     def truncate(self, k: int) -> "Channels":
         """Return the same for the leading `k` directions.
 

@@ -6,6 +6,7 @@ import numpy as np
 import scipy.linalg
 
 from hiplora.adapters import Delta, LowRankDelta
+from hiplora.measures.measure import Measure
 from hiplora.spectrum import Spectrum
 from hiplora.spectrum.blas import one_blas_thread
 
@@ -162,3 +163,17 @@ def _are_leading(values: np.ndarray, d: np.ndarray, X: np.ndarray, T: np.ndarray
     schur -= np.roll(np.eye(2 * r), r, axis=0)
     count = np.sum(apart > 0) + np.sum(np.linalg.eigvalsh(schur) > 0) - r
     return bool(count == np.sum(values > bound))
+
+
+INTRUDERS = Measure(
+    "intruders",
+    "Intruder dimensions",
+    "among the top 10",
+    r"\#\{j \le 10 : \max_i |\langle u'_j, u_i\rangle| < 0.5\},\quad u'_j \text{ of } W_0 + \Delta W",
+    "Leading directions of the changed weight that resemble none of the original's.",
+    "count",
+    "Shuttleworth et al., arXiv 2410.21228",
+    value=lambda m: m.computed["intruders"].count,
+    beside={"intruder_share": lambda m: m.computed["intruders"].share},
+    compute=intruder_dimensions,
+)

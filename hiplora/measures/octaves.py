@@ -5,16 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from hiplora.adapters import Adapter
-from hiplora.measures.layers import matched_weights, update_of
+from hiplora.adapters import Placement
 from hiplora.measures.null import Side, beta_band, isotropic_null
 from hiplora.measures.ranks import energy_shares
-from hiplora.spectrum.prepare import BaseSpectra
+from hiplora.spectrum import BaseSpectra
+from hiplora.spectrum.blas import one_blas_thread
 
 _SIDES: tuple[Side, ...] = ("left", "right")
 
 
-def octave_table(spectra: BaseSpectra, adapters: Sequence[Adapter], k: int) -> pd.DataFrame:
+def octave_table(spectra: BaseSpectra, placements: Sequence[Placement], k: int) -> pd.DataFrame:
     """Return one row per adapter and octave (1, 2, 3-4, 5-8, ...) of the direction's place in its own weight.
 
     Columns: `adapter, start, end` (directions, from 1; in the last row of an adapter `start` is 0 and `end` missing:
@@ -25,23 +25,23 @@ def octave_table(spectra: BaseSpectra, adapters: Sequence[Adapter], k: int) -> p
 
     Args:
         spectra: of the base.
-        adapters: open adapters that fit it.
+        placements: the updates on that base.
         k: how many directions at least; all where the cache keeps all.
 
     Raises:
-        HiploraError: an adapter holds NaN, or `k` is larger than a layer.
+        HiploraError: an update holds NaN, or `k` is larger than a layer.
     """
-    parts = [_of_one(spectra, adapter, k) for adapter in adapters]
+    with one_blas_thread():
+        parts = [_of_one(spectra, placement, k) for placement in placements]
     table = pd.concat(parts, ignore_index=True).astype({"end": "Int64"})
-    return table.astype({"adapter": pd.CategoricalDtype([adapter.name for adapter in adapters])})
+    return table.astype({"adapter": pd.CategoricalDtype([placement.update.name for placement in placements])})
 
 
-def _of_one(spectra: BaseSpectra, adapter: Adapter, k: int) -> pd.DataFrame:
+def _of_one(spectra: BaseSpectra, placement: Placement, k: int) -> pd.DataFrame:
     found = []
     longest = 0
-    for module, weight in matched_weights(spectra.base, adapter).items():
-        spectrum = spectra.get(weight, spectra.cache.stored_k(weight.shape, k))
-        delta = update_of(spectra.base, adapter, module, weight)
+    for weight, delta in placement:
+        spectrum = spectra.at_least(weight, k)
         Ut, Vt = spectrum.Ut.astype(np.float64), spectrum.Vt.astype(np.float64)
         energies_on = {"left": delta.project(Ut).row_energy(), "right": delta.project(Vt=Vt).column_energy()}
         energy = delta.energy
@@ -58,7 +58,7 @@ def _of_one(spectra: BaseSpectra, adapter: Adapter, k: int) -> pd.DataFrame:
     energies = np.array([energy for energy, _ in found])
     octaves = max(len(shares["left"][0]) for _, shares in found) - 1
     columns: dict[str, object] = {
-        "adapter": adapter.name,
+        "adapter": placement.update.name,
         "start": [*_starts(2 ** (octaves - 1)), 0],
         "end": [*(min(2**i, longest) for i in range(octaves)), None],
     }

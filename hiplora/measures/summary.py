@@ -47,6 +47,27 @@ def summary_table(layers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def finding(row: pd.Series, k: int) -> str:
+    """Return in one line what an update does: its share with its null, and its size.
+
+    Args:
+        row: of `summary_table`.
+        k: principal rank of the table.
+    """
+    what = f"{row['adapter']} ({row['method']}, {row['modules']} maps, k = {k})"
+    if row["relative_norm"] == 0:
+        return f"{what}: does nothing, its update is zero."
+    chance = row["pp_null"]
+    intruders = f"; {row['intruders']:.0f} intruder dimensions" if row["intruders"] >= 0 else ""
+    over = f", over budget in {row['over_budget']} maps" if row["over_budget"] else ""
+    return (
+        f"{what}: {row['enrichment']:.2g}x its share by chance in the principal block "
+        f"(95 % of random updates: {row['pp_null_low'] / chance:.2g}x to {row['pp_null_high'] / chance:.2g}x), "
+        f"{row['pp']:.2%} of its energy; relative norm {row['relative_norm']:.2g}; "
+        f"max tightness {row['max_tightness']:.2g}{over}{intruders}"
+    )
+
+
 def channel_table(layers: pd.DataFrame, kind: str | None = None) -> pd.DataFrame:
     """Return the norms of the channels per adapter and layer, the modules of a layer together.
 

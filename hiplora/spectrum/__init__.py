@@ -2,6 +2,7 @@
 
 from hiplora.spectrum.cache import SpectrumCache, default_cache
 from hiplora.spectrum.decompose import decompose
+from hiplora.spectrum.prepare import BaseSpectra, spectrum_of
 from hiplora.spectrum.spectrum import Spectrum, content_hash
 
-__all__ = ["Spectrum", "SpectrumCache", "content_hash", "decompose", "default_cache"]
+__all__ = ["BaseSpectra", "Spectrum", "SpectrumCache", "content_hash", "decompose", "default_cache", "spectrum_of"]

@@ -1,4 +1,4 @@
-"""Spectra on disk, under a content key: the same weight is decomposed once, whatever model folder it comes in."""
+"""Spectra on disk, under a content key: a weight is decomposed once, in any number of model folders."""
 
 import hashlib
 import json
@@ -8,7 +8,6 @@ import warnings
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -17,11 +16,7 @@ from safetensors.numpy import save_file
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path, check_writable
 from hiplora.paths import cache_root
-from hiplora.spectrum.decompose import decompose
-from hiplora.spectrum.spectrum import Spectrum, content_hash
-
-if TYPE_CHECKING:
-    import torch
+from hiplora.spectrum.spectrum import Spectrum
 
 # Version of the algorithm and of the file layout. Part of the key: a change here never reads an older entry.
 _VERSION = "2"
@@ -30,6 +25,26 @@ _COMPLETE_UP_TO = 1024
 # Entries are read up to here without touching the rest: what a usual k needs.
 _HEAD = 64
 _DEFAULT_LIMIT = 20 * 2**30
+
+
+def stored_k(shape: tuple[int, int], k: int | None) -> int:
+    """Return how many triplets are computed and kept when `k` are asked for (None: all).
+
+    A fixed rule, so that everyone who asks for a common `k` gets the same bits: all of a small weight, else `k` rounded
+    up to a multiple of 64.
+
+    Raises:
+        HiploraError: `k` is not between 1 and `min(shape)`.
+    """
+    smallest = min(shape)
+    if k is not None and not 1 <= k <= smallest:
+        raise HiploraError(f"principal rank k={k} does not fit a {shape[0]} x {shape[1]} weight: use 1 to {smallest}.")
+    return smallest if k is None or smallest <= _COMPLETE_UP_TO else round_up(k, smallest)
+
+
+def round_up(k: int, largest: int) -> int:
+    """Return `k` rounded up to a multiple of 64, at most `largest`: what is read or measured at once."""
+    return min(-(-k // _HEAD) * _HEAD, largest)
 
 
 def default_cache() -> "SpectrumCache":
@@ -59,44 +74,6 @@ class SpectrumCache:
     def __init__(self, folder: Path, limit: int = _DEFAULT_LIMIT):
         self.folder = folder
         self.limit = limit
-
-    @staticmethod
-    def stored_k(shape: tuple[int, int], k: int | None) -> int:
-        """Return how many triplets are computed and kept when `k` are asked for (None: all).
-
-        A fixed rule, so that whoever asks for a common `k` gets the same bits: all of a small weight, else `k` rounded
-        up to a multiple of 64.
-
-        Raises:
-            HiploraError: `k` is not between 1 and `min(shape)`.
-        """
-        smallest = min(shape)
-        if k is not None and not 1 <= k <= smallest:
-            raise HiploraError(
-                f"principal rank k={k} does not fit a {shape[0]} x {shape[1]} weight: use 1 to {smallest}."
-            )
-        if k is None or smallest <= _COMPLETE_UP_TO:
-            return smallest
-        return min(smallest, -(-k // _HEAD) * _HEAD)
-
-    def fetch(self, weight: "np.ndarray | torch.Tensor", k: int | None = None, device: str | None = None) -> Spectrum:
-        """Return the leading `k` triplets of a weight (None: all), from the disk or computed and kept.
-
-        Args:
-            weight: (m, n), out x in, numpy or torch on any device.
-            k: how many.
-            device: where to compute them; by default where the weight is.
-
-        Raises:
-            HiploraError: `k` does not fit, the weight is not finite, or the cache cannot be written.
-        """
-        weight_hash = content_hash(weight)
-        found = self.lookup(weight_hash, k)
-        if found is None:
-            shape = (int(weight.shape[0]), int(weight.shape[1]))
-            found = decompose(weight, self.stored_k(shape, k), weight_hash=weight_hash, device=device)
-            self._store(found)
-        return found if k is None else found.truncate(k)
 
     def lookup(self, weight_hash: str, k: int | None = None) -> Spectrum | None:
         """Return the leading `k` triplets (None: all) of the weight with this hash, or None when they are not here.
@@ -144,7 +121,12 @@ class SpectrumCache:
             return []
         return [(int(path.stem.split("-")[2]), path) for path in paths]
 
-    def _store(self, spectrum: Spectrum) -> None:
+    def store(self, spectrum: Spectrum) -> None:
+        """Keep a spectrum, and make room for it.
+
+        Raises:
+            HiploraError: the folder cannot be written.
+        """
         name = f"{spectrum.weight_hash}-v{_VERSION}-{spectrum.k}{'-complete' if spectrum.complete else ''}"
         path = self.folder / "spectra" / spectrum.weight_hash[:2] / f"{name}.safetensors"
         tensors = {"sigma": spectrum.sigma}

@@ -11,14 +11,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path, check_writable
 from hiplora.sources import BaseModel, Weight
-from hiplora.spectrum.cache import SpectrumCache, default_cache
+from hiplora.spectrum.cache import SpectrumCache, default_cache, stored_k
+from hiplora.spectrum.decompose import decompose
 from hiplora.spectrum.spectrum import Spectrum, content_hash
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
 
 _LOOK_AGAIN = 0.1
 """Seconds between two looks when others work on all that is left."""
@@ -41,6 +47,33 @@ class Progress:
     share: float
     module: str
     remaining: float | None
+
+
+def spectrum_of(
+    weight: "np.ndarray | torch.Tensor",
+    k: int | None = None,
+    *,
+    cache: SpectrumCache | None = None,
+    device: str | None = None,
+) -> Spectrum:
+    """Return the leading `k` triplets of a weight (None: all), from the cache or computed and kept.
+
+    Args:
+        weight: (m, n), out x in, numpy or torch on any device.
+        k: how many.
+        cache: where spectra are kept; the user's cache by default.
+        device: where to compute; by default where the weight is.
+
+    Raises:
+        HiploraError: `k` does not fit, the weight is not finite, or the cache cannot be written.
+    """
+    cache, weight_hash = cache or default_cache(), content_hash(weight)
+    found = cache.lookup(weight_hash, k)
+    if found is None:
+        shape = (int(weight.shape[0]), int(weight.shape[1]))
+        found = decompose(weight, stored_k(shape, k), weight_hash=weight_hash, device=device)
+        cache.store(found)
+    return found if k is None else found.truncate(k)
 
 
 class BaseSpectra:
@@ -85,9 +118,17 @@ class BaseSpectra:
         known = self._hashes.get(weight.module)
         found = self.cache.lookup(known, k) if known else None
         if found is None:
-            found = self.cache.fetch(self.base.read(weight), k, resolve_device(self.device))
+            found = spectrum_of(self.base.read(weight), k, cache=self.cache, device=resolve_device(self.device))
             self._remember(weight, found.weight_hash)
         return found
+
+    def at_least(self, weight: Weight, k: int) -> Spectrum:
+        """Return as many triplets of a weight as are kept when `k` are asked for.
+
+        Raises:
+            HiploraError: as `get`.
+        """
+        return self.get(weight, stored_k(weight.shape, k))
 
     def missing(self, weights: Iterable[Weight], k: int | None = None) -> list[Weight]:
         """Return the weights whose spectrum would have to be computed, without reading any."""
@@ -155,7 +196,7 @@ class BaseSpectra:
 
     def _check_room(self, weights: list[Weight], k: int | None) -> None:
         """Raise when the spectra would push each other out of the cache, and so be computed again and again."""
-        stored = [(self.cache.stored_k(w.shape, None if k is None else min(k, *w.shape)), w.shape) for w in weights]
+        stored = [(stored_k(w.shape, None if k is None else min(k, *w.shape)), w.shape) for w in weights]
         needed = sum(4 * rank * (m + n) for rank, (m, n) in stored)
         if needed > self.cache.limit:
             raise HiploraError(

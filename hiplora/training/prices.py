@@ -1,11 +1,27 @@
 """From a run's shadow prices to the budgets of the next run."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from hiplora.budget import reallocate
 from hiplora.errors import HiploraError
 from hiplora.training.history import layer_history
 from hiplora.training.run import Run
+
+
+def last_prices(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return the shadow prices of runs as of their last measurement, one row per module.
+
+    Columns: those of `layer_history`, with `adapter` for `run`. Runs without prices have no rows and keep their place
+    among the colors.
+
+    Args:
+        runs: any runs.
+    """
+    priced = layer_history(runs).dropna(subset=["shadow_price"])
+    last = priced["step"] == priced.groupby("run", observed=True)["step"].transform("max")
+    return priced[last].rename(columns={"run": "adapter"}).reset_index(drop=True)
 
 
 def price_table(run: Run) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hiplora.adapters import INITIAL_FILE
+from hiplora.adapters import INITIAL_FILE, place
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path
 from hiplora.paths import RUN_ADAPTER
@@ -166,9 +166,9 @@ class Recorder:
         from hiplora.measures.progress import progress_table
 
         config = self.config
-        adapter = live_adapter(self.training.model, self.run.path)
+        placement = place(self.training.spectra.base, live_adapter(self.training.model, self.run.path))
         table = progress_table(
-            self.training.spectra, adapter, config.principal_rank, config.epsilon, config.budget_power
+            self.training.spectra, placement, config.principal_rank, config.epsilon, config.budget_power
         )
         total = math.sqrt((table["norm"] ** 2).sum() / (table["base_norm"] ** 2).sum())
         columns = ("epsilon", "tightness", "principal_norm", "mixed_norm", "residual_norm", "relative_norm")

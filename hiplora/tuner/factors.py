@@ -72,12 +72,12 @@ def fetch_basis(weight: Tensor, principal_rank: int | float, module: str) -> "Sp
     Raises:
         HiploraError: the weight is all zeros or not finite, or the cache cannot be written.
     """
-    from hiplora.spectrum import default_cache
+    from hiplora.spectrum import spectrum_of
 
     if isinstance(principal_rank, int):
-        spectrum = default_cache().fetch(weight, principal_rank)
+        spectrum = spectrum_of(weight, principal_rank)
     else:
-        spectrum = default_cache().fetch(weight)
+        spectrum = spectrum_of(weight)
         reached = np.cumsum(spectrum.sigma**2) >= principal_rank * spectrum.frobenius**2
         spectrum = spectrum.truncate(int(np.argmax(reached)) + 1 if reached.any() else spectrum.k)
     if spectrum.sigma[0] == 0:
@@ -97,11 +97,11 @@ def refetch_basis(weight: Tensor, settings: ModuleSettings, entry: Mapping[str, 
     Raises:
         HiploraError: what is found differs from what the core was trained on.
     """
-    from hiplora.spectrum import default_cache
+    from hiplora.spectrum import spectrum_of
 
     # A share asks for all triplets, as it did in training: a truncated SVD could differ in the last digits.
     k = entry["principal_rank"]
-    spectrum = default_cache().fetch(weight, k if isinstance(settings.principal_rank, int) else None).truncate(k)
+    spectrum = spectrum_of(weight, k if isinstance(settings.principal_rank, int) else None).truncate(k)
     check_factors(spectrum.Ut, spectrum.sigma, spectrum.Vt, entry, module)
     return spectrum
 

@@ -1,5 +1,7 @@
 """A figure as a page shows it: its finding above, its formula and everything to take away below."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -8,7 +10,7 @@ import streamlit as st
 
 from hiplora.figures.style import TITLE_HEIGHT
 from hiplora.measure_info import MeasureInfo
-from hiplora.ui.data import Loaded
+from hiplora.ui.python_code import code
 from hiplora.ui.text import plain
 
 _CONFIG = {
@@ -19,26 +21,30 @@ _CONFIG = {
 
 
 def figure_card(
-    figure: go.Figure,
-    *,
+    draw: Callable[..., go.Figure],
+    table: "partial[pd.DataFrame]",
+    *args: Any,
     name: str,
-    table: pd.DataFrame,
     measures: tuple[MeasureInfo, ...] = (),
     formula: str = "",
-    python: str,
+    compute: "Callable[[partial[pd.DataFrame]], pd.DataFrame]" = lambda call: call(),
     **chart: Any,
 ) -> None:
-    """Show a figure with its title as text that wraps, and what belongs to it a click away.
+    """Show `draw(table(), *args)`: picture, CSV and Python all come from this one call.
 
     Args:
-        figure: titled; on the page the title is text beside it, in what is taken away it is part of it.
+        draw: a function of `hiplora.figures`; on the page its title is text beside the figure, in what is taken away
+            it is part of it.
+        table: the call that makes what the figure shows.
+        args: further arguments of `draw`; calls among them are made too.
         name: file name of what is taken away, and key of the chart.
-        table: what the figure shows.
         measures: whose formula, meaning and source to show.
-        formula: more LaTeX, for what is no column of the layer table.
-        python: the lines that make the figure anew.
+        formula: more LaTeX, for what is not a column of the layer table.
+        compute: makes the table from its call, such as through a cache.
         chart: passed on to `st.plotly_chart`.
     """
+    rows = compute(table)
+    figure = draw(rows, *(arg() if isinstance(arg, partial) else arg for arg in args))
     title, top = figure.layout.title, figure.layout.margin.t
     st.markdown(f"#### {plain(title.text)}")
     st.caption(plain(title.subtitle.text))
@@ -55,7 +61,7 @@ def figure_card(
                     st.latex(formula)
         st.download_button(
             "CSV",
-            lambda: table.to_csv(index=False),
+            lambda: rows.to_csv(index=False),
             f"{name}.csv",
             "text/csv",
             icon=":material/table:",
@@ -73,26 +79,4 @@ def figure_card(
             help="The figure with its title, stand-alone. The camera above the figure saves it as SVG.",
         )
         with st.popover("Python", icon=":material/code:"):
-            st.code(python, language="python")
-
-
-def snippet(loaded: Loaded, figure: str, *, source: str = "analyze", module: str = "", **choices: object) -> str:
-    """Return the three lines of Python that make a figure anew.
-
-    Args:
-        loaded: what is shown.
-        figure: the call of a function of `hiplora.figures`, on `table`.
-        source: the function that makes the table; `analyze` is given the session's budget.
-        module: for tables of one module.
-        choices: further arguments of the source.
-    """
-    paths = [str(adapter.home) for adapter in loaded.adapters]
-    where = f", {module!r}" if module else ""
-    if source == "analyze":
-        choices = {"epsilon": loaded.session.epsilon, **choices}
-    more = "".join(f", {name}={value!r}" for name, value in choices.items())
-    return (
-        f"from hiplora import {source}, figures{', measures' if 'measures.' in figure else ''}\n"
-        f"table = {source}({loaded.session.base!r}, {paths!r}{where}, k={loaded.session.k}{more})\n"
-        f"figures.{figure}.show()"
-    )
+            st.code(code(draw, table, *args), language="python")

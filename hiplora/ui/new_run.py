@@ -9,7 +9,7 @@ from hiplora.errors import HiploraError
 from hiplora.sources import BaseModel
 from hiplora.training import METHODS, Run, RunConfig
 from hiplora.training.train import check, match_on
-from hiplora.ui import data, reallocation, runs, shell
+from hiplora.ui import loading, reallocation, runs, shell
 from hiplora.ui.session import Session
 from hiplora.ui.text import plain
 
@@ -23,7 +23,7 @@ def form(session: Session) -> list[Run]:
     Raises:
         HiploraError: the base cannot be opened.
     """
-    base = data.load(session).base
+    base = loading.load(session).base
     st.markdown(
         f"On the base **{plain(base.name)}**, with ε = {session.epsilon:g}: both are chosen in the sidebar."
     )  # fmt: skip
@@ -169,9 +169,9 @@ def _reallocated(found: reallocation.Reallocation, session: Session) -> dict[str
         st.caption(f"The budgets moved by the prices of {plain(found.source)} are not used: they are of another base.")
         return {}
     with st.container(horizontal=True, vertical_alignment="center"):
-        values = found.table["new_epsilon"]
+        values = found.pattern.values()
         st.info(
-            f"HiP-LoRA will use an ε per layer, {values.min():.3g} to {values.max():.3g}, moved by the prices of "
+            f"HiP-LoRA will use an ε per layer, {min(values):.3g} to {max(values):.3g}, moved by the prices of "
             f"{plain(found.source)}.",
             icon=":material/balance:",
         )

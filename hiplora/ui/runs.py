@@ -11,9 +11,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from hiplora.card import Card
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path, user_path
-from hiplora.paths import demo_base
+from hiplora.paths import RUN_ADAPTER, demo_base
 from hiplora.sources import known_bases
 from hiplora.training import METHODS, Launcher, Run, layer_history, list_runs, score_table, step_table
 
@@ -137,7 +138,8 @@ def _row(run: Run) -> dict[str, object]:
     if state == "finished":
         # Scored on more examples than while it trained.
         card = _card(run)
-        task, retention = card.get("task_score", task), card.get("retention", retention)
+        task = task if card.task_score is None else card.task_score
+        retention = retention if card.retention is None else card.retention
     files = [run.path / name for name in ("events.jsonl", "status.json", "run.json")]
     changed = max(path.stat().st_mtime for path in files if path.is_file())
     return {
@@ -153,11 +155,11 @@ def _row(run: Run) -> dict[str, object]:
     }
 
 
-def _card(run: Run) -> dict[str, Any]:
+def _card(run: Run) -> Card:
     try:
-        return run.card
+        return Card.read(run.path / RUN_ADAPTER)
     except HiploraError:
-        return {}
+        return Card()
 
 
 def steps(runs: Sequence[Run]) -> pd.DataFrame:

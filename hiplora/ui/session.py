@@ -10,9 +10,9 @@ from typing import Any
 
 import streamlit as st
 
+from hiplora.budget import DEFAULT_EPSILON
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path, user_path
-from hiplora.measures import DEFAULT_EPSILON
 from hiplora.paths import demo_adapters
 from hiplora.sources import known_bases
 from hiplora.ui import runs

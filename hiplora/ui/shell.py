@@ -4,6 +4,7 @@ import gc
 import sys
 from collections.abc import Callable
 from functools import cache, wraps
+from itertools import chain
 
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage
@@ -13,15 +14,20 @@ from hiplora.paths import site_root
 from hiplora.ui.session import Session, sidebar
 from hiplora.ui.text import plain
 
-_PAGES = (
-    ("overview", "Overview", ":material/flare:"),
-    ("spectrum", "Spectrum", ":material/grid_on:"),
-    ("channels", "Channels", ":material/call_split:"),
-    ("budget", "Budget", ":material/speed:"),
-    ("train", "Train", ":material/model_training:"),
-    ("compare", "Compare", ":material/compare_arrows:"),
-    ("learn", "Learn", ":material/school:"),
-)
+_SECTIONS = {
+    "Look": (
+        ("overview", "Overview", ":material/flare:"),
+        ("spectrum", "Spectrum", ":material/grid_on:"),
+        ("channels", "Channels", ":material/call_split:"),
+        ("budget", "Budget", ":material/speed:"),
+    ),
+    "Train": (
+        ("train", "Train", ":material/model_training:"),
+        ("compare", "Compare", ":material/compare_arrows:"),
+    ),
+    "Learn": (("learn", "Learn", ":material/school:"),),
+}
+"""The pages, by section: file name, title, icon. A new page is its file and a line here."""
 _FRAME, _SESSION = "_frame_runs", "_session"
 
 
@@ -73,7 +79,7 @@ def fragment(part: Callable[[], None], run_every: float | None = None) -> Callab
 
 def link(name: str, label: str) -> None:
     """Show a link to a page; none where the app has no such page."""
-    for page, _, icon in _PAGES:
+    for page, _, icon in chain(*_SECTIONS.values()):
         if page == name:
             st.page_link(site_root() / "pages" / f"{name}.py", label=label, icon=icon)
 
@@ -102,8 +108,11 @@ def _navigation() -> StreamlitPage:
     st.set_page_config(page_title="hiplora", page_icon=str(assets / "icon.svg"), layout="wide")
     st.html(assets / "style.css")
     st.logo(str(assets / "logo.svg"), size="large", icon_image=str(assets / "icon.svg"))
-    pages = [
-        st.Page(folder / f"{name}.py", title=title, icon=icon, url_path=name, default=name == "overview")
-        for name, title, icon in _PAGES
-    ]
-    return st.navigation(pages)
+    sections = {
+        section: [
+            st.Page(folder / f"{name}.py", title=title, icon=icon, url_path=name, default=name == "overview")
+            for name, title, icon in pages
+        ]
+        for section, pages in _SECTIONS.items()
+    }
+    return st.navigation(sections)

@@ -35,7 +35,7 @@ def test_every_update_is_what_pefts_merge_adds(variant, train, llama_base, gap):
     for module, dW in found.items():
         assert gap(dW, trained.changes[module]) < 1e-5, module
         assert adapter.shape(module) == dW.shape
-    assert (adapter.method, adapter.notes, adapter.needs_base) == ("DoRA", [], True)
+    assert (adapter.method, adapter.caveats, adapter.needs_base) == ("DoRA", [], True)
 
 
 def test_conv1d_magnitudes_are_of_outputs_too(train, gpt2_base, gap):
@@ -81,7 +81,7 @@ def test_keys_of_older_files_are_read(dora, llama_base, changed_copy, ending):
     found, expected = (updates(read_adapter(folder), base) for folder in (old, dora.folder))
     for module, dW in expected.items():
         np.testing.assert_array_equal(found[module], dW)
-    assert read_adapter(old).notes == []
+    assert read_adapter(old).caveats == []
 
 
 def test_magnitudes_count_even_where_the_config_is_silent(dora):
@@ -133,4 +133,4 @@ def test_an_embeddings_magnitudes_are_counted_with_its_factors(train, llama_base
     trained = train(llama_base, LoraConfig(r=2, target_modules=["q_proj", "embed_tokens"], use_dora=True))
     adapter = read_adapter(trained.folder)
     assert adapter.modules == [f"model.layers.{i}.self_attn.q_proj" for i in (0, 1)]
-    assert any("embedding adapters (3: " in note for note in adapter.notes)
+    assert any("embedding adapters (3: " in note for note in adapter.caveats)

@@ -10,6 +10,7 @@ from hiplora.measures import caveats_on, channels, layer_table, measure_layers
 from hiplora.sources import open_base
 from hiplora.spectrum import SpectrumCache
 from hiplora.spectrum.prepare import BaseSpectra
+from tests.placing import placed
 
 VARIANTS = {
     "full core": {},
@@ -54,7 +55,7 @@ def test_every_update_is_the_tuners_own(make, variant):
     for module, dW in expected.items():
         np.testing.assert_allclose(adapter.delta(module).dense(), dW, rtol=1e-4, atol=1e-6)
         assert adapter.shape(module) == dW.shape
-    assert (adapter.method, adapter.notes) == ("HiP-LoRA", [])
+    assert (adapter.method, adapter.caveats) == ("HiP-LoRA", [])
 
 
 def test_conv1d_updates_are_out_x_in(make, gpt2_base):
@@ -93,7 +94,8 @@ def test_at_its_own_k_nothing_lies_in_the_mixed_blocks(make, llama_base):
 
 def test_a_hard_budget_holds_in_the_measured_tightness(make, llama_base):
     adapter = read_adapter(make(budget_mode="hard", epsilon=1e-3)[1])
-    table = layer_table(measure_layers(BaseSpectra(open_base(llama_base)), [adapter], 4))
+    spectra = BaseSpectra(open_base(llama_base))
+    table = layer_table(measure_layers(spectra, placed(spectra, adapter), 4))
     assert list(table["epsilon"].unique()) == [1e-3]
     np.testing.assert_allclose(table["tightness"], 1, rtol=1e-4)
 
@@ -101,7 +103,8 @@ def test_a_hard_budget_holds_in_the_measured_tightness(make, llama_base):
 def test_another_k_than_its_own_is_noted(make, llama_base):
     adapter, spectra = read_adapter(make()[1]), BaseSpectra(open_base(llama_base))
     for k, expected in ((4, []), (8, ["It was trained at principal rank 4; at k = 8 its channels mix."])):
-        assert caveats_on(spectra, adapter, layer_table(measure_layers(spectra, [adapter], k)), k) == expected
+        table = layer_table(measure_layers(spectra, placed(spectra, adapter), k))
+        assert caveats_on(spectra, *placed(spectra, adapter), table, k) == expected
 
 
 def test_a_copy_of_the_base_in_another_precision_is_noted(make, llama_base, changed_copy):
@@ -110,7 +113,8 @@ def test_a_copy_of_the_base_in_another_precision_is_noted(make, llama_base, chan
 
     copy = changed_copy(llama_base, "half", round_to_half, "model.safetensors")
     adapter, spectra = read_adapter(make()[1]), BaseSpectra(open_base(copy))
-    found = caveats_on(spectra, adapter, layer_table(measure_layers(spectra, [adapter], 4)), 4)
+    table = layer_table(measure_layers(spectra, placed(spectra, adapter), 4))
+    found = caveats_on(spectra, *placed(spectra, adapter), table, 4)
     count = len(adapter.modules)
     assert any(note.startswith(f"{count} of its modules were trained on other weights") for note in found)
 

@@ -72,7 +72,11 @@ def test_every_update_is_that_of_the_base_before_the_start(case, start, gap):
         delta, expected = adapter.delta(module), trained.changes[module]
         assert gap(delta.dense(), expected) < 1e-5, module
         assert adapter.shape(module) == delta.shape == expected.shape
-    assert (adapter.method, adapter.notes, adapter.needs_base) == (case.partition(",")[0].partition(" ")[0], [], False)
+    assert (adapter.method, adapter.caveats, adapter.needs_base) == (
+        case.partition(",")[0].partition(" ")[0],
+        [],
+        False,
+    )
 
 
 @pytest.mark.parametrize("init", ["pissa", "corda", "lora_ga"])
@@ -126,7 +130,7 @@ def test_loftq_is_refused_whatever_lies_beside_it(write_adapter, rng):
     tensors = {f"base_model.model.a.lora_{factor}.weight": rng.normal(size=(3, 3)) for factor in "AB"}
     folder = write_adapter("moved", tensors, init_lora_weights="loftq")
     save_file(tensors, folder / INITIAL_FILE)
-    with pytest.raises(HiploraError, match="moved was started by loftq, which changes the base too, by quantising"):
+    with pytest.raises(HiploraError, match="moved was started by loftq, which changes the base too, by quantizing"):
         read_adapter(folder)
 
 

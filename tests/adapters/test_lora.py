@@ -74,7 +74,7 @@ def test_old_files_with_the_adapters_name_in_the_keys_are_read(lora_folder, chan
         lora_folder, "old", lambda t: {key.replace(".weight", ".default.weight"): a for key, a in t.items()}
     )
     assert read_adapter(old).modules == read_adapter(lora_folder).modules
-    assert read_adapter(old).notes == []
+    assert read_adapter(old).caveats == []
 
 
 def test_targets_given_as_one_string_are_no_obstacle(llama_base, make_adapter, tmp_path):
@@ -109,11 +109,11 @@ def test_an_adapter_that_was_never_trained_is_zero(llama_base, make_adapter, tmp
 def test_biases_and_modules_kept_whole_are_counted_and_named(llama_base, gpt2_base, make_adapter, tmp_path):
     whole = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
     make_adapter(llama_base, tmp_path / "whole", whole)
-    (note,) = read_adapter(tmp_path / "whole").notes
+    (note,) = read_adapter(tmp_path / "whole").caveats
     assert note == "Trained too, but not in these numbers: tensors kept whole (1: lm_head.weight)."
     bias = LoraConfig(r=2, target_modules=["c_attn"], bias="lora_only", fan_in_fan_out=True)
     make_adapter(gpt2_base, tmp_path / "bias", bias)
-    (note,) = read_adapter(tmp_path / "bias").notes
+    (note,) = read_adapter(tmp_path / "bias").caveats
     assert note.startswith("Trained too, but not in these numbers: biases (2: transformer.h.0.attn.c_attn.")
 
 
@@ -122,18 +122,18 @@ def test_embedding_adapters_are_counted_and_named(llama_base, make_adapter, tmp_
     make_adapter(llama_base, tmp_path / "adapter", config)
     adapter = read_adapter(tmp_path / "adapter")
     assert adapter.modules == [f"model.layers.{i}.self_attn.q_proj" for i in (0, 1)]
-    assert any("embedding adapters (2: " in note for note in adapter.notes)
+    assert any("embedding adapters (2: " in note for note in adapter.caveats)
 
 
 def test_a_rank_beyond_the_layer_is_noted(llama_base, make_adapter, tmp_path):
     make_adapter(llama_base, tmp_path / "adapter", LoraConfig(r=20, target_modules=["k_proj"]))
-    (note,) = read_adapter(tmp_path / "adapter").notes
+    (note,) = read_adapter(tmp_path / "adapter").caveats
     assert note.startswith("r is larger than the layer in 2 modules (model.layers.0.self_attn.k_proj)")
 
 
 def test_a_plain_adapter_has_nothing_to_note(lora_folder, llama_base):
     adapter = read_adapter(lora_folder)
-    assert adapter.notes == []
+    assert adapter.caveats == []
     assert adapter.base_name == str(llama_base)
     assert adapter.epsilon(adapter.modules[0]) is None
     assert adapter.principal_rank(adapter.modules[0]) is None

@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from hiplora.adapters import read_adapter, read_adapters
+from hiplora.adapters import read_adapter, read_updates
+from hiplora.card import Card
 from hiplora.errors import HiploraError
 from hiplora.paths import RUN_ADAPTER, RUN_FILE
 
@@ -107,18 +108,18 @@ def test_opening_reads_no_tensor(write_adapter, tensors, monkeypatch):
 
 def test_adapters_of_one_name_are_told_apart_by_their_parents(write_adapter, tensors):
     paths = [write_adapter(name, tensors) for name in ("seed1/final", "seed2/final", "other")]
-    assert [adapter.name for adapter in read_adapters(paths)] == ["seed1/final", "seed2/final", "other"]
+    assert [adapter.name for adapter in read_updates(paths)] == ["seed1/final", "seed2/final", "other"]
 
 
 def test_names_are_unique_even_where_the_parents_share_theirs(write_adapter, tensors):
     paths = [write_adapter(f"{run}/seed1/final", tensors) for run in ("a", "b")]
-    names = [adapter.name for adapter in read_adapters([*paths, paths[0]])]
+    names = [adapter.name for adapter in read_updates([*paths, paths[0]])]
     assert len(set(names)) == 3
 
 
 def test_the_first_that_cannot_be_read_is_named(write_adapter, tensors, tmp_path):
     with pytest.raises(HiploraError, match="absent is not a folder"):
-        read_adapters([write_adapter("good", tensors), tmp_path / "absent"])
+        read_updates([write_adapter("good", tensors), tmp_path / "absent"])
 
 
 def test_an_update_is_the_scaled_product_of_the_factors(write_adapter, tensors):
@@ -154,7 +155,7 @@ def test_a_run_opens_as_its_latest_adapter_under_the_runs_name(write_run):
     run = write_run("swap-long")
     (run / RUN_ADAPTER / "card.json").write_text('{"task_score": 0.5}')
     adapter = read_adapter(run)
-    assert (adapter.name, adapter.path, adapter.card) == ("swap-long", run / "adapter", {"task_score": 0.5})
+    assert (adapter.name, adapter.path, adapter.card) == ("swap-long", run / "adapter", Card(task_score=0.5))
     assert adapter.modules == ["a"]
 
 
@@ -172,7 +173,7 @@ def test_a_run_without_a_checkpoint_is_said_to_have_none(tmp_path):
 
 def test_runs_of_one_name_are_told_apart_by_where_they_lie(write_run):
     paths = [write_run("monday/swap"), write_run("tuesday/swap")]
-    assert [adapter.name for adapter in read_adapters(paths)] == ["monday/swap", "tuesday/swap"]
+    assert [adapter.name for adapter in read_updates(paths)] == ["monday/swap", "tuesday/swap"]
 
 
 def test_an_adapter_beside_anothers_run_file_is_opened_itself(write_adapter, tensors):

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hiplora.adapters import read_adapter
-from hiplora.measures import layer_table, matched_weights, measure_layers, update_of
+from hiplora.adapters import place, read_adapter
+from hiplora.measures import MEASURES, layer_table, measure_layers
 from hiplora.sources import known_bases, open_base
 from hiplora.spectrum.prepare import BaseSpectra
 from tests.benchmarks.layer import SMOLLM2
@@ -100,17 +100,17 @@ def _against_peft(folder: Path, model: Any, seconds: float) -> Iterator[Line]:
 
 
 def _ours(folder: Path, intruders: bool) -> Any:
-    spectra = BaseSpectra(open_base(SMOLLM2))
-    return layer_table(measure_layers(spectra, [read_adapter(folder)], K, intruders=intruders))
+    spectra, optional = BaseSpectra(open_base(SMOLLM2)), [MEASURES["intruders"]] if intruders else []
+    return layer_table(measure_layers(spectra, [place(spectra.base, read_adapter(folder))], K, optional=optional))
 
 
 def _dense(folder: Path) -> dict[str, float]:
     """Return by module the shares in the principal block, by what one writes without a library."""
     base, adapter = open_base(SMOLLM2), read_adapter(folder)
     shares = {}
-    for module, weight in matched_weights(base, adapter).items():
+    for weight, delta in place(base, adapter):
         W0 = torch.from_numpy(base.read(weight)).float()
-        dW = torch.from_numpy(update_of(base, adapter, module, weight).dense()).float()
+        dW = torch.from_numpy(delta.dense()).float()
         U, _, Vt = torch.linalg.svd(W0, full_matrices=False)
         torch.linalg.svdvals(dW)
         left, right = U.T @ dW, dW @ Vt.T

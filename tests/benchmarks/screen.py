@@ -14,7 +14,7 @@ import numpy as np
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from hiplora import analyze, directions, figures, sweep
-from hiplora.measure_info import MEASURES
+from hiplora.measures import MEASURES
 from hiplora.paths import demo_adapters
 from hiplora.sources import known_bases
 from tests.benchmarks.analysis import save_adapter

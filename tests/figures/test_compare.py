@@ -8,8 +8,7 @@ import pytest
 from hiplora import figures
 from hiplora.adapters import LowRankDelta
 from hiplora.figures import style
-from hiplora.measure_info import DIFFERENCES
-from hiplora.measures import checkpoint_table, frontier_table
+from hiplora.measures import DIFFERENCES, checkpoint_table, frontier_table
 
 from .conftest import K, spectra
 from .reading import filled_in, lines_in, numbers, panel, same, shapes, traces

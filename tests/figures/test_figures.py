@@ -6,8 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from hiplora import figures, learn
-from hiplora.measure_info import MEASURES
-from hiplora.measures import channel_table, cut_table, summary_table
+from hiplora.measures import MEASURES, channel_table, cut_table, summary_table
 
 from . import test_budget as budgeted
 from . import test_compare as compared
@@ -41,7 +40,7 @@ def every_figure(layers: pd.DataFrame, directions: pd.DataFrame, sweeps: pd.Data
         "training_spectrum": figures.training_spectrum(compared.STEPS, K),
         "rotation_energy": figures.rotation_energy(learn.rotation_directions(30), learn.PRINCIPAL_RANK),
         "rotation_effect": figures.rotation_effect(learn.rotation_effects(angles=(30,)), 30),
-        "core_budget": figures.core_budget(learn.budget_sections(), learn.budget_cores(0.1, 0.1)),
+        "core_budget": figures.core_budget(learn.budget_cores(0.1, 0.1), learn.budget_sections()),
         "merge_error": figures.merge_error(learn.merge_effects((30,)), 30),
         "merge_typical": figures.merge_typical(learn.merge_effects((30,)), 30),
         "probe_effects": figures.probe_effects(PROBED),

@@ -8,7 +8,7 @@ import pytest
 
 from hiplora import figures
 from hiplora.figures import style
-from hiplora.measure_info import MEASURES
+from hiplora.measures import MEASURES
 
 from .reading import numbers, same, shapes
 

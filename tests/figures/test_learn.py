@@ -86,7 +86,7 @@ def test_what_is_below_single_precision_is_nothing_in_words(effects: dict[str, p
 
 def draw_budget(c11: float, c22: float, c12: float, epsilon: float = 0.05, power: float = 1.0) -> go.Figure:
     cores = learn.budget_cores(c11, c22, c12, epsilon, power)
-    return figures.core_budget(learn.budget_sections(cores["c12"], epsilon, power), cores)
+    return figures.core_budget(cores, learn.budget_sections(cores["c12"], epsilon, power))
 
 
 def test_cores_stand_where_their_entries_say() -> None:

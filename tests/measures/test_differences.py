@@ -9,12 +9,12 @@ from peft import LoraConfig
 from hiplora.adapters import DenseDelta, LowRankDelta, read_adapter
 from hiplora.errors import HiploraError
 from hiplora.measures import DIFFERENCES, difference, difference_table, layer_table, measure_layers
-from hiplora.measures.layers import update_of
 from hiplora.sources import open_base
 from hiplora.spectrum import SpectrumCache
 from hiplora.spectrum.prepare import BaseSpectra
 from tests.measures import dense_reference as reference
 from tests.measures.cases import cases
+from tests.placing import placed
 
 K = 4
 Q_PROJ = "model.layers.0.self_attn.q_proj"
@@ -84,7 +84,7 @@ def attention(llama_base, make_adapter, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table(spectra, everywhere, attention):
-    return difference_table(spectra, everywhere, attention, K)
+    return difference_table(spectra, *placed(spectra, everywhere, attention), K)
 
 
 def dense(adapter, module, shape):
@@ -133,7 +133,7 @@ def test_modules_that_one_leaves_alone_have_a_row_without_an_angle(table, spectr
 
 
 def test_the_difference_is_symmetric(table, spectra, everywhere, attention):
-    back = difference_table(spectra, attention, everywhere, K)
+    back = difference_table(spectra, *placed(spectra, attention, everywhere), K)
     for column in DIFFERENCES:
         np.testing.assert_allclose(back[column], table[column], rtol=1e-6, atol=1e-9, err_msg=column)
     np.testing.assert_array_equal(back["first_norm"], table["second_norm"])
@@ -143,7 +143,7 @@ def test_the_difference_is_symmetric(table, spectra, everywhere, attention):
 def test_an_adapter_beside_its_copy_differs_nowhere(spectra, everywhere, lora_folder):
     copy = read_adapter(lora_folder)
     copy.name = "copy"
-    table = difference_table(spectra, everywhere, copy, K)
+    table = difference_table(spectra, *placed(spectra, everywhere, copy), K)
     assert (table["norm"] == 0).all()
     assert table["share"].isna().all()
     np.testing.assert_allclose(table["cosine"], 1)
@@ -152,14 +152,13 @@ def test_an_adapter_beside_its_copy_differs_nowhere(spectra, everywhere, lora_fo
 def test_an_update_of_full_rank_is_compared_too(spectra, everywhere, llama_base, make_adapter, tmp_path):
     make_adapter(llama_base, tmp_path / "dora", LoraConfig(r=2, target_modules=["q_proj"], use_dora=True))
     dora = read_adapter(tmp_path / "dora")
-    row = difference_table(spectra, everywhere, dora, K).set_index("module").loc[Q_PROJ]
-    weight = spectra.base.weights[Q_PROJ]
-    expected = everywhere.delta(Q_PROJ).dense() - update_of(spectra.base, dora, Q_PROJ, weight).dense()
+    row = difference_table(spectra, *placed(spectra, everywhere, dora), K).set_index("module").loc[Q_PROJ]
+    expected = everywhere.delta(Q_PROJ).dense() - placed(spectra, dora)[0].delta(Q_PROJ).dense()
     assert row["norm"] == pytest.approx(np.linalg.norm(expected))
 
 
 def test_the_joint_tightness_follows_the_budget(table, spectra, everywhere, attention):
-    tight = difference_table(spectra, everywhere, attention, K, epsilon=0.01)
+    tight = difference_table(spectra, *placed(spectra, everywhere, attention), K, epsilon=0.01)
     np.testing.assert_allclose(tight["joint_tightness"], 5 * table["joint_tightness"])
 
 
@@ -167,20 +166,20 @@ def test_against_an_adapter_of_zeros_the_difference_is_the_update(
     spectra, everywhere, llama_base, make_adapter, tmp_path
 ):
     make_adapter(llama_base, tmp_path / "zero", LoraConfig(r=2, target_modules="all-linear"), zero=True)
-    table = difference_table(spectra, everywhere, read_adapter(tmp_path / "zero"), K)
-    alone = layer_table(measure_layers(spectra, [everywhere], K))
+    table = difference_table(spectra, *placed(spectra, everywhere, read_adapter(tmp_path / "zero")), K)
+    alone = layer_table(measure_layers(spectra, placed(spectra, everywhere), K))
     for column in ("norm", "relative_norm", "pp", "rr", "pp_null", "tightness"):
         np.testing.assert_allclose(table[column], alone[column], rtol=1e-6, atol=1e-9, err_msg=column)
 
 
 def test_a_k_that_does_not_fit_is_named(spectra, everywhere, attention):
     with pytest.raises(HiploraError, match="k=99 is larger than"):
-        difference_table(spectra, everywhere, attention, 99)
+        difference_table(spectra, *placed(spectra, everywhere, attention), 99)
 
 
 def test_two_adapters_of_one_name_cannot_be_compared(spectra, everywhere):
     with pytest.raises(ValueError, match="one name"):
-        difference_table(spectra, everywhere, everywhere, K)
+        difference_table(spectra, *placed(spectra, everywhere, everywhere), K)
 
 
 def test_every_measure_of_the_map_is_a_column(table):

@@ -3,14 +3,14 @@ import pandas as pd
 import pytest
 from peft import LoraConfig
 
-from hiplora.adapters import DenseDelta, LowRankDelta, read_adapter, read_adapters
+from hiplora.adapters import DenseDelta, LowRankDelta, place, read_adapter, read_updates
 from hiplora.errors import HiploraError
-from hiplora.measures import caveats_on, changed_weights, layer_table, matched_weights, measure, measure_layers
-from hiplora.measures.layers import update_of
+from hiplora.measures import MEASURES, caveats_on, changed_weights, layer_table, measure, measure_layers
 from hiplora.sources import open_base
 from hiplora.spectrum import SpectrumCache, decompose
 from hiplora.spectrum.prepare import BaseSpectra
 from tests.measures import dense_reference as reference
+from tests.placing import placed, row_of
 
 K = 4
 
@@ -22,7 +22,9 @@ def spectra(llama_base, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table(spectra, lora_folder):
-    return layer_table(measure_layers(spectra, [read_adapter(lora_folder)], K, intruders=True))
+    return layer_table(
+        measure_layers(spectra, placed(spectra, read_adapter(lora_folder)), K, optional=[MEASURES["intruders"]])
+    )
 
 
 def test_one_row_per_adapter_and_module_in_data_order(table, spectra):
@@ -69,7 +71,7 @@ def test_every_column_is_that_of_the_dense_update_on_the_dense_weight(table, spe
 
 
 def test_the_budget_may_be_set_for_all_and_its_power_too(spectra, lora_folder):
-    measured = measure_layers(spectra, [read_adapter(lora_folder)], K)
+    measured = measure_layers(spectra, placed(spectra, read_adapter(lora_folder)), K)
     usual, tight, flat = layer_table(measured), layer_table(measured, epsilon=0.01), layer_table(measured, power=0)
     np.testing.assert_allclose(tight["tightness"], 5 * usual["tightness"])
     np.testing.assert_allclose(flat["cost"], [reference.cost(m.channels.core, m.sigma, 0) for m in measured], rtol=1e-9)
@@ -78,22 +80,26 @@ def test_the_budget_may_be_set_for_all_and_its_power_too(spectra, lora_folder):
 
 def test_a_truncated_measurement_is_that_at_the_smaller_k(spectra, lora_folder):
     adapter = read_adapter(lora_folder)
-    wide = [measurement.truncate(K) for measurement in measure_layers(spectra, [adapter], 16, intruders=True)]
-    alone = measure_layers(spectra, [adapter], K, intruders=True)
+    wide = [
+        measurement.truncate(K)
+        for measurement in measure_layers(spectra, placed(spectra, adapter), 16, optional=[MEASURES["intruders"]])
+    ]
+    alone = measure_layers(spectra, placed(spectra, adapter), K, optional=[MEASURES["intruders"]])
     pd.testing.assert_frame_equal(layer_table(wide), layer_table(alone), rtol=1e-9)
 
 
 def test_a_dense_update_has_the_same_row(rng):
     spectrum = decompose(rng.normal(size=(14, 11)))
     L, R = rng.normal(size=(14, 3)), rng.normal(size=(3, 11))
-    rows = [measure(spectrum, delta, K, intruders=True).row() for delta in (LowRankDelta(L, R), DenseDelta(L @ R))]
+    deltas = LowRankDelta(L, R), DenseDelta(L @ R)
+    rows = [row_of(measure(spectrum, delta, K, optional=[MEASURES["intruders"]])) for delta in deltas]
     for column in rows[0]:
         if isinstance(rows[0][column], float):
             assert rows[1][column] == pytest.approx(rows[0][column], rel=1e-6, abs=1e-9), column
 
 
 def test_an_update_of_zeros_has_no_shares_and_no_cost(rng):
-    row = measure(decompose(rng.normal(size=(6, 5))), LowRankDelta(np.zeros((6, 2)), np.ones((2, 5))), 2).row()
+    row = row_of(measure(decompose(rng.normal(size=(6, 5))), LowRankDelta(np.zeros((6, 2)), np.ones((2, 5))), 2))
     assert (row["norm"], row["relative_norm"], row["cost"], row["tightness"]) == (0, 0, 0, 0)
     assert all(np.isnan(row[column]) for column in ("pp", "rr", "enrichment", "stable_rank", "effective_rank"))
     assert row["pp_null_low"] == row["pp_null"] == row["pp_null_high"]
@@ -101,7 +107,7 @@ def test_an_update_of_zeros_has_no_shares_and_no_cost(rng):
 
 @pytest.mark.filterwarnings("error")
 def test_a_weight_of_zeros_gives_no_ratio(rng):
-    row = measure(decompose(np.zeros((6, 5))), LowRankDelta(np.ones((6, 1)), np.ones((1, 5))), 2).row()
+    row = row_of(measure(decompose(np.zeros((6, 5))), LowRankDelta(np.ones((6, 1)), np.ones((1, 5))), 2))
     assert all(np.isnan(row[column]) for column in ("relative_norm", "relative_spectral_norm", "cost", "tightness"))
 
 
@@ -114,7 +120,7 @@ def test_rows_keep_the_order_of_the_adapters_also_where_the_first_changes_little
     spectra, lora_folder, llama_base, make_adapter, tmp_path
 ):
     make_adapter(llama_base, tmp_path / "few", LoraConfig(r=2, target_modules=["down_proj"]))
-    measured = measure_layers(spectra, [read_adapter(tmp_path / "few"), read_adapter(lora_folder)], K)
+    measured = measure_layers(spectra, placed(spectra, read_adapter(tmp_path / "few"), read_adapter(lora_folder)), K)
     assert [m.adapter for m in measured] == ["few"] * 2 + ["plain-lora"] * 14
     assert [m.module for m in measured[2:]] == spectra.base.linear_maps
 
@@ -123,7 +129,7 @@ def test_conv1d_adapters_are_measured_on_out_x_in_weights(gpt2_base, make_adapte
     config = LoraConfig(r=3, target_modules=["c_attn"], fan_in_fan_out=True)
     model = make_adapter(gpt2_base, tmp_path / "adapter", config)
     spectra = BaseSpectra(open_base(gpt2_base), SpectrumCache(tmp_path / "cache"))
-    row = layer_table(measure_layers(spectra, [read_adapter(tmp_path / "adapter")], K)).iloc[0]
+    row = layer_table(measure_layers(spectra, placed(spectra, read_adapter(tmp_path / "adapter")), K)).iloc[0]
     layer = model.get_submodule("base_model.model.transformer.h.0.attn.c_attn")
     W0 = layer.get_base_layer().weight.detach().double().numpy().T
     dW = layer.get_delta_weight("default").detach().double().numpy().T
@@ -140,14 +146,14 @@ def dora(llama_base, make_adapter, tmp_path):
 
 
 def test_an_update_that_depends_on_the_base_is_measured_on_it(spectra, dora):
-    measured = measure_layers(spectra, [dora], K, intruders=True)
+    measured = measure_layers(spectra, placed(spectra, dora), K, optional=[MEASURES["intruders"]])
     assert len(measured) == 4
     for found in measured:
         W0 = spectra.base.read(spectra.base.weights[found.module]).astype(np.float64)
         dW = dora.delta(found.module, W0).dense()
         U, _, V = reference.bases(W0, K)
         count, share = reference.intruders(W0, dW)
-        row = found.row()
+        row = row_of(found)
         assert row["method"] == "DoRA"
         assert row["norm"] == pytest.approx(np.linalg.norm(dW))
         assert row["pp"] == pytest.approx(reference.energy(U.T @ dW @ V) / reference.energy(dW), rel=1e-3)
@@ -156,47 +162,43 @@ def test_an_update_that_depends_on_the_base_is_measured_on_it(spectra, dora):
 
 
 def test_the_base_is_read_for_those_updates_only_that_need_it(spectra, dora, lora_folder, monkeypatch):
-    base, plain = spectra.base, read_adapter(lora_folder)
-    weight = base.weights[dora.modules[0]]
-    assert update_of(base, dora, dora.modules[0], weight).rank == 32
-    monkeypatch.setattr(base, "read", lambda *_: pytest.fail("read the weight"))
-    assert update_of(base, plain, plain.modules[0], base.weights[plain.modules[0]]).rank == 4
+    dense, plain = placed(spectra, dora, read_adapter(lora_folder))
+    assert dense.delta(dora.modules[0]).rank == 32
+    monkeypatch.setattr(spectra.base, "read", lambda *_: pytest.fail("read the weight"))
+    assert plain.delta(plain.update.modules[0]).rank == 4
 
 
 def test_a_tied_head_is_measured_on_the_embedding(spectra, llama_base, make_adapter, tmp_path):
     make_adapter(llama_base, tmp_path / "head", LoraConfig(r=2, target_modules=["lm_head"]))
-    (measured,) = measure_layers(spectra, [read_adapter(tmp_path / "head")], K)
+    (measured,) = measure_layers(spectra, placed(spectra, read_adapter(tmp_path / "head")), K)
     assert (measured.module, measured.shape) == ("model.embed_tokens", (40, 32))
 
 
 def test_k_larger_than_a_layer_is_said_before_any_work(spectra, lora_folder, monkeypatch):
     monkeypatch.setattr(spectra, "get", lambda *_: pytest.fail("worked first"))
-    adapter = read_adapter(lora_folder)
-    for call in (lambda: measure_layers(spectra, [adapter], 17), lambda: changed_weights(spectra.base, [adapter], 17)):
-        with pytest.raises(
-            HiploraError, match=r"k=17 is larger than model\.layers.*[kv]_proj \(16 x 32\): use at most 16"
-        ):
-            call()
+    with pytest.raises(HiploraError, match=r"k=17 is larger than model\.layers.*[kv]_proj \(16 x 32\): use at most 16"):
+        measure_layers(spectra, placed(spectra, read_adapter(lora_folder)), 17)
 
 
 def test_weights_that_adapters_change_are_each_named_once(spectra, lora_folder):
-    weights = changed_weights(spectra.base, read_adapters([lora_folder, lora_folder]), K)
+    weights = changed_weights(placed(spectra, *read_updates([lora_folder, lora_folder])))
     assert [weight.module for weight in weights] == spectra.base.linear_maps
 
 
 def test_an_adapter_of_another_base_is_told_by_its_names(gpt2_base, lora_folder):
     with pytest.raises(HiploraError, match=r"plain-lora belongs to another base \(it names .*tiny-llama\): none"):
-        matched_weights(open_base(gpt2_base), read_adapter(lora_folder))
+        place(open_base(gpt2_base), read_adapter(lora_folder))
 
 
 def test_an_adapter_of_another_base_is_told_by_its_shapes(lora_folder, write_base, rng):
     base = open_base(write_base("wide", {"model.layers.0.self_attn.q_proj": rng.normal(size=(64, 64))}))
     with pytest.raises(HiploraError, match=r"belongs to another base.*q_proj is 32 x 32 there and 64 x 64 in wide"):
-        matched_weights(base, read_adapter(lora_folder))
+        place(base, read_adapter(lora_folder))
 
 
 def notes(spectra, adapter, k=K):
-    return caveats_on(spectra, adapter, layer_table(measure_layers(spectra, [adapter], k)), k)
+    placement = place(spectra.base, adapter)
+    return caveats_on(spectra, placement, layer_table(measure_layers(spectra, [placement], k)), k)
 
 
 def test_an_adapter_that_fits_has_nothing_to_note(spectra, lora_folder):

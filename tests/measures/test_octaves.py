@@ -10,6 +10,7 @@ from hiplora.sources import open_base
 from hiplora.spectrum import SpectrumCache
 from hiplora.spectrum.prepare import BaseSpectra
 from tests.measures import dense_reference as reference
+from tests.placing import placed
 
 OCTAVES = [(1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 32)]
 
@@ -21,7 +22,7 @@ def spectra(llama_base, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table(spectra, lora_folder):
-    return octave_table(spectra, [read_adapter(lora_folder)], 4)
+    return octave_table(spectra, placed(spectra, read_adapter(lora_folder)), 4)
 
 
 def test_octaves_double_and_the_rest_lies_beyond(table):
@@ -67,7 +68,7 @@ def test_an_adapter_of_zeros_has_no_shares(spectra, lora_folder, changed_copy):
     def zero(tensors):
         return {key: 0 * tensor for key, tensor in tensors.items()}
 
-    table = octave_table(spectra, [read_adapter(changed_copy(lora_folder, "zero", zero))], 4)
+    table = octave_table(spectra, placed(spectra, read_adapter(changed_copy(lora_folder, "zero", zero))), 4)
     assert table[["left", "right"]].isna().all(axis=None)
 
 
@@ -79,7 +80,8 @@ def test_the_band_is_that_of_independent_modules(write_base, write_adapter, tmp_
     prefix = "base_model.model."
     factors = {f"{prefix}{name}.lora_{half}.weight": array for name in names for half, array in (("A", A), ("B", B))}
     adapter = read_adapter(write_adapter("adapter", factors, base_model_name_or_path="base"))
-    table = octave_table(BaseSpectra(base, SpectrumCache(tmp_path / "cache")), [adapter], 2)
+    spectra = BaseSpectra(base, SpectrumCache(tmp_path / "cache"))
+    table = octave_table(spectra, placed(spectra, adapter), 2)
     parts = np.linalg.svd(B @ A, compute_uv=False)[:2] ** 2
     alone = isotropic_null(np.array([1, 1, 2, 4, 4]), W0.shape, parts / parts.sum(), "left")
     # The mean of two equal and independent shares varies half as much as each.

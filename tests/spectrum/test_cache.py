@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from hiplora.errors import HiploraError
-from hiplora.spectrum import SpectrumCache, content_hash, decompose, default_cache
+from hiplora.spectrum import SpectrumCache, content_hash, decompose, default_cache, prepare, spectrum_of
 from hiplora.spectrum import cache as cache_module
+from hiplora.spectrum.cache import stored_k
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def no_decomposing(monkeypatch):
     def fail(*_):
         raise AssertionError("decomposed again")
 
-    return lambda: monkeypatch.setattr(cache_module, "decompose", fail)
+    return lambda: monkeypatch.setattr(prepare, "decompose", fail)
 
 
 def entries(cache):
@@ -42,25 +43,25 @@ def same(first, second):
 
 def test_the_second_request_is_read_not_computed(cache, rng, no_decomposing):
     W = rng.normal(size=(20, 12))
-    first = cache.fetch(W, 4)
+    first = spectrum_of(W, 4, cache=cache)
     no_decomposing()
-    assert same(cache.fetch(W, 4), first)
+    assert same(spectrum_of(W, 4, cache=cache), first)
 
 
 def test_what_is_read_is_bit_for_bit_what_was_computed(cache, rng):
     W = rng.normal(size=(90, 80))
     for k in (4, 64, 70, None):
         computed = decompose(W)
-        assert same(cache.fetch(W, k), computed.truncate(k or 80))
-        assert same(SpectrumCache(cache.folder).fetch(W, k), computed.truncate(k or 80))
+        assert same(spectrum_of(W, k, cache=cache), computed.truncate(k or 80))
+        assert same(spectrum_of(W, k, cache=SpectrumCache(cache.folder)), computed.truncate(k or 80))
 
 
 def test_a_small_weight_is_kept_whole_so_that_any_k_is_there(cache, rng, no_decomposing):
     W = rng.normal(size=(100, 80))
-    cache.fetch(W, 4)
+    spectrum_of(W, 4, cache=cache)
     no_decomposing()
-    assert cache.fetch(W).complete
-    assert cache.fetch(W, 79).k == 79
+    assert spectrum_of(W, cache=cache).complete
+    assert spectrum_of(W, 79, cache=cache).k == 79
     assert cache.lookup(content_hash(W), 16).k == 16
 
 
@@ -73,23 +74,23 @@ def test_a_small_weight_is_kept_whole_so_that_any_k_is_there(cache, rng, no_deco
     ((1025, 4096), None, 1025),
 ])  # fmt: skip
 def test_how_many_are_kept_follows_a_fixed_rule(shape, k, stored):
-    assert SpectrumCache.stored_k(shape, k) == stored
+    assert stored_k(shape, k) == stored
 
 
 @pytest.mark.parametrize("k", [0, -1, 13])
 def test_k_that_does_not_fit_is_said_with_the_shape(cache, rng, k):
     with pytest.raises(HiploraError, match=rf"k={k} does not fit a 20 x 12 weight: use 1 to 12"):
-        cache.fetch(rng.normal(size=(20, 12)), k)
+        spectrum_of(rng.normal(size=(20, 12)), k, cache=cache)
 
 
 def test_a_larger_k_is_computed_and_then_serves_smaller_ones(cache, wide, no_decomposing):
-    small = cache.fetch(wide, 10)
+    small = spectrum_of(wide, 10, cache=cache)
     assert not cache.holds(content_hash(wide), 65)
-    large = cache.fetch(wide, 65)
+    large = spectrum_of(wide, 65, cache=cache)
     assert len(entries(cache)) == 2
     entries(cache)[0].unlink()  # the one with 128 sorts before the one with 64
     no_decomposing()
-    assert same(cache.fetch(wide, 10), small)
+    assert same(spectrum_of(wide, 10, cache=cache), small)
     assert large.k == 65
 
 
@@ -103,26 +104,26 @@ def test_looking_up_what_is_not_there_gives_nothing(cache, rng):
 
 def test_copies_in_other_dtypes_are_other_weights(cache, rng):
     W = rng.normal(size=(20, 12)).astype(np.float32)
-    cache.fetch(W)
-    cache.fetch(W.astype(np.float16))
+    spectrum_of(W, cache=cache)
+    spectrum_of(W.astype(np.float16), cache=cache)
     assert len(entries(cache)) == 2
 
 
 @pytest.mark.parametrize("size", [0, 4, 100, 0.5, -1])
 def test_a_truncated_entry_is_rebuilt_with_a_warning(cache, rng, size):
     W = rng.normal(size=(40, 30))
-    first = cache.fetch(W, 4)
+    first = spectrum_of(W, 4, cache=cache)
     (entry,) = entries(cache)
     whole = entry.read_bytes()
     entry.write_bytes(whole[: int(len(whole) * size) if isinstance(size, float) else size])
     with pytest.warns(UserWarning, match="is damaged .* and will be rebuilt"):
-        assert same(cache.fetch(W, 4), first)
+        assert same(spectrum_of(W, 4, cache=cache), first)
     assert entry.read_bytes() == whole
 
 
 def test_a_flipped_byte_anywhere_is_noticed_or_does_not_matter(cache, rng):
     W = rng.normal(size=(12, 9))
-    first = cache.fetch(W)
+    first = spectrum_of(W, cache=cache)
     (entry,) = entries(cache)
     whole = entry.read_bytes()
     noticed = 0
@@ -133,7 +134,7 @@ def test_a_flipped_byte_anywhere_is_noticed_or_does_not_matter(cache, rng):
         entry.write_bytes(damaged)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            assert same(cache.fetch(W), first), f"byte {place}"
+            assert same(spectrum_of(W, cache=cache), first), f"byte {place}"
         noticed += bool(caught)
         assert entry.exists()
     assert noticed > 0.9 * len(places)
@@ -141,7 +142,7 @@ def test_a_flipped_byte_anywhere_is_noticed_or_does_not_matter(cache, rng):
 
 def test_a_damaged_entry_counts_as_not_there(cache, rng):
     W = rng.normal(size=(12, 9))
-    cache.fetch(W)
+    spectrum_of(W, cache=cache)
     (entry,) = entries(cache)
     entry.write_bytes(b"not an entry at all")
     with pytest.warns(UserWarning, match="damaged"):
@@ -152,14 +153,14 @@ def test_a_damaged_entry_counts_as_not_there(cache, rng):
 def test_the_least_recently_used_entries_go_first(tmp_path, rng):
     weights = [rng.normal(size=(20, 12)) for _ in range(4)]
     one = SpectrumCache(tmp_path / "probe")
-    one.fetch(weights[0])
+    spectrum_of(weights[0], cache=one)
     cache = SpectrumCache(tmp_path / "cache", limit=int(2.5 * one.size()))
     for age, W in zip((300, 200), weights[:2], strict=True):
-        cache.fetch(W)
+        spectrum_of(W, cache=cache)
         newest = max(entries(cache), key=lambda path: path.stat().st_mtime_ns)
         os.utime(newest, (10**9 - age, 10**9 - age))
-    cache.fetch(weights[0])  # used again: the other is now the oldest
-    cache.fetch(weights[2])
+    spectrum_of(weights[0], cache=cache)  # used again: the other is now the oldest
+    spectrum_of(weights[2], cache=cache)
     assert [cache.holds(content_hash(W)) for W in weights[:3]] == [True, False, True]
     assert cache.size() <= cache.limit
 
@@ -167,14 +168,14 @@ def test_the_least_recently_used_entries_go_first(tmp_path, rng):
 def test_an_entry_larger_than_the_limit_is_kept_alone(tmp_path, rng):
     cache = SpectrumCache(tmp_path / "cache", limit=1)
     first, second = rng.normal(size=(20, 12)), rng.normal(size=(20, 12))
-    cache.fetch(first)
-    cache.fetch(second)
+    spectrum_of(first, cache=cache)
+    spectrum_of(second, cache=cache)
     assert [cache.holds(content_hash(W)) for W in (first, second)] == [False, True]
 
 
 def test_nothing_but_entries_is_left_in_the_folder(cache, rng):
     for _ in range(3):
-        cache.fetch(rng.normal(size=(20, 12)))
+        spectrum_of(rng.normal(size=(20, 12)), cache=cache)
     files = [path for path in cache.folder.rglob("*") if path.is_file()]
     assert sorted(files) == entries(cache)
     assert not list(cache.folder.rglob(".*"))
@@ -182,7 +183,7 @@ def test_nothing_but_entries_is_left_in_the_folder(cache, rng):
 
 def test_clearing_removes_every_entry(cache, rng):
     W = rng.normal(size=(20, 12))
-    cache.fetch(W)
+    spectrum_of(W, cache=cache)
     assert cache.size() > 0
     cache.clear()
     assert (cache.size(), cache.holds(content_hash(W))) == (0, False)
@@ -192,19 +193,19 @@ def test_clearing_removes_every_entry(cache, rng):
 def test_a_cache_that_cannot_be_written_is_named(tmp_path, rng):
     (tmp_path / "cache").touch()
     with pytest.raises(HiploraError, match=r"The cache folder .*cache cannot be written: set HIPLORA_CACHE"):
-        SpectrumCache(tmp_path / "cache").fetch(rng.normal(size=(20, 12)))
+        spectrum_of(rng.normal(size=(20, 12)), cache=SpectrumCache(tmp_path / "cache"))
 
 
 def test_a_cache_that_can_only_be_read_serves_what_it_has(cache, rng, monkeypatch, no_decomposing):
     W = rng.normal(size=(20, 12))
-    first = cache.fetch(W)
+    first = spectrum_of(W, cache=cache)
 
     def refuse(*_, **__):
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(cache_module.os, "utime", refuse)
     no_decomposing()
-    assert same(cache.fetch(W), first)
+    assert same(spectrum_of(W, cache=cache), first)
 
 
 def test_a_limit_that_is_no_number_is_named(monkeypatch):
@@ -224,7 +225,7 @@ def _fill(folder, seeds, barrier, results):
     barrier.wait()
     cache = SpectrumCache(folder, limit=40_000)
     for seed in seeds:
-        found = cache.fetch(np.random.default_rng(seed).normal(size=(40, 30)), 4)
+        found = spectrum_of(np.random.default_rng(seed).normal(size=(40, 30)), 4, cache=cache)
         results.put((seed, found.Ut.tobytes() + found.Vt.tobytes() + found.sigma.tobytes()))
 
 

@@ -1,54 +1,144 @@
-"""The Python shown under a figure makes that very figure."""
+"""The Python shown under every figure of every page makes that very figure."""
 
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 import pytest
+from streamlit.testing.v1 import AppTest
 
-from hiplora import figures, measures
-from hiplora.analysis import analyze, directions
-from hiplora.paths import demo_adapters
-from hiplora.ui import cards, data
-from hiplora.ui.session import Session
+from hiplora.paths import site_root
+from hiplora.study import open_study
+from hiplora.training import Run, RunConfig
+from hiplora.training.prices import price_table
+from hiplora.training.train import train
+from hiplora.ui import cards
+from hiplora.ui.python_code import code
+from hiplora.ui.reallocation import Reallocation
 
-MODULE = "model.layers.1.mlp.down_proj"
+BOTH = {"adapters": ["swap-lora", "swap-hiplora"]}
+
+
+@dataclass
+class Shown:
+    """A card that a page showed: its name, what was drawn and the program below it."""
+
+    name: str
+    figure: go.Figure
+    program: str
+
+
+@pytest.fixture(scope="session")
+def runs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one short HiP-LoRA run."""
+    root = tmp_path_factory.mktemp("runs")
+    config = RunConfig(
+        base="demo", task="swap", steps=6, measure_every=2, save_every=2, score_every=6, evaluation_size=2
+    )
+    train(Run.create(root / "short", config))
+    return root
 
 
 @pytest.fixture
-def loaded() -> data.Loaded:
-    paths = tuple(path for path in demo_adapters() if path.name.startswith("swap-"))
-    return data.load(Session(base="demo", download=False, adapters=paths, k=8, epsilon=0.02))
+def show(monkeypatch: pytest.MonkeyPatch, runs_folder: Path) -> Iterator[Callable[..., list[Shown]]]:
+    """Run a page with query parameters, budgets moved where that is asked for, and return its cards."""
+    monkeypatch.setenv("HIPLORA_RUNS", str(runs_folder))
+    found: list[Shown] = []
+    shown_as_it_is = cards.figure_card
+
+    def recorded(draw: Callable[..., go.Figure], table: Any, *args: Any, name: str, **chart: Any) -> None:
+        figure = draw(table(), *(arg() if callable(arg) else arg for arg in args))
+        found.append(Shown(name, figure, code(draw, table, *args)))
+        shown_as_it_is(draw, table, *args, name=name, **chart)
+
+    monkeypatch.setattr(cards, "figure_card", recorded)
+
+    def visit(page: str, query: dict[str, Any], moved: "Reallocation | None") -> list[Shown]:
+        app = AppTest.from_file(str(site_root() / "app.py"), default_timeout=120)
+        for name, value in ({"base": "demo", "k": "16", **BOTH} | query).items():
+            app.query_params[name] = value
+        # The navigation is known once the frame has run.
+        app.run()
+        found.clear()
+        if moved:
+            app.session_state["reallocation"] = moved
+        app.switch_page(f"pages/{page}.py").run()
+        assert not app.exception, app.exception
+        assert not app.error, app.error
+        return found
+
+    before = Path.cwd()
+    os.chdir(site_root())
+    yield visit
+    os.chdir(before)
 
 
-def run(snippet: str, monkeypatch: pytest.MonkeyPatch) -> go.Figure:
+def drawn_by(program: str, monkeypatch: pytest.MonkeyPatch) -> go.Figure:
+    """Run a program in a namespace of its own, and return the figure that it shows."""
     shown: list[go.Figure] = []
     monkeypatch.setattr(go.Figure, "show", lambda figure: shown.append(figure))
-    exec(snippet, {})
+    exec(program, {})
     return shown[0]
 
 
-def test_snippet_of_a_layer_table_makes_the_figure(loaded: data.Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    snippet = cards.snippet(loaded, "tightness_by_layer(table)", power=0.5)
-    assert len(snippet.splitlines()) == 3
-    table = analyze("demo", [a.path for a in loaded.adapters], k=8, epsilon=0.02, power=0.5)
-    assert run(snippet, monkeypatch) == figures.tightness_by_layer(table)
+# Page, query parameters, source of the moved budgets, cards that must be there.
+PAGES: list[tuple[str, dict[str, Any], str, set[str]]] = [
+    ("overview", {}, "", {"principal-share"}),
+    (
+        "spectrum",
+        {},
+        "",
+        {"layer-map", "direction_energy", "cumulative_energy", "singular_values", "gains", "sweep"},
+    ),
+    ("spectrum", {"measure": "Intruder dimensions"}, "", {"layer-map"}),
+    ("channels", {}, "", {"channel-norms", "channel-blocks"}),
+    ("channels", {"kind": "mlp.down_proj"}, "", {"channel-norms"}),
+    ("budget", {"power": "0.5"}, "", {"tightness", "cut", "prices"}),
+    ("budget", {}, "swap-hiplora", {"reallocated"}),
+    ("train", {}, "", {"tightness-history", "norm-history", "prices"}),
+    ("train", {}, "short", {"reallocated"}),
+    (
+        "compare",
+        {"difference": "Cosine"},
+        "",
+        {"skills", "frontier", "difference-shares", "difference-map", "direction-energy", "octaves", "training"},
+    ),
+    ("compare", {"adapters": ["swap-lora", "short"]}, "", {"skills", "frontier", "training"}),
+    ("learn", {}, "", {"learn-energy", "learn-effect"}),
+    ("learn", {"part": "Budget"}, "", {"learn-budget"}),
+    ("learn", {"part": "Merging"}, "", {"learn-merge-error", "learn-merge-typical"}),
+    ("learn", {"part": "One sentence"}, "", {"learn-probe", "learn-tokens"}),
+]
 
 
-def test_snippet_of_one_module_makes_the_figure(loaded: data.Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    snippet = cards.snippet(loaded, "gains(table, k=8)", source="directions", module=MODULE)
-    table = directions("demo", [a.path for a in loaded.adapters], MODULE, k=8)
-    assert run(snippet, monkeypatch) == figures.gains(table, 8)
+@pytest.mark.parametrize(("page", "query", "moved", "expected"), PAGES)
+def test_the_program_below_every_figure_draws_that_figure(
+    show: Callable[..., list[Shown]],
+    monkeypatch: pytest.MonkeyPatch,
+    page: str,
+    query: dict[str, Any],
+    moved: str,
+    runs_folder: Path,
+    expected: set[str],
+) -> None:
+    tables = {
+        "swap-hiplora": partial(open_study("demo", ["swap-hiplora"], 16).reallocated, "swap-hiplora"),
+        "short": partial(price_table, Run(runs_folder / "short")),
+    }
+    found = show(
+        page, query, Reallocation(moved, "demo", tables[moved], {"model.layers.0.mlp.up_proj": 0.05}) if moved else None
+    )
+    assert expected <= {card.name for card in found}
+    for card in found:
+        assert drawn_by(card.program, monkeypatch).to_json() == card.figure.to_json(), card.program
 
 
-def test_snippet_imports_measures_where_it_needs_them(loaded: data.Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    snippet = cards.snippet(loaded, "principal_share(measures.summary_table(table), k=8)")
-    table = measures.summary_table(analyze("demo", [a.path for a in loaded.adapters], k=8))
-    assert run(snippet, monkeypatch) == figures.principal_share(table, 8)
-
-
-def test_one_unreadable_adapter_leaves_the_others(tmp_path: Path) -> None:
-    good = next(path for path in demo_adapters() if path.name == "swap-lora")
-    loaded = data.load(Session("demo", False, (good, tmp_path / "nowhere"), 8, 0.05))
-    assert [adapter.name for adapter in loaded.adapters] == ["swap-lora"]
-    assert loaded.problems == [f"{tmp_path / 'nowhere'} is not a folder: pass the adapter's folder, as "
-                               "`save_pretrained` wrote it."]  # fmt: skip
+def test_every_card_that_a_page_names_is_looked_at() -> None:
+    sources = [*(site_root() / "pages").glob("*.py"), *Path(cards.__file__).parent.glob("*.py")]
+    named = {name for path in sources for name in re.findall(r'name="([\w-]+)"', path.read_text())}
+    assert named <= {name for *_, names in PAGES for name in names}

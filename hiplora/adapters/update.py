@@ -1,0 +1,90 @@
+"""What changes a base, in the one form in which it is measured: an adapter, a merge, an edit, a full fine-tune."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hiplora.adapters.delta import Delta
+from hiplora.card import Card
+
+
+class Update(ABC):
+    """An update of some of a base's weights. Deltas are handed out one module at a time.
+
+    A subclass gives `name`, `method`, `modules`, `shape` and `delta`; everything else has a default.
+
+    Attributes:
+        name: what to call it in tables and figures.
+        method: how it came about, such as `LoRA` or `HiP-LoRA`.
+        modules: names of the changed matrices.
+        needs_base: whether `delta` must be given the base's weight.
+        caveats: one sentence each for what is changed but not measured, or looks wrong.
+        config: settings it was trained with, in PEFT's names; empty when there are none.
+    """
+
+    name: str
+    method: str
+    modules: Sequence[str]
+    needs_base: bool = False
+    caveats: Sequence[str] = ()
+    config: Mapping[str, Any] = {}
+
+    @abstractmethod
+    def shape(self, module: str) -> tuple[int, int]:
+        """Return `(m, n)`, out x in, of one module's update, without reading its values."""
+
+    @abstractmethod
+    def delta(self, module: str, weight: np.ndarray | None = None) -> Delta:
+        """Return the update of one module relative to the base, (m, n) out x in, scaling included.
+
+        Args:
+            module: one of `modules`.
+            weight: (m, n) out x in, the base's weight; used only by an update that `needs_base`.
+
+        Raises:
+            HiploraError: NaN or infinity in its values, factors that do not fit each other, or no `weight` where the
+                update needs it.
+        """
+
+    @property
+    def identity(self) -> Hashable:
+        """Something that changes whenever the update does; tables are remembered under it."""
+        return self
+
+    @property
+    def source(self) -> str:
+        """What to type to read it again; empty when it exists in memory only."""
+        return ""
+
+    @property
+    def long_name(self) -> str:
+        """A longer name, for where two updates share the short one."""
+        return self.name
+
+    @property
+    def base_name(self) -> str:
+        """The base that it names; may be empty."""
+        return ""
+
+    @property
+    def card(self) -> Card:
+        """How it was made and what it scored; an empty card when that is not known.
+
+        Raises:
+            HiploraError: the card is damaged.
+        """
+        return Card()
+
+    def epsilon(self, module: str) -> float | None:
+        """Return the budget that a module was trained under; None when the method has none."""
+        return None
+
+    def principal_rank(self, module: str) -> int | None:
+        """Return the principal rank that a module was trained at; None when the method has none."""
+        return None
+
+    def weight_hash(self, module: str) -> str | None:
+        """Return the content hash of the base weight that a module was trained on; None when it is not recorded."""
+        return None

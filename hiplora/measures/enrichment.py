@@ -1,0 +1,26 @@
+"""How many times its share by chance an update puts into the leading singular directions."""
+
+from hiplora.measure_info import OURS
+from hiplora.measures.measure import Measure
+from hiplora.measures.measurement import Measurement
+
+
+def _enrichment(measurement: Measurement) -> float:
+    (m, n), k = measurement.shape, measurement.k
+    return measurement.channels.share("pp") / (k * k / (m * n))
+
+
+ENRICHMENT = Measure(
+    "enrichment",
+    "Enrichment",
+    "principal block, 1 = chance",
+    r"\frac{\lVert U_k^\top \Delta W V_k\rVert_F^2 / \lVert\Delta W\rVert_F^2}{k^2/(mn)}",
+    "How many times its share by chance the update puts into the leading k x k singular directions.",
+    "chance",
+    OURS,
+    value=_enrichment,
+    beside={
+        "enrichment_left": lambda m: m.channels.left_share / (m.k / m.shape[0]),
+        "enrichment_right": lambda m: m.channels.right_share / (m.k / m.shape[1]),
+    },
+)

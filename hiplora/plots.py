@@ -1,0 +1,157 @@
+"""The figures of a study, one call each."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import plotly.graph_objects as go
+
+from hiplora import figures
+from hiplora.measures import DIFFERENCES, MEASURES
+
+if TYPE_CHECKING:
+    from hiplora.study import Study
+    from hiplora.training import Run
+
+
+class Plots:
+    """Every method draws one table of the study; see `hiplora.figures` for what it shows.
+
+    Args:
+        study: whose tables are drawn.
+    """
+
+    def __init__(self, study: "Study"):
+        self._study = study
+
+    def principal_share(self) -> go.Figure:
+        """Draw the energy in the principal block of each update, against a random update's."""
+        return figures.principal_share(self._study.summary(), self._study.k)
+
+    def layer_map(self, measure: str = "enrichment", module: str | None = None) -> go.Figure:
+        """Draw a measure for every module, layers x kinds.
+
+        Args:
+            measure: a column of `hiplora.measures.MEASURES`.
+            module: one to mark.
+        """
+        chosen = MEASURES[measure]
+        return figures.layer_map(self._study.layers(optional=[measure] if chosen.optional else []), chosen, module)
+
+    def channel_norms(self, kind: str | None = None) -> go.Figure:
+        """Draw the norms of the channels per layer.
+
+        Args:
+            kind: one kind of module only; all by default.
+        """
+        return figures.channel_norms(self._study.channels(kind), kind)
+
+    def channel_blocks(self) -> go.Figure:
+        """Draw the shares of the four blocks."""
+        return figures.channel_blocks(self._study.summary())
+
+    def tightness(self) -> go.Figure:
+        """Draw the tightness of every module against the budget."""
+        return figures.tightness_by_layer(self._study.layers())
+
+    def cuts(self) -> go.Figure:
+        """Draw what a hard budget would have cut."""
+        return figures.cut_by_layer(self._study.cuts())
+
+    def prices(self) -> go.Figure:
+        """Draw the shadow prices on the updates' cards."""
+        return figures.prices_by_module(self._study.prices())
+
+    def reallocated(self, name: str) -> go.Figure:
+        """Draw the budgets of an update before and after they are moved by their prices.
+
+        Args:
+            name: of the update.
+        """
+        return figures.reallocated_budgets(self._study.reallocated(name))
+
+    def directions(self, module: str) -> go.Figure:
+        """Draw the energy of each update along the singular directions of one weight.
+
+        Args:
+            module: name of the module in the base.
+        """
+        return figures.direction_energy(self._study.directions(module), self._study.k)
+
+    def cumulative_energy(self, module: str) -> go.Figure:
+        """Draw the energy up to each singular direction of one weight, against chance.
+
+        Args:
+            module: name of the module in the base.
+        """
+        return figures.cumulative_energy(self._study.directions(module), self._study.k)
+
+    def singular_values(self, module: str) -> go.Figure:
+        """Draw the singular values of one weight.
+
+        Args:
+            module: name of the module in the base.
+        """
+        return figures.singular_values(self._study.directions(module), self._study.k)
+
+    def gains(self, module: str) -> go.Figure:
+        """Draw the gain of each singular value of one weight.
+
+        Args:
+            module: name of the module in the base.
+        """
+        return figures.gains(self._study.directions(module), self._study.k)
+
+    def sweep(self, module: str) -> go.Figure:
+        """Draw the enrichment of one weight for every principal rank.
+
+        Args:
+            module: name of the module in the base.
+        """
+        return figures.sweep(self._study.sweep(module), self._study.k)
+
+    def octaves(self) -> go.Figure:
+        """Draw the energy of all modules together by octave of direction."""
+        return figures.octave_energy(self._study.octaves())
+
+    def difference_shares(self, first: str, second: str) -> go.Figure:
+        """Draw which modules account for the difference of two updates.
+
+        Args:
+            first: name of an update.
+            second: name of another.
+        """
+        return figures.difference_shares(self._study.compare(first, second))
+
+    def difference_map(self, first: str, second: str, measure: str = "share", module: str | None = None) -> go.Figure:
+        """Draw a measure of the difference of two updates for every module.
+
+        Args:
+            first: name of an update.
+            second: name of another.
+            measure: a column of `hiplora.measures.DIFFERENCES`.
+            module: one to mark.
+        """
+        return figures.layer_map(self._study.compare(first, second), DIFFERENCES[measure], module)
+
+    def playback(self, run: "str | Path | Run", module: str) -> go.Figure:
+        """Draw one weight's update at each checkpoint of a run.
+
+        Args:
+            run: folder of a run on the base.
+            module: name of the module in the base.
+        """
+        return figures.training_spectrum(self._study.playback(run, module), self._study.k)
+
+    def skills(self) -> go.Figure:
+        """Draw the scores on the updates' cards."""
+        return figures.skill_scores(self._study.skills())
+
+    def frontier(self, task: str, *, beside: Sequence[str | Path] = ()) -> go.Figure:
+        """Draw task score against retention.
+
+        Args:
+            task: of the updates.
+            beside: further adapter folders to show.
+        """
+        return figures.frontier(self._study.frontier(task, beside=beside), self._study.names)

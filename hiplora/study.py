@@ -1,0 +1,597 @@
+"""A study: these updates on this base at this k. Every table, caveat and figure is one call on it."""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hiplora.adapters import Placement, Update, name_apart, place, read_adapter
+from hiplora.budget import check_epsilon, check_power, reallocate
+from hiplora.card import Card
+from hiplora.errors import HiploraError
+from hiplora.measures import (
+    MEASURES,
+    Measurement,
+    card_table,
+    caveats_on,
+    changed_weights,
+    channel_table,
+    checkpoint_table,
+    cut_table,
+    difference_table,
+    direction_table,
+    finding,
+    frontier_table,
+    layer_table,
+    measure_layers,
+    octave_table,
+    skill_table,
+    summary_table,
+    sweep_table,
+)
+from hiplora.measures.layers import require_rank
+from hiplora.memory import Memory
+from hiplora.plots import Plots
+from hiplora.sources import BaseModel, Weight, open_base
+from hiplora.spectrum import BaseSpectra, Spectrum
+from hiplora.spectrum.cache import round_up
+from hiplora.spectrum.prepare import Progress
+from hiplora.training import METHODS, Run
+
+_REMEMBERED = 128
+
+
+class Study:
+    """Updates on a base, measured at one principal rank and under one budget.
+
+    A study does not change: `at` and `on` give another one, which reuses what is measured. Tables are pandas
+    DataFrames; what a table holds is said where it is made (`hiplora.measures`).
+
+    Args:
+        spectra: of the base.
+        updates: those that are to be studied, all of one base and with names of their own.
+        k: principal rank.
+        epsilon: budget for all; None for each update's own (`hiplora.measures.DEFAULT_EPSILON` where it states none).
+        power: `p` of the budget's weights.
+        source: what to type to open the base again.
+        problems: one sentence for each update that was asked for and cannot be used.
+        strangers: updates that can be read and do not fit the base, each with the sentence that says why.
+
+    Raises:
+        HiploraError: an update does not fit the base, or `k`, `epsilon` or `power` is out of range.
+    """
+
+    def __init__(
+        self,
+        spectra: BaseSpectra,
+        updates: Sequence[Update] = (),
+        k: int = 16,
+        *,
+        epsilon: float | None = None,
+        power: float = 1.0,
+        source: str = "",
+        problems: Sequence[str] = (),
+        strangers: Sequence[tuple[Update, str]] = (),
+        _memory: Memory | None = None,
+    ):
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise HiploraError(f"k must be a whole number of at least 1, got {k!r}.")
+        self.spectra = spectra
+        self.placements = [place(spectra.base, update) for update in updates]
+        self.k = k
+        self.epsilon = None if epsilon is None else check_epsilon(epsilon)
+        self.power = check_power(power)
+        self.source = source or str(spectra.base.path)
+        self.problems = list(problems)
+        self.strangers = list(strangers)
+        self._memory = _memory or Memory(_REMEMBERED)
+
+    # What is studied.
+
+    @property
+    def base(self) -> BaseModel:
+        """The base model."""
+        return self.spectra.base
+
+    @property
+    def updates(self) -> list[Update]:
+        """The updates, in the order given."""
+        return [placement.update for placement in self.placements]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the updates, in the order given."""
+        return [update.name for update in self.updates]
+
+    @property
+    def weights(self) -> list[Weight]:
+        """The weights that the updates change, each once, in data order.
+
+        Raises:
+            HiploraError: `k` is larger than one of them.
+        """
+        weights = changed_weights(self.placements)
+        require_rank(weights, self.k)
+        return weights
+
+    def __getitem__(self, name: str) -> Update:
+        """Return the update with a name.
+
+        Raises:
+            HiploraError: no update of the study has it.
+        """
+        return self._placement(name).update
+
+    def at(self, k: int | None = None, *, epsilon: float | None = None, power: float | None = None) -> "Study":
+        """Return the same study at another principal rank or under another budget; what is measured is reused.
+
+        Args:
+            k: principal rank; the present one by default.
+            epsilon: budget for all; the present one by default.
+            power: `p` of the budget's weights; the present one by default.
+
+        Raises:
+            HiploraError: a value is out of range.
+        """
+        return self._with(
+            k=self.k if k is None else k,
+            epsilon=self.epsilon if epsilon is None else epsilon,
+            power=self.power if power is None else power,
+        )
+
+    def on(self, adapters: Sequence[str | Path | Update], *, strict: bool = True) -> "Study":
+        """Return a study of other updates on the same base.
+
+        Args:
+            adapters: adapter folders, runs, names of the demo's adapters, or open updates.
+            strict: whether one that cannot be used is an error; otherwise it is listed in `problems` or `strangers`.
+
+        Raises:
+            HiploraError: with `strict`, for the first that cannot be read or does not fit the base.
+        """
+        read: list[Update] = []
+        problems: list[str] = []
+        for adapter in adapters:
+            try:
+                read.append(adapter if isinstance(adapter, Update) else read_adapter(adapter))
+            except HiploraError as error:
+                if strict:
+                    raise
+                problems.append(str(error))
+        fitting: list[Update] = []
+        strangers: list[tuple[Update, str]] = []
+        for update in name_apart(read):
+            try:
+                place(self.base, update)
+                fitting.append(update)
+            except HiploraError as error:
+                if strict:
+                    raise
+                strangers.append((update, str(error)))
+        return self._with(updates=fitting, problems=problems, strangers=strangers)
+
+    def measurable(self) -> "Study":
+        """Return the study without the updates that cannot be measured, such as those that hold NaN.
+
+        Each of them becomes a sentence in `problems`.
+        """
+        fine, problems = [], list(self.problems)
+        for placement in self.placements:
+            try:
+                self._measured(placement)
+                fine.append(placement.update)
+            except HiploraError as error:
+                problems.append(str(error))
+        return self if len(fine) == len(self.updates) else self._with(updates=fine, problems=problems)
+
+    def prepare(self, stop: Callable[[], bool] = lambda: False, *, optional: Sequence[str] = ()) -> Iterator[Progress]:
+        """Compute the spectra that are missing, yielding progress after each weight; see `BaseSpectra.prepare`.
+
+        Tables compute what they miss by themselves; this is for those who want to see it, or to stop it.
+
+        Args:
+            stop: asked before each weight; True ends the preparation.
+            optional: columns of the optional measures that are wanted too; they need complete spectra.
+
+        Raises:
+            HiploraError: `k` is larger than a weight, a weight cannot be read, or the cache cannot be written.
+        """
+        return self.spectra.prepare(self.weights, self._needed(optional), stop)
+
+    def missing(self, *, optional: Sequence[str] = ()) -> list[Weight]:
+        """Return the weights whose spectra are still to be computed.
+
+        Args:
+            optional: as in `prepare`.
+
+        Raises:
+            HiploraError: `k` is larger than a weight.
+        """
+        return self.spectra.missing(self.weights, self._needed(optional))
+
+    def spectrum(self, module: str) -> Spectrum:
+        """Return the spectrum of one weight, at least `k` triplets.
+
+        Raises:
+            HiploraError: the base has no such weight, or it cannot be read.
+        """
+        return self.spectra.at_least(self._weight(module), self.k)
+
+    # Tables.
+
+    def layers(self, *, optional: Sequence[str] = ()) -> pd.DataFrame:
+        """Return one row per update and module with every measure: see `hiplora.measures.layer_table`.
+
+        Args:
+            optional: columns of measures that take long, such as `intruders`; they need complete spectra.
+
+        Raises:
+            HiploraError: an update holds NaN, `k` is larger than a layer, or no optional measure has such a column.
+        """
+        require_rank(self.weights, self.k)
+
+        def make() -> pd.DataFrame:
+            measured = [m for placement in self.placements for m in self._measured(placement, optional)]
+            return layer_table(measured, epsilon=self.epsilon, power=self.power)
+
+        return self._table("layers", (*sorted(optional),), make)
+
+    def summary(self) -> pd.DataFrame:
+        """Return one row per update: its layers summed up, and `task_score` and `retention` where a card says them.
+
+        The other columns are those of `hiplora.measures.summary_table`.
+
+        Raises:
+            HiploraError: as `layers`.
+        """
+        scores = self.cards().set_index("adapter")[["task_score", "retention"]]
+        return summary_table(self.layers()).join(scores, on="adapter")
+
+    def channels(self, kind: str | None = None) -> pd.DataFrame:
+        """Return the norms of the channels per update and layer: see `hiplora.measures.channel_table`.
+
+        Args:
+            kind: one kind of module only; all by default.
+
+        Raises:
+            HiploraError: as `layers`.
+        """
+        return channel_table(self.layers(), kind)
+
+    def cuts(self) -> pd.DataFrame:
+        """Return what a hard budget would have cut: see `hiplora.measures.cut_table`.
+
+        Raises:
+            HiploraError: as `layers`.
+        """
+        return cut_table(self.layers())
+
+    def directions(self, module: str) -> pd.DataFrame:
+        """Return one row per update and singular direction of one weight: see `hiplora.measures.direction_table`.
+
+        Args:
+            module: name of the module in the base; updates that leave it alone have no rows.
+
+        Raises:
+            HiploraError: no update changes the module, or one of them cannot be read.
+        """
+        return self._of_module("directions", module, direction_table)
+
+    def sweep(self, module: str) -> pd.DataFrame:
+        """Return one row per update and principal rank for one weight: see `hiplora.measures.sweep_table`.
+
+        Args:
+            module: as in `directions`.
+
+        Raises:
+            HiploraError: as `directions`.
+        """
+        return self._of_module("sweep", module, sweep_table)
+
+    def compare(self, first: str, second: str) -> pd.DataFrame:
+        """Return one row per module for the difference of two updates: see `hiplora.measures.difference_table`.
+
+        Args:
+            first: name of an update of the study.
+            second: name of another.
+
+        Raises:
+            HiploraError: the study has no such update, the two are one, or one of them holds NaN.
+        """
+        if first == second:
+            raise HiploraError(f"{first} cannot be compared with itself: name two updates.")
+        a, b = self._placement(first), self._placement(second)
+
+        def make() -> pd.DataFrame:
+            return difference_table(self.spectra, a, b, self.k, epsilon=self.epsilon, power=self.power)
+
+        return self._table("compare", (first, second), make)
+
+    def octaves(self) -> pd.DataFrame:
+        """Return the energy of all modules together by octave of direction: see `hiplora.measures.octave_table`.
+
+        Raises:
+            HiploraError: an update holds NaN, or `k` is larger than a layer.
+        """
+        return self._table("octaves", (), lambda: octave_table(self.spectra, self.placements, self.k))
+
+    def playback(self, run: str | Path | Run, module: str, *, name: str = "") -> pd.DataFrame:
+        """Return one weight's update at each checkpoint of a run: see `hiplora.measures.checkpoint_table`.
+
+        Args:
+            run: folder of a run on this base.
+            module: name of the module in the base.
+            name: what to call the run; its own name by default.
+
+        Raises:
+            HiploraError: it is not a run, a checkpoint cannot be read, or the run leaves the module alone.
+        """
+        run = run if isinstance(run, Run) else Run(run)
+        return self.playback_of({c.step: c.path for c in run.checkpoints}, module, name=name or run.name)
+
+    def playback_of(self, checkpoints: Mapping[int, str | Path], module: str, *, name: str = "") -> pd.DataFrame:
+        """Return the table of `playback` for any adapters.
+
+        Args:
+            checkpoints: `{step: adapter folder}`.
+            module: name of the module in the base.
+            name: what to call the run. One that is called like an update of the study gets its color.
+
+        Raises:
+            HiploraError: a checkpoint cannot be read, or leaves the module alone.
+        """
+        adapters = {step: read_adapter(path) for step, path in checkpoints.items()}
+        key = tuple((step, adapter.identity) for step, adapter in adapters.items())
+
+        def make() -> pd.DataFrame:
+            deltas = {step: place(self.base, adapter).delta(module) for step, adapter in adapters.items()}
+            return checkpoint_table(self.spectrum(module), deltas, name)
+
+        order = pd.CategoricalDtype(list(dict.fromkeys([*self.names, name])))
+        return self._table("playback", (key, module, name), make).astype({"run": order})
+
+    def cards(self) -> pd.DataFrame:
+        """Return how each update was made and what it scored: see `hiplora.measures.card_table`."""
+        return card_table(self.updates, [self._card(update) for update in self.updates], _titles())
+
+    def skills(self) -> pd.DataFrame:
+        """Return one row per update and score: see `hiplora.measures.skill_table`."""
+        cards = [self._card(update) for update in self.updates]
+        return skill_table(self._base_card, self.updates, cards)
+
+    def frontier(self, task: str | None = None, *, beside: Sequence[str | Path] = ()) -> pd.DataFrame:
+        """Return task score against retention with the Pareto-optimal rows marked: see `frontier_table`.
+
+        Args:
+            task: rows of this task only; all by default.
+            beside: further adapter folders to show; those that cannot be read, or are studied already, are left out.
+        """
+        homes = {update.source for update in self.updates}
+        others: list[tuple[Update, Card]] = []
+        for path in beside:
+            try:
+                adapter = read_adapter(path)
+                # A damaged card leaves its adapter out.
+                card = adapter.card
+            except HiploraError:
+                continue
+            if adapter.source not in homes:
+                homes.add(adapter.source)
+                adapter.name = adapter.long_name if adapter.name in self.names else adapter.name
+                others.append((adapter, card))
+        rows = card_table([adapter for adapter, _ in others], [card for _, card in others], _titles())
+        chosen = self.cards()
+        table = frontier_table(pd.concat([chosen, rows], ignore_index=True) if len(rows) else chosen)
+        return table if task is None else table[table["task"] == task].reset_index(drop=True)
+
+    def prices(self) -> pd.DataFrame:
+        """Return the shadow prices on the updates' cards, beside the layer table under each update's own budget.
+
+        Columns: those of `layers` and `shadow_price`; updates without prices have no rows.
+
+        Raises:
+            HiploraError: as `layers`.
+        """
+        parts = []
+        for placement in self.placements:
+            if prices := self._card(placement.update).shadow_prices:
+                power = float(placement.update.config.get("budget_power", 1.0))
+                rows = layer_table(self._measured(placement), power=power)
+                parts.append(rows.assign(shadow_price=rows["module"].map(prices)).dropna(subset=["shadow_price"]))
+        if not parts:
+            return pd.DataFrame(columns=["adapter", "module", "layer", "kind", "tightness", "epsilon", "shadow_price"])
+        # Updates without prices keep their place among the colors.
+        return pd.concat(parts, ignore_index=True).astype({"adapter": pd.CategoricalDtype(self.names)})
+
+    def reallocated(self, name: str) -> pd.DataFrame:
+        """Return the rows of `prices` of one update with `new_epsilon`: its budgets moved by their prices.
+
+        Args:
+            name: of an update with prices.
+
+        Raises:
+            HiploraError: it has no prices, or was trained at another principal rank.
+        """
+        update, prices = self[name], self.prices()
+        rows = prices[prices["adapter"] == name].reset_index(drop=True)
+        if rows.empty:
+            raise HiploraError(f"{name} has no shadow prices: they belong to the core of HiP-LoRA.")
+        ranks = {rank for module in update.modules if (rank := update.principal_rank(module)) is not None}
+        if ranks != {self.k}:
+            trained = ", ".join(map(str, sorted(ranks)))
+            raise HiploraError(f"{name} was trained at principal rank {trained}: set k to that to move its budgets.")
+        columns = rows.set_index("module")[["epsilon", "shadow_price", "tightness"]].to_dict()
+        new = reallocate(columns["epsilon"], columns["shadow_price"], columns["tightness"])
+        return rows.assign(new_epsilon=rows["module"].map(new))
+
+    # Words and pictures.
+
+    @cached_property
+    def caveats(self) -> dict[str, list[str]]:
+        """`{update: one sentence for each thing that a reader of its numbers must know}`.
+
+        Raises:
+            HiploraError: as `layers`.
+        """
+        layers = self.layers()
+        found = {}
+        for placement in self.placements:
+            sentences = caveats_on(self.spectra, placement, layers, self.k)
+            try:
+                _ = placement.update.card
+            except HiploraError as error:
+                sentences.append(str(error))
+            found[placement.update.name] = sentences
+        return found
+
+    def report(self, *, optional: Sequence[str] = ()) -> str:
+        """Return the finding of each update with its caveats below it, and the problems.
+
+        Args:
+            optional: as in `layers`.
+
+        Raises:
+            HiploraError: as `layers`.
+        """
+        lines = []
+        for _, row in summary_table(self.layers(optional=optional)).iterrows():
+            lines += [finding(row, self.k), *(f"  {caveat}" for caveat in self.caveats[row["adapter"]])]
+        return "\n".join([*lines, *(reason for _, reason in self.strangers), *self.problems])
+
+    @property
+    def plot(self) -> Plots:
+        """Figures of the tables: `study.plot.layer_map("enrichment")`."""
+        return Plots(self)
+
+    def __repr__(self) -> str:
+        head = f"Study of {', '.join(self.names) or 'no update'} on {self.base.name} at k = {self.k}"
+        try:
+            if missing := len(self.missing()):
+                return f"{head}: {missing} spectra are still to be computed; any table does it."
+            return "\n".join([head, self.report()]).rstrip()
+        except HiploraError as error:
+            return f"{head}: {error}"
+
+    @property
+    def made_by(self) -> "partial[Study]":
+        """The call that opens the same study again."""
+        choices: dict[str, Any] = {} if self.epsilon is None else {"epsilon": self.epsilon}
+        choices |= {} if self.power == 1 else {"power": self.power}
+        sources = [update.source for update in self.updates]
+        return partial(open_study, self.source, sources, k=self.k, **choices)
+
+    # Inside.
+
+    def _with(self, **changes: Any) -> "Study":
+        kept: dict[str, Any] = {
+            "updates": self.updates,
+            "k": self.k,
+            "epsilon": self.epsilon,
+            "power": self.power,
+            "source": self.source,
+            "problems": self.problems,
+            "strangers": self.strangers,
+        }
+        return Study(self.spectra, _memory=self._memory, **(kept | changes))
+
+    def _placement(self, name: str) -> Placement:
+        found = next((placement for placement in self.placements if placement.update.name == name), None)
+        if found is None:
+            raise HiploraError(f"The study has no update {name!r}: choose one of {', '.join(self.names)}.")
+        return found
+
+    def _weight(self, module: str) -> Weight:
+        if module not in self.base.weights:
+            raise HiploraError(f"{self.base.name} has no module {module!r}: `layers()` lists those that are changed.")
+        return self.base.weights[module]
+
+    def _needed(self, optional: Sequence[str]) -> int | None:
+        """Return how many triplets the measures need; None for all."""
+        for column in optional:
+            if column not in MEASURES or not MEASURES[column].optional:
+                known = ", ".join(measure.column for measure in MEASURES.values() if measure.optional)
+                raise HiploraError(f"{column!r} is not an optional measure: choose one of {known}.")
+        return None if optional else self.k
+
+    def _measured(self, placement: Placement, optional: Sequence[str] = ()) -> list[Measurement]:
+        """Return the measurements of one update; what is measured once serves every k up to the next multiple of 64."""
+        self._needed(optional)
+        smallest = min(min(weight.shape) for weight in placement.weights)
+        if self.k > smallest:
+            require_rank(placement.weights, self.k)
+        head, update = round_up(self.k, smallest), placement.update
+        key = ("measured", update.name, update.identity, head, *sorted(optional))
+        chosen = [MEASURES[column] for column in optional]
+        wide = self._memory.get(key, lambda: measure_layers(self.spectra, [placement], head, optional=chosen))
+        return [measurement.truncate(self.k) for measurement in wide]
+
+    def _of_module(self, name: str, module: str, table: Callable[..., pd.DataFrame]) -> pd.DataFrame:
+        def make() -> pd.DataFrame:
+            changing = [placement for placement in self.placements if module in placement]
+            if not changing:
+                raise HiploraError(f"No chosen adapter changes {module}: choose another module.")
+            spectrum = self.spectrum(module)
+            parts = [table(spectrum, placement.delta(module), placement.update.name) for placement in changing]
+            # The order of all updates, also of those that leave this module alone: colors go by it.
+            order = pd.CategoricalDtype(self.names)
+            return pd.concat(parts, ignore_index=True).astype({"adapter": order})
+
+        return self._table(name, (module,), make)
+
+    def _table(self, name: str, arguments: tuple[Hashable, ...], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """Return a remembered table; the caller's own, so that a change of it changes nothing here."""
+        updates = tuple((update.name, update.identity) for update in self.updates)
+        key = (name, arguments, updates, self.k, self.epsilon, self.power)
+        return self._memory.get(key, make).copy(deep=False)
+
+    @cached_property
+    def _base_card(self) -> Card:
+        return Card.read(self.base.path)
+
+    def _card(self, update: Update) -> Card:
+        """Return the card of an update; an empty one in place of a damaged one, which `caveats` names."""
+        try:
+            return update.card
+        except HiploraError:
+            return Card()
+
+
+def open_study(
+    base: str | Path,
+    adapters: Sequence[str | Path | Update] = (),
+    k: int = 16,
+    *,
+    epsilon: float | None = None,
+    power: float = 1.0,
+    download: bool = False,
+    device: str = "auto",
+    strict: bool = True,
+) -> Study:
+    """Open a base and adapters as a study.
+
+    >>> study = open_study("demo", ["swap-lora", "swap-hiplora"], k=16)
+    >>> study.names
+    ['swap-lora', 'swap-hiplora']
+
+    Args:
+        base: a folder, a known name (`demo`), or a hub name.
+        adapters: adapter folders, runs, names of the demo's adapters, or open updates.
+        k: principal rank.
+        epsilon: budget for all; None for each adapter's own.
+        power: `p` of the budget's weights.
+        download: whether a hub name may be fetched; otherwise only what was fetched before is used.
+        device: where to compute spectra: `cpu`, `cuda`, or `auto` for a GPU where there is one.
+        strict: whether an adapter that cannot be used is an error; otherwise the study lists it.
+
+    Raises:
+        HiploraError: the base cannot be opened, a value is out of range, or, with `strict`, an adapter cannot be used.
+    """
+    spectra = BaseSpectra(open_base(base, download=download), device=device)
+    study = Study(spectra, k=k, epsilon=epsilon, power=power, source=str(base))
+    return study.on(adapters, strict=strict)
+
+
+def _titles() -> dict[str, str]:
+    return {key: method.title for key, method in METHODS.items()}

@@ -1,0 +1,178 @@
+"""From the sidebar's choices to a study: opened once, prepared in the background, stoppable."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import streamlit as st
+
+from hiplora.errors import HiploraError
+from hiplora.paths import RUN_FILE, demo_adapters, demo_base
+from hiplora.sources import open_base
+from hiplora.spectrum import BaseSpectra
+from hiplora.spectrum.cache import stored_k
+from hiplora.spectrum.prepare import Progress
+from hiplora.study import Study
+from hiplora.training.run import Run, list_runs
+from hiplora.ui import runs
+from hiplora.ui.background import BackgroundTask
+from hiplora.ui.session import Session
+from hiplora.ui.text import plain
+
+_LOG = logging.getLogger(__name__)
+_Identity = tuple[tuple[str, int, int], ...]
+
+
+def load(session: Session) -> Study:
+    """Open the base and the adapters. One adapter that cannot be used does not keep the others from being shown.
+
+    Raises:
+        HiploraError: the base cannot be opened.
+    """
+    return (
+        _base(session.base, session.download).on(session.adapters, strict=False).at(session.k, epsilon=session.epsilon)
+    )
+
+
+def show_problems(study: Study) -> None:
+    """Show one sentence for each adapter that cannot be used."""
+    for problem in study.problems:
+        st.error(plain(problem), icon=":material/error:")
+
+
+def require_adapters(study: Study) -> None:
+    """Show what is wrong with the chosen adapters, and stop the page here when none is left to be shown."""
+    show_problems(study)
+    for _, reason in study.strangers:
+        st.warning(plain(reason), icon=":material/link_off:")
+    if not study.updates:
+        st.info("Choose an adapter of this base in the sidebar.", icon=":material/arrow_back:")
+        st.stop()
+
+
+def measured(study: Study, *, optional: Sequence[str] = ()) -> Study:
+    """Return the study, measured; or show the preparation of the spectra in place of the page.
+
+    An adapter that cannot be measured (NaN) is left out, with its sentence shown.
+
+    Args:
+        study: with at least one update.
+        optional: columns of optional measures that the page shows.
+
+    Raises:
+        HiploraError: `k` is larger than a layer.
+    """
+    _prepare(study, optional)
+    with st.spinner("Measuring…", show_time=True):
+        left = study.measurable()
+    for problem in left.problems[len(study.problems) :]:
+        st.error(plain(problem), icon=":material/error:")
+    if not left.updates:
+        st.stop()
+    return left
+
+
+def show_damaged_cards(study: Study) -> None:
+    """Show one sentence for each adapter whose card cannot be read."""
+    for update in study.updates:
+        try:
+            _ = update.card
+        except HiploraError as error:
+            st.warning(plain(str(error)), icon=":material/error:")
+
+
+def at_hand(study: Study) -> list[Path]:
+    """Return the folders of everything on this base that may have scores: its runs, and the demo world's adapters."""
+    shipped = demo_adapters() if study.base.path == demo_base() else []
+    return [*shipped, *(run.path for run in runs_on(study))]
+
+
+def runs_on(study: Study) -> list[Run]:
+    """Return the runs that were trained on this base, the newest first."""
+    return [run for run in list_runs() if runs.same_base(run.config.base, study.source)]
+
+
+def playable_runs(study: Study) -> dict[str, Run]:
+    """Return the runs with two checkpoints or more by name: first those chosen as adapters, then the others here."""
+    found: dict[str, Run] = {}
+    seen = set()
+    for update in study.updates:
+        if (Path(update.source) / RUN_FILE).is_file():
+            try:
+                found[update.name] = Run(update.source)
+            except HiploraError:
+                continue
+            seen.add(Path(update.source).resolve())
+    for run in runs_on(study):
+        if run.path.resolve() not in seen:
+            found[run.name if run.name not in found else f"{run.path.resolve().parent.name}/{run.name}"] = run
+    return {name: run for name, run in found.items() if len(run.checkpoints) > 1}
+
+
+def _prepare(study: Study, optional: Sequence[str]) -> None:
+    """Make sure that the spectra are there; while they are computed, show how far that is and stop the page here."""
+    missing = study.missing(optional=optional)
+    k = None if optional else study.k
+    # By what is computed, not by what is asked for: steps of k, stops and page switches then meet the same task.
+    key = (study.base.identity, frozenset((weight.module, stored_k(weight.shape, k)) for weight in study.weights))
+    tasks = _tasks()
+    if not missing:
+        tasks.pop(key, None)
+        return
+    if key not in tasks:
+        tasks[key] = BackgroundTask(lambda stopped: study.prepare(stopped, optional=optional))
+        tasks[key].wait(1.0)
+    snapshot = tasks[key].snapshot()
+    if snapshot.running:
+        _show_progress(tasks[key], study.base.name)
+        st.stop()
+    tasks.pop(key, None)
+    if snapshot.details:
+        _LOG.error(snapshot.details)
+    if snapshot.error:
+        raise HiploraError(snapshot.error)
+    if snapshot.stopped:
+        st.info(f"Stopped; {len(missing)} spectra of {plain(study.base.name)} remaining. Finished ones are cached.")
+        st.button("Continue", type="primary")
+        st.stop()
+
+
+@st.fragment(run_every=0.5)
+def _show_progress(task: BackgroundTask[Progress], name: str) -> None:
+    snapshot = task.snapshot()
+    if not snapshot.running:
+        st.rerun()
+    st.subheader(f"Decomposing {plain(name)}")
+    st.caption("Once per weight: the singular vectors are kept on disk and shared by every page, adapter and session.")
+    progress = snapshot.latest
+    if progress is None:
+        st.progress(0.0, "Looking at the weights…")
+    else:
+        left = "" if progress.remaining is None else f", about {progress.remaining:.0f} s left"
+        st.progress(progress.share, f"{progress.done} of {progress.total} weights{left}")
+    if st.button("Stop", help="Finished weights stay in the cache."):
+        task.stop()
+
+
+@st.cache_resource
+def _tasks() -> dict[object, BackgroundTask[Progress]]:
+    return {}
+
+
+def _base(base: str, download: bool) -> Study:
+    """Return the study of a base without adapters, opened again when its files have changed."""
+    opened, identity = _open(base, download)
+    try:
+        unchanged = opened.base.identity == identity
+    except OSError:
+        unchanged = False
+    if not unchanged:
+        _open.clear(base, download)
+        opened, _ = _open(base, download)
+    return opened
+
+
+@st.cache_resource(max_entries=4, show_spinner="Opening the base model…")
+def _open(base: str, download: bool) -> tuple[Study, _Identity]:
+    model = open_base(base, download=download)
+    return Study(BaseSpectra(model), source=base), model.identity

@@ -1,0 +1,87 @@
+"""The Python that makes a figure, written from the very call that drew it."""
+
+import inspect
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hiplora.measure_info import MeasureInfo
+from hiplora.measures import MEASURES
+from hiplora.study import open_study
+from hiplora.training import Run
+
+
+def code(figure: Callable[..., Any], table: "partial[Any]", *args: Any) -> str:
+    """Return a program that shows `figure(table(), *args)`.
+
+    Args:
+        figure: a public function of this package.
+        table: a call of a public function, or of a method of an object that knows how it is made (`made_by`).
+        args: plain values, measures, runs, or calls like `table`.
+    """
+    writer = _Writer()
+    arguments = [writer.variable("table", table), *(writer.expression(arg) for arg in args)]
+    shown = f"{writer.name_of(figure)}({', '.join(arguments)}).show()"
+    return "\n".join([*writer.import_lines(), "", *writer.lines, shown])
+
+
+class _Writer:
+    """Imports and lines of a program, as its expressions need them."""
+
+    def __init__(self) -> None:
+        self._modules: set[str] = set()
+        self.lines: list[str] = []
+
+    def import_lines(self) -> list[str]:
+        """Return the imports, whole packages first."""
+        lines = [f"import {module}" for module in self._modules if "." not in module]
+        names: dict[str, list[str]] = {}
+        for module in sorted(self._modules):
+            if "." in module:
+                package, _, name = module.rpartition(".")
+                names.setdefault(package, []).append(name)
+        return [*lines, *(f"from {package} import {', '.join(found)}" for package, found in names.items())]
+
+    def variable(self, name: str, call: "partial[Any]") -> str:
+        """Write `name = call`, and return the name."""
+        line = f"{name} = {self.expression(call)}"
+        if line not in self.lines:
+            self.lines.append(line)
+        return name
+
+    def expression(self, value: Any) -> str:
+        """Return the expression of a value."""
+        if isinstance(value, partial):
+            named = [f"{name}={self.expression(arg)}" for name, arg in value.keywords.items()]
+            return f"{self.name_of(value.func)}({', '.join([*map(self.expression, value.args), *named])})"
+        if isinstance(value, MeasureInfo):
+            registry = "MEASURES" if value in MEASURES.values() else "DIFFERENCES"
+            return f"{self.imported('hiplora.measures')}.{registry}[{value.column!r}]"
+        if isinstance(value, list | tuple):
+            return f"[{', '.join(map(self.expression, value))}]"
+        if isinstance(value, Run):
+            return self.expression(partial(Run, str(value.path)))
+        return repr(str(value) if isinstance(value, Path) else value)
+
+    def name_of(self, function: Callable[..., Any]) -> str:
+        """Return what a function or method is called in the program."""
+        owner = getattr(function, "__self__", None)
+        if owner is not None and not inspect.isclass(owner) and not inspect.ismodule(owner):
+            return f"{self.variable(type(owner).__name__.lower(), owner.made_by)}.{function.__name__}"
+        if function is open_study:
+            return f"{self.imported('hiplora')}.open"
+        return f"{self.imported(_public_module(function))}.{function.__name__}"
+
+    def imported(self, module: str) -> str:
+        """Import a module, and return what it is called in the program."""
+        self._modules.add(module)
+        return module.rpartition(".")[2]
+
+
+def _public_module(function: Callable[..., Any]) -> str:
+    """Return the shortest module of this package that hands a function out."""
+    parts = function.__module__.split(".")
+    paths = [".".join(parts[:length]) for length in range(2, len(parts) + 1)]
+    return next(path for path in paths if getattr(sys.modules[path], function.__name__, None) is function)

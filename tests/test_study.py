@@ -1,0 +1,269 @@
+"""A study: every table, caveat and figure of some updates on a base, from one object."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import hiplora
+from hiplora.errors import HiploraError
+from hiplora.measures import MEASURES
+from hiplora.paths import demo_adapters
+from hiplora.study import Study
+from hiplora.training import Run, RunConfig
+
+K = 16
+NAMES = ["swap-lora", "swap-hiplora"]
+MODULE = "model.layers.1.mlp.down_proj"
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return hiplora.open("demo", NAMES, k=K)
+
+
+def shipped(name: str) -> Path:
+    return next(path for path in demo_adapters() if path.name == name)
+
+
+def changed_copy(name: str, target: Path, card: object = None) -> Path:
+    """A copy of one of the demo's adapters with another card."""
+    shutil.copytree(shipped(name), target)
+    if card is not None:
+        (target / "card.json").write_text(json.dumps(card) if not isinstance(card, str) else card)
+    return target
+
+
+def with_nan(target: Path) -> Path:
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(shipped("swap-lora"), target)
+    path = target / "adapter_model.safetensors"
+    tensors = load_file(path)
+    first = next(iter(tensors))
+    save_file(tensors | {first: np.full_like(tensors[first], np.nan)}, path)
+    return target
+
+
+def test_a_study_names_what_it_is_of(study: Study) -> None:
+    assert study.names == NAMES
+    assert study["swap-lora"].method == "LoRA"
+    assert (study.base.name, study.k, study.epsilon, study.power) == ("demo", K, None, 1.0)
+
+
+def test_the_short_form_is_the_layer_table(study: Study) -> None:
+    pd.testing.assert_frame_equal(hiplora.analyze("demo", NAMES, k=K), study.layers())
+
+
+def test_another_k_reuses_what_is_measured(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    study.layers()
+    monkeypatch.setattr("hiplora.study.measure_layers", lambda *_, **__: pytest.fail("measured again"))
+    at_8 = study.at(k=8)
+    assert set(at_8.layers()["principal_rank"]) == {8}
+    assert at_8.at(epsilon=0.1).layers()["tightness"].max() < at_8.at(epsilon=0.05).layers()["tightness"].max()
+
+
+def test_another_k_gives_what_a_fresh_study_gives(study: Study) -> None:
+    fresh = hiplora.open("demo", NAMES, k=40, epsilon=0.1, power=0.5)
+    pd.testing.assert_frame_equal(study.at(k=40, epsilon=0.1, power=0.5).layers(), fresh.layers(), rtol=1e-9)
+
+
+def test_a_table_may_be_changed_without_changing_the_study(study: Study) -> None:
+    mine = study.layers()
+    mine["enrichment"] = 0.0
+    assert study.layers()["enrichment"].min() > 0
+
+
+def test_a_changed_adapter_is_measured_again(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    folder = changed_copy("swap-lora", tmp_path / "mine")
+    study = hiplora.open("demo", [folder], k=K)
+    before = study.layers()["norm"].sum()
+    path = folder / "adapter_model.safetensors"
+    save_file({name: 2 * tensor for name, tensor in load_file(path).items()}, path)
+    assert study.on([folder]).layers()["norm"].sum() == pytest.approx(4 * before)
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5, True, "16", None])
+def test_a_k_that_is_not_a_rank_is_refused(k: object) -> None:
+    with pytest.raises(HiploraError, match="k must be a whole number of at least 1"):
+        hiplora.open("demo", NAMES, k=k)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("epsilon", [0, -0.1, float("nan"), float("inf"), True, "0.1"])
+def test_a_budget_that_is_not_positive_is_refused(epsilon: object) -> None:
+    for call in (hiplora.open, hiplora.analyze):
+        with pytest.raises(HiploraError, match="epsilon must be a positive number"):
+            call("demo", NAMES, epsilon=epsilon)  # type: ignore[arg-type]
+    with pytest.raises(HiploraError, match="epsilon must be a positive number"):
+        hiplora.compare("demo", *NAMES, epsilon=epsilon)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("power", [-1, float("nan"), float("inf"), True, "1"])
+def test_a_power_that_is_negative_is_refused(power: object) -> None:
+    with pytest.raises(HiploraError, match="power must be 0 or a positive number"):
+        hiplora.open("demo", NAMES, power=power)  # type: ignore[arg-type]
+
+
+def test_a_k_larger_than_a_layer_is_named_before_any_work() -> None:
+    study = hiplora.open("demo", NAMES, k=129)
+    for table in (study.layers, study.summary, lambda: study.compare(*NAMES)):
+        with pytest.raises(HiploraError, match=r"k=129 is larger than model\.layers"):
+            table()
+
+
+def test_an_optional_measure_is_computed_on_request(study: Study) -> None:
+    assert study.layers()["intruders"].isna().all()
+    counted = study.layers(optional=["intruders"])
+    assert counted["intruders"].notna().all()
+    assert "intruder dimensions" in study.report(optional=["intruders"])
+    with pytest.raises(HiploraError, match="'enrichment' is not an optional measure: choose one of intruders"):
+        study.layers(optional=["enrichment"])
+
+
+def test_the_report_says_each_finding_with_its_null_and_its_caveats() -> None:
+    study = hiplora.open("demo", ["swap-hiplora"], k=8)
+    lines = study.report().splitlines()
+    assert lines[0].startswith("swap-hiplora (HiP-LoRA, 28 maps, k = 8):")
+    assert "95 % of random updates" in lines[0]
+    assert lines[1] == "  It was trained at principal rank 16; at k = 8 its channels mix."
+    assert study.caveats == {"swap-hiplora": [lines[1].strip()]}
+    assert repr(study) == "\n".join(["Study of swap-hiplora on demo at k = 8", *lines])
+
+
+def test_a_study_that_is_not_measured_says_so_instead_of_working(llama_base: Path, lora_folder: Path, tmp_path: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setenv("HIPLORA_CACHE", str(tmp_path))
+    study = hiplora.open(llama_base, [lora_folder], k=4)
+    assert repr(study).endswith("at k = 4: 14 spectra are still to be computed; any table does it.")
+    assert [progress.done for progress in study.prepare()][-1] == 14
+    assert not study.missing()
+
+
+def test_an_adapter_that_cannot_be_used_is_an_error_or_a_problem(tmp_path: Path) -> None:
+    sentence = f"{tmp_path / 'nowhere'} is not a folder"
+    with pytest.raises(HiploraError, match="nowhere is not a folder"):
+        hiplora.open("demo", ["swap-lora", tmp_path / "nowhere"])
+    study = hiplora.open("demo", ["swap-lora", tmp_path / "nowhere"], strict=False)
+    assert study.names == ["swap-lora"]
+    assert len(study.problems) == 1
+    assert study.problems[0].startswith(sentence)
+    assert study.problems[0] in study.report()
+
+
+def test_an_adapter_of_another_base_is_a_stranger(lora_folder: Path) -> None:
+    with pytest.raises(HiploraError, match="belongs to another base"):
+        hiplora.open("demo", [lora_folder])
+    study = hiplora.open("demo", [lora_folder, "swap-lora"], strict=False)
+    ((update, reason),) = study.strangers
+    assert update.name == "plain-lora"
+    assert "belongs to another base" in reason
+    assert study.names == ["swap-lora"]
+
+
+def test_an_adapter_that_holds_nan_is_left_out_of_what_can_be_measured(tmp_path: Path) -> None:
+    study = hiplora.open("demo", ["swap-lora", with_nan(tmp_path / "broken")], k=K)
+    with pytest.raises(HiploraError, match="NaN"):
+        study.layers()
+    left = study.measurable()
+    assert left.names == ["swap-lora"]
+    assert "NaN" in left.problems[0]
+    assert study.names == ["swap-lora", "broken"]
+
+
+def test_an_update_that_is_not_there_is_named(study: Study) -> None:
+    with pytest.raises(HiploraError, match="no update 'nosuch': choose one of swap-lora, swap-hiplora"):
+        study.compare("swap-lora", "nosuch")
+    with pytest.raises(HiploraError, match="cannot be compared with itself"):
+        study.compare("swap-lora", "swap-lora")
+
+
+def test_scores_of_the_cards_stand_in_the_summary(study: Study, lora_folder: Path) -> None:
+    summary = study.summary().set_index("adapter")
+    assert summary.loc["swap-lora", "task_score"] == study["swap-lora"].card.task_score
+    assert summary["retention"].notna().all()
+
+
+def test_a_damaged_card_is_a_caveat_and_not_a_score(tmp_path: Path) -> None:
+    study = hiplora.open("demo", [changed_copy("swap-lora", tmp_path / "mine", "{")], k=K)
+    assert study.summary()["task_score"].isna().all()
+    assert any("card.json is not valid JSON" in caveat for caveat in study.caveats["mine"])
+
+
+def test_the_frontier_takes_in_what_lies_beside(study: Study, tmp_path: Path) -> None:
+    beside = [*demo_adapters(), changed_copy("swap-lora", tmp_path / "swap-lora"), tmp_path / "nowhere"]
+    table = study.frontier("swap", beside=beside)
+    assert table["adapter"].tolist() == ["swap-lora", "swap-hiplora", f"{tmp_path.name}/swap-lora"]
+    assert set(study.frontier(beside=beside)["task"]) == {"swap", "edit", "rot"}
+
+
+def test_prices_are_those_of_the_card_under_the_own_budget(tmp_path: Path) -> None:
+    modules = hiplora.open("demo", ["swap-lora"])["swap-lora"].modules
+    prices = {module: float(place) for place, module in enumerate(modules)}
+    folder = changed_copy("swap-hiplora", tmp_path / "priced", {"shadow_prices": prices})
+    study = hiplora.open("demo", ["swap-lora", folder], k=K, epsilon=0.02)
+    rows = study.prices()
+    assert set(rows["adapter"]) == {"priced"}
+    assert dict(zip(rows["module"], rows["shadow_price"])) == prices
+    assert rows["epsilon"].tolist() == [study["priced"].epsilon(module) for module in rows["module"]]
+    assert rows["adapter"].cat.categories.tolist() == ["swap-lora", "priced"]
+    moved = study.reallocated("priced")
+    assert (moved["new_epsilon"] ** 2).sum() == pytest.approx((moved["epsilon"] ** 2).sum())
+    with pytest.raises(HiploraError, match="was trained at principal rank 16"):
+        study.at(k=8).reallocated("priced")
+    with pytest.raises(HiploraError, match="swap-lora has no shadow prices"):
+        study.reallocated("swap-lora")
+
+
+@pytest.mark.parametrize("prices", [None, "many", {"model.layers.0.self_attn.q_proj": "high"}, {"nowhere": 1.0}])
+def test_a_card_without_usable_prices_has_no_rows(tmp_path: Path, prices: object) -> None:
+    folder = changed_copy("swap-hiplora", tmp_path / "priced", {"shadow_prices": prices})
+    assert hiplora.open("demo", [folder], k=K).prices().empty
+
+
+def test_a_run_is_played_under_the_name_it_has_in_the_study(study: Study, tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", RunConfig(base="demo", task="swap", steps=10))
+    for step, name in ((5, "swap-lora"), (10, "swap-hiplora")):
+        folder = run.path / "checkpoints" / f"checkpoint-{step}"
+        shutil.copytree(shipped(name), folder)
+        (folder / "complete").touch()
+    table = study.playback(run.path, MODULE, name="swap-lora")
+    assert table["step"].unique().tolist() == [5, 10]
+    assert table["run"].cat.categories.tolist() == NAMES
+    assert study.playback(run, MODULE)["run"].cat.categories.tolist() == [*NAMES, "run"]
+    with pytest.raises(HiploraError, match="leaves lm_head alone"):
+        study.playback(run, "lm_head")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("principal_share", ()),
+        *(("layer_map", (column,)) for column in MEASURES),
+        ("channel_norms", ()),
+        ("channel_norms", ("mlp.down_proj",)),
+        ("channel_blocks", ()),
+        ("tightness", ()),
+        ("cuts", ()),
+        ("prices", ()),
+        ("reallocated", ("swap-hiplora",)),
+        ("directions", (MODULE,)),
+        ("cumulative_energy", (MODULE,)),
+        ("singular_values", (MODULE,)),
+        ("gains", (MODULE,)),
+        ("sweep", (MODULE,)),
+        ("octaves", ()),
+        ("difference_shares", tuple(NAMES)),
+        ("difference_map", (*NAMES, "cosine")),
+        ("skills", ()),
+        ("frontier", ("swap",)),
+    ],
+)
+def test_every_figure_is_one_call(study: Study, name: str, arguments: tuple[str, ...]) -> None:
+    figure = getattr(study.plot, name)(*arguments)
+    assert figure.layout.title.text
+    assert len(figure.data) > 0
