@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hiplora import figures, measures
     from hiplora.adapters import read_adapter
-    from hiplora.analysis import analyze, compare, directions, octaves, playback, sweep
-    from hiplora.study import Study
+    from hiplora.study import Study, analyze
     from hiplora.study import open_study as open
     from hiplora.tuner import HipLoraConfig
 
@@ -26,15 +25,10 @@ __all__ = [
     "Study",
     "__version__",
     "analyze",
-    "compare",
-    "directions",
     "figures",
     "measures",
-    "octaves",
     "open",
-    "playback",
     "read_adapter",
-    "sweep",
 ]
 
 _HOMES = {
@@ -42,7 +36,7 @@ _HOMES = {
     "Study": ("study", "Study"),
     "open": ("study", "open_study"),
     "read_adapter": ("adapters", "read_adapter"),
-    **{name: ("analysis", name) for name in ("analyze", "compare", "directions", "octaves", "playback", "sweep")},
+    "analyze": ("study", "analyze"),
 }
 
 

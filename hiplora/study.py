@@ -1,6 +1,6 @@
 """A study: these updates on this base at this k. Every table, caveat and figure is one call on it."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -323,34 +323,22 @@ class Study:
         Args:
             run: folder of a run on this base.
             module: name of the module in the base.
-            name: what to call the run; its own name by default.
+            name: what to call the run, its own name by default; one that is called like an update gets its color.
 
         Raises:
             HiploraError: it is not a run, a checkpoint cannot be read, or the run leaves the module alone.
         """
         run = run if isinstance(run, Run) else Run(run)
-        return self.playback_of({c.step: c.path for c in run.checkpoints}, module, name=name or run.name)
-
-    def playback_of(self, checkpoints: Mapping[int, str | Path], module: str, *, name: str = "") -> pd.DataFrame:
-        """Return the table of `playback` for any adapters.
-
-        Args:
-            checkpoints: `{step: adapter folder}`.
-            module: name of the module in the base.
-            name: what to call the run. One that is called like an update of the study gets its color.
-
-        Raises:
-            HiploraError: a checkpoint cannot be read, or leaves the module alone.
-        """
-        adapters = {step: read_adapter(path) for step, path in checkpoints.items()}
+        adapters = {checkpoint.step: read_adapter(checkpoint.path) for checkpoint in run.checkpoints}
+        shown = name or run.name
         key = tuple((step, adapter.identity) for step, adapter in adapters.items())
 
         def make() -> pd.DataFrame:
             deltas = {step: place(self.base, adapter).delta(module) for step, adapter in adapters.items()}
-            return checkpoint_table(self.spectrum(module), deltas, name)
+            return checkpoint_table(self.spectrum(module), deltas, shown)
 
-        order = pd.CategoricalDtype(list(dict.fromkeys([*self.names, name])))
-        return self._table("playback", (key, module, name), make).astype({"run": order})
+        order = pd.CategoricalDtype(list(dict.fromkeys([*self.names, shown])))
+        return self._table("playback", (key, module, shown), make).astype({"run": order})
 
     def cards(self) -> pd.DataFrame:
         """Return how each update was made and what it scored: see `hiplora.measures.card_table`."""
@@ -591,6 +579,32 @@ def open_study(
     spectra = BaseSpectra(open_base(base, download=download), device=device)
     study = Study(spectra, k=k, epsilon=epsilon, power=power, source=str(base))
     return study.on(adapters, strict=strict)
+
+
+def analyze(
+    base: str | Path,
+    adapters: Sequence[str | Path | Update],
+    k: int = 16,
+    *,
+    epsilon: float | None = None,
+    power: float = 1.0,
+    intruders: bool = False,
+) -> pd.DataFrame:
+    """Return the layer table of adapters on a base: the short form of `open_study(...).layers()`.
+
+    Args:
+        base: as in `open_study`.
+        adapters: as in `open_study`.
+        k: principal rank.
+        epsilon: budget for all; None for each adapter's own.
+        power: `p` of the budget's weights.
+        intruders: whether to count intruder dimensions too, which needs complete spectra.
+
+    Raises:
+        HiploraError: something cannot be read or does not fit, or a value is out of range.
+    """
+    study = open_study(base, adapters, k, epsilon=epsilon, power=power)
+    return study.layers(optional=["intruders"] if intruders else [])
 
 
 def _titles() -> dict[str, str]:

