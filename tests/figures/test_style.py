@@ -33,18 +33,6 @@ def test_shares_are_percentages(share: float, text: str) -> None:
     assert style.percent(share).replace("\N{NO-BREAK SPACE}", " ") == text
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "ticks"),
-    [
-        (0.08, 0.19, [0.08, 0.1, 0.12, 0.15]),
-        (0.5, 20, [0.5, 1, 2, 5, 10, 20]),
-        (1e-3, 1e3, [1e-3, 1e-2, 0.1, 1, 10, 100, 1000]),
-    ],
-)
-def test_logarithmic_axes_are_labelled_with_round_numbers(low: float, high: float, ticks: list[float]) -> None:
-    assert style.log_ticks(low, high) == pytest.approx(ticks)
-
-
 def test_row_of_the_largest_passes_over_what_is_not_known() -> None:
     row = style.row_of_max(pd.DataFrame({"name": ["a", "b", "c"], "value": [1.0, float("nan"), 0.5]}), "value")
     assert row is not None
