@@ -36,15 +36,24 @@ def log_axis(values: pd.Series) -> dict[str, Any]:
     return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
+def spans_two_decades(values: pd.Series) -> bool:
+    """Return whether the positive values differ so much that their axis is logarithmic: more than a hundredfold.
+
+    Args:
+        values: what is drawn.
+    """
+    shown = values[values > 0]
+    return bool(shown.max() > 100 * shown.min())
+
+
 def norm_axis(values: pd.Series, *, shares: bool = False) -> dict[str, Any]:
-    """Return settings of an axis of norms: logarithmic where they span decades, from zero otherwise.
+    """Return settings of an axis of norms: logarithmic where they span two decades, from zero otherwise.
 
     Args:
         values: what is drawn.
         shares: whether the norms are relative ones, to be labeled as percentages.
     """
-    shown = values[values > 0]
-    if shown.max() > (30 if shares else 100) * shown.min():
+    if spans_two_decades(values):
         axis = log_axis(values)
         return axis | {"ticktext": [f"{100 * tick:g} %" for tick in axis["tickvals"]]} if shares else axis
     return {"rangemode": "tozero"} | ({"tickformat": percent_format(float(values.max()))} if shares else {})

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from hiplora.figures.axes import layer_axis, log_axis
+from hiplora.figures.axes import layer_axis, log_axis, spans_two_decades
 from hiplora.figures.style import (
     BUDGET,
     NULL,
@@ -41,8 +41,7 @@ def tightness_by_layer(table: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(**layer_axis(numbered["layer"].astype(int).tolist()))
     linear = {"range": [0, 1.1 * max([1.0, *values])]}
     figure.update_yaxes(
-        title="Tightness √cost / ε (1 = budget spent)",
-        **(log_axis(values) if values.max() > 30 * values.min() else linear),
+        title="Tightness √cost / ε (1 = budget spent)", **(log_axis(values) if spans_two_decades(values) else linear)
     )
     over = (table["tightness"] > 1).groupby(table["adapter"], sort=False, observed=True).agg(["sum", "size"])
     words = ", ".join(f"{name} {row['sum']} of {row['size']}" for name, row in over.iterrows())
