@@ -9,11 +9,11 @@ import plotly.graph_objects as go
 
 from hiplora.figures.style import (
     BASE,
-    METHOD_SYMBOLS,
     NULL,
     adapter_colors,
     by_adapter,
     finish,
+    method_symbols,
     percent_format,
     two_digits,
 )
@@ -28,6 +28,7 @@ def frontier(table: pd.DataFrame, chosen: Sequence[str] = ()) -> go.Figure:
     """
     chosen = list(chosen)
     colors = adapter_colors(pd.Series(chosen, dtype=object))
+    symbols = method_symbols(table["method"])
     best = table[table["on_frontier"]].sort_values(["task_score", "retention"], ascending=[True, False])
     figure = go.Figure()
     figure.add_scatter(
@@ -48,7 +49,7 @@ def frontier(table: pd.DataFrame, chosen: Sequence[str] = ()) -> go.Figure:
             showlegend=False,
             cliponaxis=False,
             marker={
-                "symbol": METHOD_SYMBOLS.get(method, "x"),
+                "symbol": symbols[method],
                 "color": [colors.get(name, BASE) for name in part["adapter"]],
                 "size": bold.map({True: 15, False: 9}).tolist(),
                 "opacity": bold.map({True: 1.0, False: 0.75}).tolist(),
@@ -74,7 +75,7 @@ def frontier(table: pd.DataFrame, chosen: Sequence[str] = ()) -> go.Figure:
             y=[None],
             mode="markers",
             name=method,
-            marker={"symbol": METHOD_SYMBOLS.get(method, "x"), "color": BASE, "size": 9},
+            marker={"symbol": symbols[method], "color": BASE, "size": 9},
         )
     named = table[table["adapter"].isin(chosen)]
     beaten = named.loc[~named["on_frontier"], "adapter"].tolist()

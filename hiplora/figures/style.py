@@ -16,15 +16,9 @@ BUDGET = "#8A8A8A"
 BASE = "#8A8A8A"
 _ADAPTERS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#B5A900", "#A0522D")
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
-METHOD_SYMBOLS = {
-    "LoRA": "circle",
-    "LoRA+": "triangle-up",
-    "rsLoRA": "square",
-    "PiSSA": "star",
-    "DoRA": "cross",
-    "HiP-LoRA": "diamond",
-}
-"""Where marks tell methods; any other method is an `x`."""
+# The first methods to get a mark, always the same one; any other method gets one of the marks after theirs.
+_METHODS = ("LoRA", "HiP-LoRA", "rsLoRA", "LoRA+", "DoRA", "PiSSA")
+_MORE_SYMBOLS = ("x", "pentagon", "triangle-down", "hexagram", "bowtie", "hourglass")
 # Blue below chance, vermilion above: residual and principal, as everywhere.
 DIVERGING = ((0.0, "#004B76"), (0.25, "#4A9CC9"), (0.5, "#F2F2F2"), (0.75, "#EE9A5E"), (1.0, "#A64800"))
 SEQUENTIAL = "Cividis"
@@ -77,6 +71,17 @@ def adapter_symbols(column: pd.Series) -> dict[str, str]:
         column: adapters, as in `adapter_colors`.
     """
     return {name: _SYMBOLS[i % len(_SYMBOLS)] for i, name in enumerate(_in_order(column))}
+
+
+def method_symbols(column: pd.Series) -> dict[str, str]:
+    """Return `{method: marker symbol}`: well-known methods keep theirs, the others follow in alphabetical order.
+
+    Args:
+        column: methods by their titles, one a row.
+    """
+    symbols = _SYMBOLS + _MORE_SYMBOLS
+    methods = [*_METHODS, *sorted(set(column) - set(_METHODS))]
+    return {name: symbols[i % len(symbols)] for i, name in enumerate(methods)}
 
 
 def by_adapter(table: pd.DataFrame, column: str = "adapter") -> list[tuple[str, pd.DataFrame]]:
