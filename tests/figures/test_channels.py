@@ -38,9 +38,27 @@ def test_norms_of_an_adapter_stand_in_its_panel(norms: pd.DataFrame, adapter: st
     same(line.y, part[column])
 
 
-def test_channels_wear_their_colours(norms: pd.DataFrame) -> None:
-    colors = {name.split()[0]: line.line.color for name, line in lines_in(figures.channel_norms(norms), "x").items()}
-    assert colors == {"principal": style.PRINCIPAL, "mixed": style.MIXED[0], "residual": style.RESIDUAL}
+LOOK = {
+    "principal": (style.PRINCIPAL, "solid", "circle"),
+    "mixed": (style.MIXED[0], "dot", "x"),
+    "residual": (style.RESIDUAL, "solid", "square"),
+}
+
+
+@pytest.mark.parametrize("name", ["channel_norms", "norm_history", "probe_effects"])
+def test_channels_look_alike_in_every_panel_and_figure(norms: pd.DataFrame, history: pd.DataFrame, name: str) -> None:
+    figure = {
+        "channel_norms": lambda: figures.channel_norms(norms),
+        "norm_history": lambda: figures.norm_history(history, 16),
+        "probe_effects": lambda: figures.probe_effects(PROBED),
+    }[name]()
+    for axis in ("x", "x2"):
+        for title, line in lines_in(figure, axis).items():
+            color, dash, symbol = LOOK[title.split()[0]]
+            assert (line.line.color, line.line.dash) == (color, dash)
+            assert line.marker.symbol == (symbol if "markers" in line.mode else None)
+    in_legend = [line.name.split()[0] for line in figure.data if line.showlegend]
+    assert in_legend == list(LOOK)
 
 
 def test_norms_title_puts_the_principal_over_the_residual_channel(norms: pd.DataFrame) -> None:
@@ -114,17 +132,14 @@ PROBED = pd.DataFrame(
 
 
 @pytest.mark.parametrize("adapter", ["a-lora", "a-hiplora"])
-@pytest.mark.parametrize(
-    ("name", "column", "color"),
-    [("principal channel", "principal", style.PRINCIPAL), ("residual channel", "residual", style.RESIDUAL)],
-)
-def test_channels_of_an_adapter_are_drawn_in_its_panel(adapter: str, name: str, column: str, color: str) -> None:
+@pytest.mark.parametrize(("name", "column"), [("principal channel", "principal"), ("residual channel", "residual")])
+def test_effects_on_an_adapter_s_outputs_stand_in_its_panel(adapter: str, name: str, column: str) -> None:
     figure = figures.probe_effects(PROBED)
-    line = lines_in(figure, panel(figure, adapter))[name]
+    drawn = lines_in(figure, panel(figure, adapter))
+    assert list(drawn) == ["principal channel", "mixed blocks", "residual channel"]
     part = PROBED[PROBED["adapter"] == adapter]
-    same(line.x, part["layer"])
-    same(line.y, part[column])
-    assert line.line.color == color
+    same(drawn[name].x, part["layer"])
+    same(drawn[name].y, part[column])
 
 
 def test_mixed_blocks_are_drawn_where_there_are_any() -> None:

@@ -71,12 +71,18 @@ def test_cumulative_band_runs_along_the_widest_null(directions: pd.DataFrame, si
     same(band.y[half:][::-1], by_direction[f"{side}_null_low"].min())
 
 
-@pytest.mark.parametrize("side", SIDES)
-def test_cumulative_dashes_follow_the_mean_by_chance(directions: pd.DataFrame, side: str) -> None:
+@pytest.mark.parametrize(("side", "size"), [("left", 24), ("right", 18)])
+def test_cumulative_dashes_grow_by_one_share_by_chance_per_direction(
+    directions: pd.DataFrame, side: str, size: int
+) -> None:
     figure = figures.cumulative_energy(directions, K)
-    line = next(t for name, t in lines_in(figure, panel(figure, side)).items() if name.startswith("by chance"))
-    assert line.line.dash == "dash"
-    same(line.y, of(directions, "leading")[f"{side}_null"])
+    dashed = [trace for trace in lines_in(figure, panel(figure, side)).values() if trace.line.dash]
+    assert [(trace.name, trace.line.dash, trace.line.color) for trace in dashed] == [
+        ("by chance, 95 % band", "dash", style.NULL)
+    ]
+    counted = pd.Series(range(1, 19))
+    same(dashed[0].x, counted)
+    same(dashed[0].y, counted / size)
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from hiplora.measures import DIFFERENCES, MEASURES
 
 from .conftest import MODULES
 from .reading import numbers, panel, same, shapes
-from .test_differences import DIFFERENCE
 
 ENCODING = {
     "chance": np.log2,
@@ -156,11 +155,18 @@ def test_modules_outside_the_layers_have_a_column_of_their_own(layers: pd.DataFr
     same(np.array(maps(figure)[0].z)[2:, 3], head["pp"])
 
 
-def test_cosines_are_coloured_from_opposite_to_the_same() -> None:
-    figure = figures.layer_map(DIFFERENCE, DIFFERENCES["cosine"])
+def test_cosines_are_colored_from_opposite_to_the_same_around_unrelated(layers: pd.DataFrame) -> None:
+    cosines = np.array([[-0.5, 0.0, 0.125], [-0.25, -0.125, 0.25]])
+    table = layers[layers["adapter"] == "random"].assign(cosine=cosines.T.ravel())
+    figure = figures.layer_map(table, DIFFERENCES["cosine"])
+    np.testing.assert_array_equal(numbers(maps(figure)[0].z), cosines)
     axis = figure.layout.coloraxis
     assert (axis.cmin, axis.cmax) == (-1, 1)
-    same(np.array(figure.data[0].z)[0], DIFFERENCE["cosine"])
+    assert axis.colorscale == style.DIVERGING
+    assert axis.colorscale[2][0] == 0.5
+    assert list(axis.colorbar.tickvals) == [-1, -0.5, 0, 0.5, 1]
+    assert axis.colorbar.ticktext is None
+    assert "highest in model.layers.2.mlp.down_proj of random: 0.25" in figure.layout.title.text
 
 
 @pytest.mark.parametrize("run", ["plain", "ours"])
