@@ -1,22 +1,24 @@
 """Tidy table -> plotly Figure. No torch, no Streamlit, no maths beyond what a scale needs."""
 
-from hiplora.figures.budget import cut_by_layer, prices_by_module, reallocated_budgets, tightness_by_layer
-from hiplora.figures.channels import channel_blocks, channel_norms
-from hiplora.figures.compare import difference_shares, frontier, octave_energy, skill_scores, training_spectrum
-from hiplora.figures.heatmap import layer_map
-from hiplora.figures.layer import cumulative_energy, direction_energy, gains, singular_values, sweep
-from hiplora.figures.learn import (
-    core_budget,
-    merge_error,
-    merge_typical,
-    next_tokens,
-    probe_effects,
-    rotation_effect,
-    rotation_energy,
-)
-from hiplora.figures.overview import principal_share
+from hiplora.figures.angles import merge_error, merge_typical, rotation_effect, rotation_energy
+from hiplora.figures.blocks import channel_blocks
+from hiplora.figures.channels import channel_norms, norm_history, probe_effects
+from hiplora.figures.core_gains import gains
+from hiplora.figures.cores import core_budget
+from hiplora.figures.cuts import cut_by_layer
+from hiplora.figures.differences import difference_shares
+from hiplora.figures.directions import cumulative_energy, direction_energy
+from hiplora.figures.heatmap import layer_map, tightness_history
+from hiplora.figures.modules import prices_by_module, reallocated_budgets, tightness_by_layer
+from hiplora.figures.octaves import octave_energy
+from hiplora.figures.playback import training_spectrum
+from hiplora.figures.principal_block import principal_share
+from hiplora.figures.rank_sweep import sweep
+from hiplora.figures.score_frontier import frontier
+from hiplora.figures.skills import skill_scores
+from hiplora.figures.spectrum import singular_values
 from hiplora.figures.style import adapter_colors
-from hiplora.figures.training import norm_history, tightness_history
+from hiplora.figures.tokens import next_tokens
 
 __all__ = [
     "adapter_colors",

@@ -1,18 +1,18 @@
-"""The two channels and what mixes them: norms per layer, and the four blocks."""
+"""The norms of both channels and of the mixed blocks: layer by layer, over the steps of a run, for one sentence."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from hiplora.figures.style import MIXED, PRINCIPAL, RESIDUAL, finish, layer_axis, log_axis, percent
+from hiplora.figures.axes import layer_axis, norm_axis
+from hiplora.figures.panels import panel_row
+from hiplora.figures.style import CHANNELS, adapter_colors, finish, percent
 
-_BLOCKS = (
-    ("pp", "PP  principal on both sides", PRINCIPAL),
-    ("pr", "PR  writes principal, reads residual", MIXED[0]),
-    ("rp", "RP  writes residual, reads principal", MIXED[1]),
-    ("rr", "RR  residual on both sides", RESIDUAL),
-)
+# What is smaller than this beside the whole update is rounding of single precision.
+_ROUNDING = 1e-4
+_NORM = "_norm"
 
 
 def channel_norms(table: pd.DataFrame, kind: str | None = None) -> go.Figure:
@@ -23,42 +23,14 @@ def channel_norms(table: pd.DataFrame, kind: str | None = None) -> go.Figure:
         kind: the kind of module in it, for the words; None for all.
     """
     adapters = list(dict.fromkeys(table["adapter"]))
-    figure = make_subplots(
-        rows=1, cols=len(adapters), shared_yaxes=True, subplot_titles=adapters, horizontal_spacing=0.05 / len(adapters)
-    )
-    styles = (
-        ("principal_norm", "principal channel ‖PP‖", PRINCIPAL, "circle", "solid"),
-        ("mixed_norm", "mixed blocks ‖PR + RP‖", MIXED[0], "x", "dot"),
-        ("residual_norm", "residual channel ‖RR‖", RESIDUAL, "square", "solid"),
-    )
-    # Mixed blocks below a ten-thousandth of the update are rounding: they would only stretch a logarithmic axis.
-    table = table.assign(mixed_norm=table["mixed_norm"].where(table["mixed_norm"] > 1e-4 * table["norm"]))
-    for col, adapter in enumerate(adapters, start=1):
-        part = table[table["adapter"] == adapter]
-        for column, name, color, symbol, dash in styles:
-            values = part[column].where(part[column] > 0)
-            figure.add_scatter(
-                x=part["layer"].to_numpy(np.float32),
-                y=values.to_numpy(np.float32),
-                mode="lines+markers",
-                name=name,
-                line={"color": color, "width": 2, "dash": dash},
-                marker={"symbol": symbol, "size": 7},
-                legendgroup=column,
-                showlegend=col == 1,
-                row=1,
-                col=col,
-                hovertemplate="layer %{x}<br>norm %{y:.4g}<extra>" + name + "</extra>",
-            )
+    figure = panel_row(adapters, 0.05 / len(adapters))
+    shown = _without_rounding(table, _NORM)
+    hover = "layer %{x}<br>norm %{y:.4g}"
+    _draw_channels(figure, shown, adapters, "layer", _NORM, name="{name} {noun} {norm}", hover=hover, size=7)
     figure.update_xaxes(**layer_axis(table["layer"].astype(int).tolist()))
-    shown = pd.concat([table[column][table[column] > 0] for column, *_ in styles])
-    spans = len(shown) > 0 and shown.max() / shown.min() > 100
-    figure.update_yaxes(**(log_axis(shown) if spans else {"rangemode": "tozero"}))
     figure.update_yaxes(title="Frobenius norm of the channel", row=1, col=1)
-    sums = table.assign(pp=table["principal_norm"] ** 2, rr=table["residual_norm"] ** 2)
-    sums = sums.groupby("adapter", sort=False)[["pp", "rr"]].sum() ** 0.5
-    ratio = sums["pp"] / sums["rr"].where(sums["rr"] > 1e-4 * sums["pp"])
-    words = ", ".join(f"{name} {percent(v)}" for name, v in ratio.items())
+    sums = (table[["principal_norm", "residual_norm"]] ** 2).groupby(table["adapter"], sort=False).sum() ** 0.5
+    words = ", ".join(f"{name} {percent(value)}" for name, value in _ratio(sums).items())
     return finish(
         figure,
         f"The principal channel's norm is this part of the residual one's: {words}.",
@@ -68,37 +40,115 @@ def channel_norms(table: pd.DataFrame, kind: str | None = None) -> go.Figure:
     )
 
 
-def channel_blocks(summary: pd.DataFrame) -> go.Figure:
-    """Draw the four blocks' shares of energy, one stacked bar per adapter.
+def norm_history(table: pd.DataFrame, steps: int) -> go.Figure:
+    """Draw principal, mixed and residual norm of all modules together over the steps, one panel per run.
 
     Args:
-        summary: from `summary_table`.
+        table: from `layer_history`, with at least one row.
+        steps: that the runs are to take.
     """
-    names = summary["adapter"].tolist()
-    figure = go.Figure()
-    for column, name, color in _BLOCKS:
-        figure.add_bar(
-            y=names,
-            x=summary[column],
-            orientation="h",
-            name=name,
-            marker_color=color,
-            width=0.6,
-            text=[percent(v) if v > 0.04 else "" for v in summary[column]],
-            textposition="inside",
-            insidetextanchor="middle",
-            textfont_color="#FFFFFF" if color != MIXED[1] else "#222222",
-            hovertemplate="<b>%{y}</b><br>%{x:.4%} of the energy<extra>" + name + "</extra>",
-        )
-    figure.update_layout(barmode="stack")
-    figure.update_xaxes(title="Share of the update's energy", tickformat=".0%", range=[0, 1])
-    figure.update_yaxes(autorange="reversed")
-    mixed = summary["pr"] + summary["rp"]
-    words = ", ".join(f"{name} {percent(value)}" for name, value in zip(names, mixed, strict=True))
-    figure = finish(
+    runs = list(adapter_colors(table["run"]))
+    columns = [channel.name + _NORM for channel in CHANNELS]
+    by_step = [table["run"].rename("adapter"), table["step"]]
+    norms = ((table[columns] ** 2).groupby(by_step, observed=True, sort=False).sum() ** 0.5).reset_index()
+    figure = panel_row(runs, 0.1 / len(runs))
+    shown = _without_rounding(norms, _NORM)
+    _draw_channels(figure, shown, runs, "step", _NORM, name="{name} {norm}", hover="step %{x}<br>norm %{y:.4g}")
+    figure.update_xaxes(title="Step", range=[0, steps])
+    figure.update_yaxes(title="Frobenius norm", row=1, col=1)
+    ratio = _ratio(norms.groupby("adapter", observed=True, sort=False).tail(1).set_index("adapter"))
+    words = ", ".join(f"{run} {percent(ratio.get(run, float('nan')))}" for run in runs)
+    return finish(
         figure,
-        f"In the mixed blocks, which no channel holds: {words}.",
-        "The update split by the principal subspaces of both sides; the four shares add up to 1.",
-        190 + 56 * len(names),
+        f"The principal channel is now this part of the residual one: {words}.",
+        "Norms of the blocks of the update: root of the sum of squares over all modules.",
+        400,
+        panels=True,
     )
-    return figure.update_layout(legend={"traceorder": "normal"})
+
+
+def probe_effects(effects: pd.DataFrame) -> go.Figure:
+    """Draw how much each channel of each adapter changes the layers' outputs for one sentence.
+
+    Args:
+        effects: from `hiplora.demo.sentence.layer_effects`.
+    """
+    adapters = list(dict.fromkeys(effects["adapter"]))
+    table = _without_rounding(effects)
+    figure = panel_row(adapters, 0.05)
+    hover = "layer %{x}<br>%{y:.3%} of the output"
+    _draw_channels(figure, table, adapters, "layer", name="{name} {noun}", hover=hover, size=8, shares=True)
+    figure.update_xaxes(**layer_axis(table["layer"].astype(int).tolist()))
+    figure.update_yaxes(title="‖ΔW x‖ / ‖W₀ x‖, by channel", row=1, col=1)
+    means = table.groupby("adapter", sort=False)[["principal", "mixed", "residual"]].mean()
+    words = "; ".join(
+        f"{name} {percent(row['principal'])} principal, {percent(row['residual'])} residual"
+        + (f", {percent(row['mixed'])} mixed" if row["mixed"] > 0 else "")
+        for name, row in means.iterrows()
+    )
+    return finish(
+        figure,
+        f"Change of a layer's output, by channel: {words}.",
+        "Mean over layers in the title. This sentence only: x are the inputs of each linear map while it passes "
+        "through the adapted model, all its characters and all maps of a layer together.",
+        400,
+        panels=True,
+    )
+
+
+def _draw_channels(
+    figure: go.Figure,
+    table: pd.DataFrame,
+    panels: Sequence[str],
+    over: str,
+    suffix: str = "",
+    *,
+    name: str,
+    hover: str,
+    size: int = 0,
+    shares: bool = False,
+) -> None:
+    """Draw the three channels as lines in the panel of each adapter, and set the axis of norms that panels share.
+
+    Args:
+        figure: a row of panels.
+        table: one row per adapter and position, one column per channel.
+        panels: adapters, in the order of their panels.
+        over: column of the positions.
+        suffix: what the columns have behind the name of the channel.
+        name: what the legend calls a channel, by its fields.
+        hover: template.
+        size: of the marks; 0 for none.
+        shares: whether the norms are relative ones.
+    """
+    for col, panel in enumerate(panels, start=1):
+        part = table[table["adapter"] == panel]
+        for channel in CHANNELS:
+            values, label = part[channel.name + suffix], name.format(**channel._asdict())
+            figure.add_scatter(
+                x=part[over].to_numpy(np.float32),
+                y=values.where(values > 0).to_numpy(np.float32),
+                mode="lines+markers" if size else "lines",
+                name=label,
+                line={"color": channel.color, "width": 2, "dash": channel.dash},
+                marker={"symbol": channel.symbol, "size": size} if size else None,
+                legendgroup=channel.name + suffix,
+                showlegend=col == 1,
+                row=1,
+                col=col,
+                hovertemplate=f"{hover}<extra>{label}</extra>",
+            )
+    figure.update_yaxes(**norm_axis(pd.concat([table[channel.name + suffix] for channel in CHANNELS]), shares=shares))
+
+
+def _without_rounding(table: pd.DataFrame, suffix: str = "") -> pd.DataFrame:
+    """Return a table of channels without mixed blocks of rounding, which would only stretch a logarithmic axis."""
+    whole = (table[[channel.name + suffix for channel in CHANNELS]] ** 2).sum(axis=1) ** 0.5
+    mixed = table[f"mixed{suffix}"]
+    return table.assign(**{f"mixed{suffix}": mixed.where(mixed > _ROUNDING * whole)})
+
+
+def _ratio(norms: pd.DataFrame) -> pd.Series:
+    """Return the principal norm over the residual one, NaN where the residual one is rounding."""
+    principal, residual = norms["principal_norm"], norms["residual_norm"]
+    return principal / residual.where(residual > _ROUNDING * principal)

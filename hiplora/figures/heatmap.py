@@ -1,4 +1,4 @@
-"""Layers x modules, one map per adapter, and a way to click on a cell."""
+"""Heat maps: a measure over layers x kinds of module, which can be clicked, and tightness over modules x steps."""
 
 from typing import Any
 
@@ -7,8 +7,20 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from hiplora.figures.style import DIVERGING, SEQUENTIAL, finish, log_ticks, percent_format, row_of_max, two_digits
-from hiplora.measure_info import MeasureInfo
+from hiplora.figures.axes import log_ticks
+from hiplora.figures.panels import panel_row
+from hiplora.figures.style import (
+    DIVERGING,
+    SEQUENTIAL,
+    adapter_colors,
+    by_adapter,
+    finish,
+    percent,
+    percent_format,
+    row_of_max,
+    two_digits,
+)
+from hiplora.measure_info import MeasureInfo, Scale
 
 _OUTSIDE = "other"
 # Seen on dark and on light cells.
@@ -19,7 +31,7 @@ def layer_map(table: pd.DataFrame, info: MeasureInfo, selected: str | None = Non
     """Draw a measure for every module: layers left to right, kinds top to bottom in the order data meets them.
 
     Clicking a heat map selects nothing in Streamlit, so an invisible square lies over each cell: its `customdata` is
-    the module's name. All maps share one colour scale.
+    the module's name. All maps share one color scale.
 
     Args:
         table: the layer table.
@@ -31,15 +43,15 @@ def layer_map(table: pd.DataFrame, info: MeasureInfo, selected: str | None = Non
     layers = sorted(table["layer"].dropna().unique().tolist())
     columns = [str(layer) for layer in layers] + ([_OUTSIDE] if table["layer"].isna().any() else [])
     table = table.assign(
-        column=[_OUTSIDE if pd.isna(layer) else str(layer) for layer in table["layer"]], shown=shown_values(table, info)
+        column=[_OUTSIDE if pd.isna(layer) else str(layer) for layer in table["layer"]],
+        shown=_encoded(table[info.column], info.scale),
     )
     panels = make_subplots(
         rows=len(adapters), cols=1, shared_xaxes=True, subplot_titles=adapters, vertical_spacing=0.16 / len(adapters)
     ).to_dict()["layout"]
     traces: list[dict[str, Any]] = []
     frames = []
-    for row, adapter in enumerate(adapters, start=1):
-        part = table[table["adapter"] == adapter]
+    for row, (adapter, part) in enumerate(by_adapter(table), start=1):
         grid = part.pivot_table(index="kind", columns="column", values="shown", observed=False)
         grid = grid.reindex(index=kinds, columns=columns)
         axes = {"xaxis": f"x{row if row > 1 else ''}", "yaxis": f"y{row if row > 1 else ''}"}
@@ -92,40 +104,107 @@ def layer_map(table: pd.DataFrame, info: MeasureInfo, selected: str | None = Non
         panels[name] |= {"range": ends, "type": "category", "showgrid": False}
     panels[f"xaxis{len(adapters) if len(adapters) > 1 else ''}"] |= {"title": "Layer"}
     panels["annotations"] = [note | {"x": 0, "xanchor": "left", "font": {"size": 13}} for note in panels["annotations"]]
-    panels |= {"shapes": frames, "coloraxis": color_axis(table["shown"], info), "hoverdistance": -1, "dragmode": False}
+    panels |= {
+        "shapes": frames,
+        "coloraxis": _color_axis(table["shown"], info.scale),
+        "hoverdistance": -1,
+        "dragmode": False,
+    }
     height = 130 + len(adapters) * (44 + 26 * len(kinds))
     left = 14 + 7 * max(map(len, kinds), default=0)
     return finish(go.Figure(traces, panels), _finding(table, info), info.meaning, height, left=left)
 
 
-def shown_values(table: pd.DataFrame, info: MeasureInfo) -> pd.Series:
-    """Return what colour encodes: the logarithm where the scale is a ratio, the value otherwise."""
-    values = table[info.column].astype("float64")
-    if info.scale in ("chance", "budget"):
+def tightness_history(table: pd.DataFrame, steps: int) -> go.Figure:
+    """Draw the tightness of every module (rows, data order) at every measured step, one panel per run.
+
+    All panels share one color scale, whose middle is the budget.
+
+    Args:
+        table: from `layer_history`, with at least one row.
+        steps: that the runs are to take; the part to come is left empty.
+    """
+    runs = list(adapter_colors(table["run"]))
+    places = table.drop_duplicates("module")[["module", "layer", "kind"]].reset_index(drop=True)
+    table = table.assign(shown=_encoded(table["tightness"], "budget"))
+    figure = panel_row(runs, 0.1 / len(runs))
+    for col, run in enumerate(runs, start=1):
+        part = table[table["run"] == run]
+        if part.empty:
+            continue
+        grids = {
+            name: part.pivot_table(index="module", columns="step", values=name, dropna=False).reindex(places["module"])
+            for name in ("shown", "tightness")
+        }
+        figure.add_heatmap(
+            z=grids["shown"].to_numpy(np.float32),
+            x=grids["shown"].columns.to_numpy(),
+            y=np.arange(len(places)),
+            customdata=np.dstack(
+                [
+                    np.broadcast_to(places["module"].to_numpy()[:, None], grids["tightness"].shape),
+                    grids["tightness"].map(two_digits).to_numpy(),
+                ]
+            ),
+            coloraxis="coloraxis",
+            hoverongaps=False,
+            hovertemplate="<b>%{customdata[0]}</b><br>step %{x}<br>tightness %{customdata[1]}"
+            f"<extra>{run}</extra>",
+            row=1,
+            col=col,
+        )
+    # One label per layer: names of modules would take more room than what they name.
+    starts = places.drop_duplicates("layer")
+    figure.update_yaxes(
+        range=[len(places) - 0.5, -0.5],
+        tickvals=starts.index,
+        ticktext=[str(layer) for layer in starts["layer"]],
+        showgrid=False,
+        zeroline=False,
+    )
+    figure.update_yaxes(title="Layer", row=1, col=1)
+    figure.update_xaxes(title="Step", range=[0, steps], showgrid=False, zeroline=False)
+    axis = _color_axis(table["shown"], "budget")
+    axis["colorbar"] |= {"title": {"text": "Tightness (1× = budget spent)", "side": "right"}}
+    figure.update_layout(coloraxis=axis)
+    kinds = ", ".join(dict.fromkeys(places["kind"]))
+    return finish(
+        figure,
+        _spent(table, runs),
+        f"Tightness of each module over the steps; white: the budget is spent. Within a layer: {kinds}.",
+        140 + int(np.clip(12 * len(places), 240, 560)),
+        panels=True,
+    )
+
+
+def _encoded(values: pd.Series, scale: Scale) -> pd.Series:
+    """Return what color encodes: the logarithm where the scale is a ratio, the value otherwise."""
+    values = values.astype("float64")
+    if scale in ("chance", "budget"):
         return values.where(values > 0).map(np.log2)
-    return values.where(values > 0).map(np.log10) if info.scale == "log" else values
+    return values.where(values > 0).map(np.log10) if scale == "log" else values
 
 
-def color_axis(shown: pd.Series, info: MeasureInfo) -> dict[str, object]:
-    """Return the colour axis of values from `shown_values`, its bar labelled with the measure's own numbers."""
-    bar: dict[str, object] = {"thickness": 12, "outlinewidth": 0, "title": {"text": "", "side": "right"}}
+def _color_axis(shown: pd.Series, scale: Scale) -> dict[str, Any]:
+    """Return the color axis of values from `_encoded`, its bar labeled with the measure's own numbers."""
+    bar: dict[str, Any] = {"thickness": 12, "outlinewidth": 0, "title": {"text": "", "side": "right"}}
     finite = shown[np.isfinite(shown)]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-    if info.scale in ("chance", "budget"):
+    if scale in ("chance", "budget"):
         reach = float(np.clip(max(abs(low), abs(high)), 1.0, 6.0))
         step = 1 if reach < 4 else 2
         ticks = np.arange(-(reach // step) * step, reach + 1e-9, step)
         bar |= {"tickvals": ticks, "ticktext": [f"{two_digits(2.0**tick)}×" for tick in ticks]}
         return {"colorscale": DIVERGING, "cmin": -reach, "cmax": reach, "colorbar": bar}
-    if info.scale == "signed":
+    if scale == "signed":
         return {"colorscale": DIVERGING, "cmin": -1, "cmax": 1, "colorbar": bar | {"tickvals": [-1, -0.5, 0, 0.5, 1]}}
-    if info.scale == "log":
+    if scale == "log":
         ticks = np.log10(log_ticks(10**low, 10**high))
         bar |= {"tickvals": ticks, "ticktext": [two_digits(10.0**tick) for tick in ticks]}
         return {"colorscale": SEQUENTIAL, "cmin": low, "cmax": high, "colorbar": bar}
-    if info.scale == "share":
+    if scale == "share":
         bar |= {"tickformat": percent_format(high)}
-    if info.scale == "count":
+    if scale == "count":
         bar |= {"dtick": max(1, round(high / 5))}
     return {"colorscale": SEQUENTIAL, "cmin": 0, "cmax": high or 1, "colorbar": bar}
 
@@ -139,3 +218,20 @@ def _finding(table: pd.DataFrame, info: MeasureInfo) -> str:
         return f"{info.name} in all modules: {', '.join(f'{name} {count}' for name, count in sums.items())}."
     value = two_digits(float(top[info.column])) + ("× chance" if info.scale == "chance" else "")
     return f"{info.name} is highest in {top['module']} of {top['adapter']}: {value}."
+
+
+def _spent(table: pd.DataFrame, runs: list[str]) -> str:
+    """Say how much of its budget each run spends at most, as of its last measurement."""
+    words = []
+    for run in runs:
+        part = table[table["run"] == run]
+        top = row_of_max(part[part["step"] == part["step"].max()], "tightness")
+        if top is None or not top["tightness"] > 0:
+            words.append(f"{run} spends none of its budget yet")
+            continue
+        # What has no budget is measured against one all the same.
+        spends = "spends {} of its budget" if np.isfinite(top["shadow_price"]) else "would spend {} of a budget"
+        words.append(
+            f"{run} {spends.format(percent(top['tightness']))} at most, in {top['module'].removeprefix('model.')}"
+        )
+    return "; ".join(words) + "."

@@ -1,8 +1,7 @@
-"""One visual language: fixed colours with fixed meanings, safe for the colour-blind, the same in light and dark."""
+"""One visual language: fixed colors with fixed meanings, safe for the color-blind, the same in light and dark."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,25 +15,48 @@ NULL = "#8A8A8A"
 BUDGET = "#8A8A8A"
 BASE = "#8A8A8A"
 _ADAPTERS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#B5A900", "#A0522D")
-METHOD_SYMBOLS = {
-    "LoRA": "circle",
-    "LoRA+": "triangle-up",
-    "rsLoRA": "square",
-    "PiSSA": "star",
-    "DoRA": "cross",
-    "HiP-LoRA": "diamond",
-}
-"""Where marks tell methods; any other method is an `x`."""
-SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
+_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
+# The first methods to get a mark, always the same one; any other method gets one of the marks after theirs.
+_METHODS = ("LoRA", "HiP-LoRA", "rsLoRA", "LoRA+", "DoRA", "PiSSA")
+_MORE_SYMBOLS = ("x", "pentagon", "triangle-down", "hexagram", "bowtie", "hourglass")
 # Blue below chance, vermilion above: residual and principal, as everywhere.
 DIVERGING = ((0.0, "#004B76"), (0.25, "#4A9CC9"), (0.5, "#F2F2F2"), (0.75, "#EE9A5E"), (1.0, "#A64800"))
 SEQUENTIAL = "Cividis"
 # Pixels above the plot for title, subtitle and legend, and about as many below for the axis.
 TITLE_HEIGHT, _TOP, _BOTTOM = 52, 84, 48
+# Pixels for the title of a y axis and labels as wide as percentages of four digits.
+LABEL_WIDTH = 72
+
+
+class Channel(NamedTuple):
+    """A part of the update as every figure shows it.
+
+    Attributes:
+        name: `principal`, `mixed` or `residual`.
+        noun: what the part is.
+        norm: its Frobenius norm as a formula.
+        color: of its lines and bars.
+        symbol: of its marks.
+        dash: of its lines.
+    """
+
+    name: str
+    noun: str
+    norm: str
+    color: str
+    symbol: str
+    dash: str
+
+
+CHANNELS = (
+    Channel("principal", "channel", "‖PP‖", PRINCIPAL, "circle", "solid"),
+    Channel("mixed", "blocks", "‖PR + RP‖", MIXED[0], "x", "dot"),
+    Channel("residual", "channel", "‖RR‖", RESIDUAL, "square", "solid"),
+)
 
 
 def adapter_colors(column: pd.Series) -> dict[str, str]:
-    """Return `{adapter: colour}`, by the order in which the adapters were chosen.
+    """Return `{adapter: color}`, by the order in which the adapters were chosen.
 
     Args:
         column: adapters, one a row. A categorical column knows the whole order, also of adapters that have no row.
@@ -43,8 +65,33 @@ def adapter_colors(column: pd.Series) -> dict[str, str]:
 
 
 def adapter_symbols(column: pd.Series) -> dict[str, str]:
-    """Return `{adapter: marker symbol}`, so that colour is never alone in telling adapters apart."""
-    return {name: SYMBOLS[i % len(SYMBOLS)] for i, name in enumerate(_in_order(column))}
+    """Return `{adapter: marker symbol}`, so that color is never alone in telling adapters apart.
+
+    Args:
+        column: adapters, as in `adapter_colors`.
+    """
+    return {name: _SYMBOLS[i % len(_SYMBOLS)] for i, name in enumerate(_in_order(column))}
+
+
+def method_symbols(column: pd.Series) -> dict[str, str]:
+    """Return `{method: marker symbol}`: well-known methods keep theirs, the others follow in alphabetical order.
+
+    Args:
+        column: methods by their titles, one a row.
+    """
+    symbols = _SYMBOLS + _MORE_SYMBOLS
+    methods = [*_METHODS, *sorted(set(column) - set(_METHODS))]
+    return {name: symbols[i % len(symbols)] for i, name in enumerate(methods)}
+
+
+def by_adapter(table: pd.DataFrame, column: str = "adapter") -> list[tuple[str, pd.DataFrame]]:
+    """Return the rows of each adapter, in the order in which adapters appear in the table.
+
+    Args:
+        table: one or more rows per adapter.
+        column: where the adapters stand.
+    """
+    return [(name, table[table[column] == name]) for name in dict.fromkeys(table[column])]
 
 
 def _in_order(column: pd.Series) -> list[str]:
@@ -83,60 +130,6 @@ def finish(
     return figure
 
 
-def across(y: float, axes: tuple[str, str] = ("x", "y"), *, line: dict[str, Any]) -> dict[str, Any]:
-    """Return the shape of a horizontal line through a whole panel.
-
-    Args:
-        y: its height.
-        axes: of the panel, as traces name them.
-        line: its look.
-    """
-    return {"type": "line", "xref": f"{axes[0]} domain", "x0": 0, "x1": 1, "yref": axes[1], "y0": y, "y1": y} | {
-        "line": line
-    }
-
-
-def null_traces(
-    x: np.ndarray | list[str],
-    edges: tuple[np.ndarray | list[float], np.ndarray | list[float]],
-    middle: np.ndarray | list[float],
-    axes: tuple[str, str],
-    *,
-    hover: str | None = None,
-) -> list[dict[str, Any]]:
-    """Return what chance would give: a 95 % band and a dashed line, named in the legend of the first panel.
-
-    Args:
-        x: positions.
-        edges: lower and upper end of the band.
-        middle: of the line.
-        axes: of the panel, as traces name them.
-        hover: template for the line; without one it says nothing.
-    """
-    low, high = edges
-    where = {"type": "scatter", "mode": "lines", "xaxis": axes[0], "yaxis": axes[1]}
-    band = where | {
-        "x": np.concatenate([x, x[::-1]]),
-        "y": np.concatenate([np.asarray(high, np.float32), np.asarray(low, np.float32)[::-1]]),
-        "fill": "toself",
-        "fillcolor": "rgba(138,138,138,0.3)",
-        "line": {"width": 0},
-        "hoverinfo": "skip",
-        "name": "95 % band",
-        "showlegend": False,
-    }
-    line = where | {
-        "x": x,
-        "y": np.asarray(middle, np.float32),
-        "name": "by chance, 95 % band",
-        "line": {"color": NULL, "dash": "dash", "width": 2},
-        "hoverinfo": None if hover else "skip",
-        "hovertemplate": hover,
-        "showlegend": axes[0] == "x",
-    }
-    return [band, line]
-
-
 def two_digits(value: float) -> str:
     """Return a number as words want it: two significant digits, no exponent where people would write none."""
     if not math.isfinite(value):
@@ -164,23 +157,6 @@ def percent_format(largest: float) -> str:
     return f".{max(0, math.ceil(-math.log10(100 * largest)) + 1)}~%"
 
 
-def log_ticks(low: float, high: float) -> list[float]:
-    """Return round numbers between two positive ones: powers of ten, with more between where few are there."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    span = math.log10(high / low)
-    steps: tuple[float, ...] = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if span < 0.7 else (1, 2, 5) if span <= 3 else (1,)
-    return [tick for power in decades for step in steps if low <= (tick := step * 10.0**power) <= high]
-
-
-def log_axis(values: pd.Series) -> dict[str, object]:
-    """Return settings of a logarithmic axis for positive values, labelled with round numbers."""
-    shown = values[values > 0]
-    if shown.empty:
-        return {}
-    ticks = log_ticks(float(shown.min()) / 2, float(shown.max()) * 2)
-    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
-
-
 def times_chance(value: float) -> str:
     """Return an enrichment in words."""
     if not math.isfinite(value):
@@ -192,9 +168,3 @@ def row_of_max(table: pd.DataFrame, column: str) -> pd.Series | None:
     """Return the row where a column is largest; None where it is nowhere known."""
     values = table[column].to_numpy(dtype=np.float64, na_value=np.nan)
     return None if np.isnan(values).all() else table.iloc[int(np.nanargmax(values))]
-
-
-def layer_axis(layers: Sequence[int]) -> dict[str, object]:
-    """Return axis settings for layer numbers: whole numbers only, no more ticks than fit."""
-    count = len(set(layers))
-    return {"title": "Layer", "dtick": max(1, math.ceil(count / 16)), "tick0": 0}

@@ -15,6 +15,10 @@ def same(drawn: object, column: pd.Series) -> None:
     np.testing.assert_allclose(numbers(drawn), column.to_numpy(np.float64, na_value=np.nan), rtol=1e-6, atol=1e-12)
 
 
+def of(table: pd.DataFrame, adapter: str) -> pd.DataFrame:
+    return table[table["adapter"] == adapter]
+
+
 def panel(figure: go.Figure, title: str) -> str:
     """Return the x axis ("x", "x2", ...) below the panel title that begins with `title`."""
     note = next(note for note in figure.layout.annotations if note.text.startswith(title))

@@ -1,16 +1,15 @@
-"""The two channels: three norms per layer, four blocks per adapter."""
+"""The channels: three norms per layer, over the steps of a run, and for one sentence."""
 
 import pandas as pd
 import pytest
 
 from hiplora import figures
 from hiplora.figures import style
-from hiplora.measures import channel_table, summary_table
+from hiplora.measures import channel_table
 
-from .reading import lines_in, panel, same, traces
+from .reading import lines_in, numbers, panel, same
 
 NORMS = {"principal_norm": "principal channel", "mixed_norm": "mixed blocks", "residual_norm": "residual channel"}
-BLOCKS = {"pp": "PP", "pr": "PR", "rp": "RP", "rr": "RR"}
 
 
 @pytest.fixture
@@ -39,9 +38,27 @@ def test_norms_of_an_adapter_stand_in_its_panel(norms: pd.DataFrame, adapter: st
     same(line.y, part[column])
 
 
-def test_channels_wear_their_colours(norms: pd.DataFrame) -> None:
-    colors = {name.split()[0]: line.line.color for name, line in lines_in(figures.channel_norms(norms), "x").items()}
-    assert colors == {"principal": style.PRINCIPAL, "mixed": style.MIXED[0], "residual": style.RESIDUAL}
+LOOK = {
+    "principal": (style.PRINCIPAL, "solid", "circle"),
+    "mixed": (style.MIXED[0], "dot", "x"),
+    "residual": (style.RESIDUAL, "solid", "square"),
+}
+
+
+@pytest.mark.parametrize("name", ["channel_norms", "norm_history", "probe_effects"])
+def test_channels_look_alike_in_every_panel_and_figure(norms: pd.DataFrame, history: pd.DataFrame, name: str) -> None:
+    figure = {
+        "channel_norms": lambda: figures.channel_norms(norms),
+        "norm_history": lambda: figures.norm_history(history, 16),
+        "probe_effects": lambda: figures.probe_effects(PROBED),
+    }[name]()
+    for axis in ("x", "x2"):
+        for title, line in lines_in(figure, axis).items():
+            color, dash, symbol = LOOK[title.split()[0]]
+            assert (line.line.color, line.line.dash) == (color, dash)
+            assert line.marker.symbol == (symbol if "markers" in line.mode else None)
+    in_legend = [line.name.split()[0] for line in figure.data if line.showlegend]
+    assert in_legend == list(LOOK)
 
 
 def test_norms_title_puts_the_principal_over_the_residual_channel(norms: pd.DataFrame) -> None:
@@ -76,30 +93,64 @@ def test_norms_of_an_update_of_zeros_are_gaps_and_a_dash(layers: pd.DataFrame) -
     assert "silent –" in figure.layout.title.text
 
 
-@pytest.mark.parametrize("column", list(BLOCKS))
-def test_each_block_is_a_bar_of_its_share(layers: pd.DataFrame, column: str) -> None:
-    summary = summary_table(layers)
-    bar = next(bar for name, bar in traces(figures.channel_blocks(summary)).items() if name.startswith(BLOCKS[column]))
-    assert list(bar.y) == summary["adapter"].tolist()
-    same(bar.x, summary[column])
+@pytest.mark.parametrize("column", list(NORMS))
+@pytest.mark.parametrize("run", ["plain", "ours"])
+def test_norms_over_steps_are_the_root_of_the_sum_of_squares_over_modules(
+    history: pd.DataFrame, run: str, column: str
+) -> None:
+    figure = figures.norm_history(history, 16)
+    drawn = lines_in(figure, panel(figure, run))
+    line = next(line for name, line in drawn.items() if name.startswith(NORMS[column].split()[0]))
+    part = history[history["run"] == run]
+    expected = (part[column] ** 2).groupby(part["step"]).sum() ** 0.5
+    assert list(line.x) == [0, 4, 8]
+    same(line.y, expected.where(expected > 0))
 
 
-def test_wide_bars_carry_their_share_and_narrow_ones_nothing(layers: pd.DataFrame) -> None:
-    summary = summary_table(layers[layers["adapter"] == "random"])
-    for bar in figures.channel_blocks(summary).data:
-        share = float(bar.x[0])
-        assert bar.text[0] == (style.percent(share) if share > 0.04 else "")
+def test_norms_of_steps_to_come_are_left_empty(history: pd.DataFrame) -> None:
+    assert {tuple(axis.range) for axis in figures.norm_history(history, 16).select_xaxes()} == {(0, 16)}
 
 
-def test_blocks_are_stacked_to_the_whole(layers: pd.DataFrame) -> None:
-    figure = figures.channel_blocks(summary_table(layers[layers["adapter"] == "random"]))
-    assert figure.layout.barmode == "stack"
-    assert sum(trace.x[0] for trace in figure.data) == pytest.approx(1)
-    assert [trace.marker.color for trace in figure.data][::3] == [style.PRINCIPAL, style.RESIDUAL]
+def test_norms_of_a_run_without_a_measurement_are_a_dash(history: pd.DataFrame) -> None:
+    assert "plain –" in figures.norm_history(history[history["run"] == "ours"], 16).layout.title.text
 
 
-def test_blocks_title_says_what_is_in_neither_channel(layers: pd.DataFrame) -> None:
-    part = layers[layers["adapter"] == "random"]
-    weight = part["norm"] ** 2
-    mixed = ((1 - part["pp"] - part["rr"]) * weight).sum() / weight.sum()
-    assert f"random {style.percent(mixed)}" in figures.channel_blocks(summary_table(layers)).layout.title.text
+def test_history_title_puts_the_principal_over_the_residual_channel_at_the_end(history: pd.DataFrame) -> None:
+    title = figures.norm_history(history, 16).layout.title.text
+    assert f"plain {style.percent(0.25)}, ours {style.percent(0.5)}" in title
+
+
+PROBED = pd.DataFrame(
+    {
+        "adapter": ["a-lora"] * 2 + ["a-hiplora"] * 2,
+        "layer": [0, 1] * 2,
+        "principal": [0.04, 0.02, 0.01, 0.03],
+        "mixed": [0.06, 0.05, 1e-9, 1e-9],
+        "residual": [0.05, 0.07, 0.08, 0.06],
+    }
+).astype({"layer": "Int64"})
+
+
+@pytest.mark.parametrize("adapter", ["a-lora", "a-hiplora"])
+@pytest.mark.parametrize(("name", "column"), [("principal channel", "principal"), ("residual channel", "residual")])
+def test_effects_on_an_adapter_s_outputs_stand_in_its_panel(adapter: str, name: str, column: str) -> None:
+    figure = figures.probe_effects(PROBED)
+    drawn = lines_in(figure, panel(figure, adapter))
+    assert list(drawn) == ["principal channel", "mixed blocks", "residual channel"]
+    part = PROBED[PROBED["adapter"] == adapter]
+    same(drawn[name].x, part["layer"])
+    same(drawn[name].y, part[column])
+
+
+def test_mixed_blocks_are_drawn_where_there_are_any() -> None:
+    figure = figures.probe_effects(PROBED)
+    same(lines_in(figure, panel(figure, "a-lora"))["mixed blocks"].y, PROBED["mixed"][:2])
+    assert pd.isna(numbers(lines_in(figure, panel(figure, "a-hiplora"))["mixed blocks"].y)).all()
+
+
+def test_probe_title_gives_each_channel_its_mean_over_layers() -> None:
+    title = figures.probe_effects(PROBED).layout.title.text
+    lora, hiplora = title.split("; ")
+    assert all(style.percent(mean) in lora for mean in (0.03, 0.055, 0.06))
+    assert all(style.percent(mean) in hiplora for mean in (0.02, 0.07))
+    assert "mixed" not in hiplora

@@ -8,11 +8,15 @@ import plotly.graph_objects as go
 from hiplora import figures, learn
 from hiplora.measures import MEASURES, channel_table, cut_table, summary_table
 
-from . import test_budget as budgeted
-from . import test_compare as compared
-from . import test_training as trained
-from .conftest import K
-from .test_learn import PROBED, TOKENS
+from .conftest import K, two_runs
+from .test_channels import PROBED
+from .test_differences import DIFFERENCE
+from .test_modules import priced, reallocated
+from .test_octaves import OCTAVES
+from .test_playback import STEPS
+from .test_score_frontier import FRONTIER
+from .test_skills import SKILLS
+from .test_tokens import TOKENS
 
 
 def every_figure(layers: pd.DataFrame, directions: pd.DataFrame, sweeps: pd.DataFrame) -> dict[str, go.Figure]:
@@ -29,15 +33,15 @@ def every_figure(layers: pd.DataFrame, directions: pd.DataFrame, sweeps: pd.Data
         "channel_blocks": figures.channel_blocks(summary),
         "tightness_by_layer": figures.tightness_by_layer(layers),
         "cut_by_layer": figures.cut_by_layer(cut_table(layers)),
-        "prices_by_module": figures.prices_by_module(budgeted.priced()),
-        "reallocated_budgets": figures.reallocated_budgets(budgeted.reallocated()),
-        "tightness_history": figures.tightness_history(trained.two_runs(), 16),
-        "norm_history": figures.norm_history(trained.two_runs(), 16),
-        "skill_scores": figures.skill_scores(compared.SKILLS),
-        "frontier": figures.frontier(compared.FRONTIER, ["a", "b"]),
-        "octave_energy": figures.octave_energy(compared.OCTAVES),
-        "difference_shares": figures.difference_shares(compared.DIFFERENCE),
-        "training_spectrum": figures.training_spectrum(compared.STEPS, K),
+        "prices_by_module": figures.prices_by_module(priced()),
+        "reallocated_budgets": figures.reallocated_budgets(reallocated()),
+        "tightness_history": figures.tightness_history(two_runs(), 16),
+        "norm_history": figures.norm_history(two_runs(), 16),
+        "skill_scores": figures.skill_scores(SKILLS),
+        "frontier": figures.frontier(FRONTIER, ["a", "b"]),
+        "octave_energy": figures.octave_energy(OCTAVES),
+        "difference_shares": figures.difference_shares(DIFFERENCE),
+        "training_spectrum": figures.training_spectrum(STEPS, K),
         "rotation_energy": figures.rotation_energy(learn.rotation_directions(30), learn.PRINCIPAL_RANK),
         "rotation_effect": figures.rotation_effect(learn.rotation_effects(angles=(30,)), 30),
         "core_budget": figures.core_budget(learn.budget_cores(0.1, 0.1), learn.budget_sections()),

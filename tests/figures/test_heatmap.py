@@ -1,4 +1,4 @@
-"""The map of layers x kinds: colour encodes the measure on its scale, and each cell can be clicked."""
+"""Heat maps: color encodes the measure on its scale, each cell of a map can be clicked, steps run to the right."""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,9 +8,10 @@ import pytest
 
 from hiplora import figures
 from hiplora.figures import style
-from hiplora.measures import MEASURES
+from hiplora.measures import DIFFERENCES, MEASURES
 
-from .reading import numbers, same, shapes
+from .conftest import MODULES
+from .reading import numbers, panel, same, shapes
 
 ENCODING = {
     "chance": np.log2,
@@ -20,7 +21,11 @@ ENCODING = {
     "linear": np.asarray,
     "count": np.asarray,
 }
+
+
 LOGARITHMIC = [name for name, info in MEASURES.items() if info.scale in ("chance", "budget", "log")]
+
+
 MODULE = "model.layers.1.mlp.down_proj"
 
 
@@ -148,3 +153,66 @@ def test_modules_outside_the_layers_have_a_column_of_their_own(layers: pd.DataFr
     figure = figures.layer_map(pd.concat([layers, head]).astype({"layer": "Int64"}), MEASURES["pp"])
     assert list(figure.data[0].x) == ["0", "1", "2", "other"]
     same(np.array(maps(figure)[0].z)[2:, 3], head["pp"])
+
+
+def test_cosines_are_colored_from_opposite_to_the_same_around_unrelated(layers: pd.DataFrame) -> None:
+    cosines = np.array([[-0.5, 0.0, 0.125], [-0.25, -0.125, 0.25]])
+    table = layers[layers["adapter"] == "random"].assign(cosine=cosines.T.ravel())
+    figure = figures.layer_map(table, DIFFERENCES["cosine"])
+    np.testing.assert_array_equal(numbers(maps(figure)[0].z), cosines)
+    axis = figure.layout.coloraxis
+    assert (axis.cmin, axis.cmax) == (-1, 1)
+    assert axis.colorscale == style.DIVERGING
+    assert axis.colorscale[2][0] == 0.5
+    assert list(axis.colorbar.tickvals) == [-1, -0.5, 0, 0.5, 1]
+    assert axis.colorbar.ticktext is None
+    assert "highest in model.layers.2.mlp.down_proj of random: 0.25" in figure.layout.title.text
+
+
+@pytest.mark.parametrize("run", ["plain", "ours"])
+def test_cells_are_the_tightness_of_a_module_at_a_step(history: pd.DataFrame, run: str) -> None:
+    figure = figures.tightness_history(history, 16)
+    axis = panel(figure, run)
+    grid = next(trace for trace in figure.data if trace.type == "heatmap" and (trace.xaxis or "x") == axis)
+    assert list(grid.x) == [0, 4, 8]
+    expected = history[history["run"] == run].pivot_table(index="module", columns="step", values="tightness")
+    expected = expected.reindex(MODULES)
+    np.testing.assert_allclose(2.0 ** numbers(grid.z)[:, 1:], expected.to_numpy()[:, 1:], rtol=1e-6)
+    assert np.isnan(numbers(grid.z)[:, 0]).all()
+    assert [row[0][0] for row in grid.customdata] == MODULES
+
+
+def test_one_colour_scale_has_the_budget_in_its_middle(history: pd.DataFrame) -> None:
+    figure = figures.tightness_history(history, 16)
+    assert {trace.coloraxis for trace in figure.data} == {"coloraxis"}
+    axis = figure.layout.coloraxis
+    assert axis.cmin == -axis.cmax
+    assert axis.colorbar.ticktext[list(axis.colorbar.tickvals).index(0)] == "1.0×"
+
+
+def test_layers_are_named_where_they_begin(history: pd.DataFrame) -> None:
+    axis = figures.tightness_history(history, 16).layout.yaxis
+    assert (list(axis.tickvals), list(axis.ticktext)) == ([0, 2], ["0", "1"])
+    assert axis.range[0] > axis.range[1]
+
+
+def test_tightness_title_names_the_tightest_module_of_each_run(history: pd.DataFrame) -> None:
+    title = figures.tightness_history(history, 16).layout.title.text
+    assert f"plain would spend {style.percent(2.0)} of a budget at most, in layers.0.self_attn.q_proj" in title
+    assert f"ours spends {style.percent(0.62)} of its budget at most, in layers.1.mlp.up_proj" in title
+
+
+def test_before_the_first_step_nothing_is_spent(history: pd.DataFrame) -> None:
+    start = history[history["step"] == 0]
+    title = figures.tightness_history(start, 16).layout.title.text
+    assert title == "plain spends none of its budget yet; ours spends none of its budget yet."
+
+
+def test_steps_to_come_are_left_empty(history: pd.DataFrame) -> None:
+    assert {tuple(axis.range) for axis in figures.tightness_history(history, 16).select_xaxes()} == {(0, 16)}
+
+
+def test_run_without_a_measurement_keeps_an_empty_panel(history: pd.DataFrame) -> None:
+    figure = figures.tightness_history(history[history["run"] == "ours"], 16)
+    assert {trace.xaxis for trace in figure.data} == {panel(figure, "ours")}
+    assert panel(figure, "plain") != panel(figure, "ours")

@@ -17,6 +17,19 @@ def test_adapters_differ_in_symbol_as_well() -> None:
     assert len(set(style.adapter_symbols(pd.Series(["a", "b", "c"])).values())) == 3
 
 
+def test_well_known_methods_have_the_same_marks_in_every_table() -> None:
+    known = {"LoRA": "circle", "LoRA+": "triangle-up", "rsLoRA": "square", "PiSSA": "star", "DoRA": "cross",
+             "HiP-LoRA": "diamond"}  # fmt: skip
+    for column in (["HiP-LoRA"], ["PiSSA", "new"], []):
+        assert known.items() <= style.method_symbols(pd.Series(column, dtype=str)).items()
+
+
+def test_new_methods_have_marks_of_their_own_whatever_the_order_of_the_rows() -> None:
+    symbols = style.method_symbols(pd.Series(["new", "LoRA", "newer", "new"]))
+    assert len(set(symbols.values())) == len(symbols) == 8
+    assert style.method_symbols(pd.Series(["newer", "new"])) == symbols
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.0, "0"), (1.0, "1.0"), (5.84, "5.8"), (12.3, "12"), (99.7, "100"), (0.0123, "0.012"), (1e-7, "1.0e-07"),
@@ -31,18 +44,6 @@ def test_words_carry_two_significant_digits(value: float, text: str) -> None:
 )
 def test_shares_are_percentages(share: float, text: str) -> None:
     assert style.percent(share).replace("\N{NO-BREAK SPACE}", " ") == text
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "ticks"),
-    [
-        (0.08, 0.19, [0.08, 0.1, 0.12, 0.15]),
-        (0.5, 20, [0.5, 1, 2, 5, 10, 20]),
-        (1e-3, 1e3, [1e-3, 1e-2, 0.1, 1, 10, 100, 1000]),
-    ],
-)
-def test_logarithmic_axes_are_labelled_with_round_numbers(low: float, high: float, ticks: list[float]) -> None:
-    assert style.log_ticks(low, high) == pytest.approx(ticks)
 
 
 def test_row_of_the_largest_passes_over_what_is_not_known() -> None:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from hiplora.figures import curves
 from hiplora.paths import demo_base
 from hiplora.training import Run, RunConfig
 from hiplora.training.run import Status
@@ -126,25 +125,3 @@ def test_uploaded_file_is_kept_once_beside_the_runs_and_is_no_run(root: Path) ->
     assert first.read_bytes() == b"hello"
     assert first.is_relative_to(root)
     assert runs.keep_file("my text.txt", b"other") != first
-
-
-def test_curves_have_axes_that_do_not_move_while_points_come(root: Path) -> None:
-    run = create(root, "run")
-    specs = []
-    for last in (3, 6):
-        add_steps(run, last - 2, last)
-        run.append({"event": "scores", "step": last, "task_score": 0.5, "retention": 0.75})
-        charts = curves.loss_curves(runs.steps([run]), 10), curves.score_curves(runs.scores([run]), 10)
-        specs.append([{k: v for k, v in c.to_dict().items() if k not in ("data", "datasets")} for c in charts])
-    assert specs[0] == specs[1]
-
-
-def test_findings_say_where_the_runs_stand(root: Path) -> None:
-    run = create(root, "run")
-    assert curves.loss_finding(runs.steps([run])) == "Task loss: no step yet."
-    add_steps(run, 1, 1)
-    run.append({"event": "scores", "step": 1, "task_score": 0.5, "retention": 0.75})
-    assert curves.loss_finding(runs.steps([run])) == "Task loss: run from 8.0 to 8.0."
-    assert curves.score_finding(runs.scores([run])) == "run scores 50\N{NO-BREAK SPACE}% and keeps " + (
-        "75\N{NO-BREAK SPACE}% of the base."
-    )

@@ -1,4 +1,4 @@
-"""One layer: every line is its column, on its own side, and the titles follow from the table."""
+"""Along the singular directions: every line is its column, on its own side, and the titles follow from the table."""
 
 import pandas as pd
 import pytest
@@ -7,46 +7,12 @@ from hiplora import figures
 from hiplora.figures import style
 
 from .conftest import K
-from .reading import level_lines, lines_in, panel, same, shapes, traces
+from .reading import level_lines, lines_in, of, panel, same
 
 SIDES = ("left", "right")
+
+
 ADAPTERS = ("leading", "random", "silent")
-
-
-def of(table: pd.DataFrame, adapter: str) -> pd.DataFrame:
-    return table[table["adapter"] == adapter]
-
-
-def test_singular_values_are_drawn_once_whatever_the_number_of_adapters(directions: pd.DataFrame) -> None:
-    (line,) = figures.singular_values(directions, K).data
-    same(line.x, of(directions, "random")["direction"])
-    same(line.y, of(directions, "random")["sigma"])
-
-
-@pytest.mark.parametrize("k", [1, K, 7])
-def test_singular_values_title_says_the_energy_of_the_top_k(directions: pd.DataFrame, k: int) -> None:
-    sigma = of(directions, "leading")["sigma"].to_numpy()
-    share = (sigma[:k] ** 2).sum() / (sigma**2).sum()
-    title = figures.singular_values(directions, k).layout.title.text
-    assert f"top {k} directions hold {style.percent(share)} " in title
-
-
-def test_singular_values_title_counts_energy_beyond_the_directions_at_hand(directions: pd.DataFrame) -> None:
-    sigma = of(directions, "leading")["sigma"].to_numpy()
-    share = (sigma[:K] ** 2).sum() / (sigma**2).sum()
-    some = directions[directions["direction"] <= K + 1]
-    assert f"hold {style.percent(share)} " in figures.singular_values(some, K).layout.title.text
-
-
-@pytest.mark.parametrize("name", ["singular_values", "direction_energy", "cumulative_energy"])
-def test_shading_covers_the_principal_directions_and_no_other(directions: pd.DataFrame, name: str) -> None:
-    figure = getattr(figures, name)(directions, K)
-    shaded = shapes(figure, "rect")
-    assert len(shaded) == len(list(figure.select_xaxes()))
-    for shape in shaded:
-        assert 0 < shape.x0 < 1
-        assert K < shape.x1 < K + 1
-        assert shape.fillcolor == style.PRINCIPAL
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -105,12 +71,18 @@ def test_cumulative_band_runs_along_the_widest_null(directions: pd.DataFrame, si
     same(band.y[half:][::-1], by_direction[f"{side}_null_low"].min())
 
 
-@pytest.mark.parametrize("side", SIDES)
-def test_cumulative_dashes_follow_the_mean_by_chance(directions: pd.DataFrame, side: str) -> None:
+@pytest.mark.parametrize(("side", "size"), [("left", 24), ("right", 18)])
+def test_cumulative_dashes_grow_by_one_share_by_chance_per_direction(
+    directions: pd.DataFrame, side: str, size: int
+) -> None:
     figure = figures.cumulative_energy(directions, K)
-    line = next(t for name, t in lines_in(figure, panel(figure, side)).items() if name.startswith("by chance"))
-    assert line.line.dash == "dash"
-    same(line.y, of(directions, "leading")[f"{side}_null"])
+    dashed = [trace for trace in lines_in(figure, panel(figure, side)).values() if trace.line.dash]
+    assert [(trace.name, trace.line.dash, trace.line.color) for trace in dashed] == [
+        ("by chance, 95 % band", "dash", style.NULL)
+    ]
+    counted = pd.Series(range(1, 19))
+    same(dashed[0].x, counted)
+    same(dashed[0].y, counted / size)
 
 
 @pytest.fixture
@@ -159,60 +131,3 @@ def test_chance_is_judged_at_direction_k(around_the_band: pd.DataFrame) -> None:
     dipping = around_the_band.assign(left_cumulative=around_the_band["left_cumulative"].mask(at_k, 0.0))
     assert "clear" not in figures.cumulative_energy(dipping, K).layout.title.text
     assert "clear is above" in figures.cumulative_energy(dipping, K + 1).layout.title.text
-
-
-@pytest.mark.parametrize("adapter", ADAPTERS)
-def test_gains_draws_the_gain_of_the_principal_directions(directions: pd.DataFrame, adapter: str) -> None:
-    bar = traces(figures.gains(directions, K))[adapter]
-    head = of(directions, adapter)[:K]
-    same(bar.x, head["direction"])
-    same(bar.y, head["gain"])
-
-
-def test_gains_tells_the_change_on_hovering(directions: pd.DataFrame) -> None:
-    same(traces(figures.gains(directions, K))["random"].customdata, of(directions, "random")[:K]["core_change"])
-
-
-@pytest.mark.parametrize(("gains", "words"), [([0.1, -0.25, 0.2], "-25 %, on direction 2"),
-                                              ([0.1, -0.25, 0.3], "30 %, on direction 3")])  # fmt: skip
-def test_gains_title_is_the_largest_in_size_with_its_sign(gains: list[float], words: str) -> None:
-    table = pd.DataFrame({"adapter": "only", "direction": [1, 2, 3], "gain": gains, "core_change": 1.0})
-    assert f" is {words} (only)" in figures.gains(table, 3).layout.title.text
-
-
-def test_gains_title_passes_over_directions_beyond_k() -> None:
-    table = pd.DataFrame({"adapter": "only", "direction": [1, 2, 3], "gain": [0.1, 0.2, 9.0], "core_change": 1.0})
-    assert "20 %, on direction 2" in figures.gains(table, 2).layout.title.text
-
-
-def test_adapter_keeps_its_colour_where_an_earlier_one_has_no_row(directions: pd.DataFrame) -> None:
-    order = pd.CategoricalDtype(["leading", "random", "silent"])
-    drawn = figures.gains(directions.astype({"adapter": order}), K)
-    without = directions[directions["adapter"] != "leading"].astype({"adapter": order})
-    alone = figures.gains(without, K)
-    assert [trace.name for trace in alone.data] == ["random", "silent"]
-    assert alone.data[0].marker.color == drawn.data[1].marker.color
-
-
-@pytest.mark.parametrize("adapter", ["leading", "random"])
-def test_sweep_draws_the_enrichment_at_every_k(sweeps: pd.DataFrame, adapter: str) -> None:
-    line = traces(figures.sweep(sweeps, K))[adapter]
-    same(line.x, of(sweeps, adapter)["principal_rank"])
-    same(line.y, of(sweeps, adapter)["enrichment"])
-
-
-def test_sweep_tells_the_share_on_hovering(sweeps: pd.DataFrame) -> None:
-    same(traces(figures.sweep(sweeps, K))["random"].customdata, of(sweeps, "random")["pp"])
-
-
-def test_sweep_marks_chance_and_the_k_in_use(sweeps: pd.DataFrame) -> None:
-    figure = figures.sweep(sweeps, K)
-    assert level_lines(figure) == {"x": 1}
-    assert [shape.x0 for shape in shapes(figure, "line") if shape.x0 == shape.x1] == [K]
-
-
-@pytest.mark.parametrize("k", [2, K])
-def test_sweep_title_says_the_enrichment_at_k(sweeps: pd.DataFrame, k: int) -> None:
-    title = figures.sweep(sweeps, k).layout.title.text
-    at = sweeps[sweeps["principal_rank"] == k].set_index("adapter")["enrichment"]
-    assert f"k = {k}: leading {style.two_digits(at['leading'])}×, random {style.two_digits(at['random'])}×" in title

@@ -1,4 +1,4 @@
-"""The answer of the first page: how much of each adapter lies in the principal block, against chance."""
+"""How much of each adapter lies in the principal block, against chance."""
 
 import numpy as np
 import pandas as pd

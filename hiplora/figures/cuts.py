@@ -1,0 +1,45 @@
+"""What a hard budget would cut from each adapter, layer by layer."""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from hiplora.figures.axes import layer_axis
+from hiplora.figures.style import adapter_colors, finish, percent, percent_format
+
+
+def cut_by_layer(table: pd.DataFrame) -> go.Figure:
+    """Draw what a hard budget would take from each adapter, layer by layer, as a share of the update's energy.
+
+    Args:
+        table: from `cut_table`.
+    """
+    colors = adapter_colors(table["adapter"])
+    by_layer = table.groupby(["adapter", "layer"], observed=True)[["removed", "energy"]].sum().reset_index()
+    by_layer["share"] = by_layer["removed"] / by_layer["energy"].where(by_layer["energy"] > 0)
+    figure = go.Figure()
+    for adapter in dict.fromkeys(table["adapter"]):
+        part = by_layer[by_layer["adapter"] == adapter]
+        figure.add_bar(
+            x=part["layer"].to_numpy(np.float32),
+            name=adapter,
+            marker_color=colors[adapter],
+            y=part["share"].to_numpy(np.float32),
+            hovertemplate=f"layer %{{x}}<br>%{{y:.3%}} of the update's energy<extra>{adapter}</extra>",
+        )
+    figure.update_xaxes(**layer_axis(by_layer["layer"].astype(int).tolist()))
+    figure.update_yaxes(
+        title="Energy the budget would remove", tickformat=percent_format(by_layer["share"].max()), rangemode="tozero"
+    )
+    totals = table.groupby("adapter", sort=False)[["removed", "energy"]].sum()
+    words = ", ".join(
+        f"{percent(row['removed'] / row['energy'])} of {name}" if row["energy"] else f"nothing of {name}"
+        for name, row in totals.iterrows()
+    )
+    return finish(
+        figure,
+        f"A hard budget would have cut {words}.",
+        "Counterfactual: the principal block scaled back to tightness 1 where it is above; share of each layer's "
+        "energy.",
+        360,
+    )
