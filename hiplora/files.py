@@ -122,7 +122,7 @@ class Tensors:
                     found.append(file.get_tensor(key))
         except AttributeError:  # how safetensors fails on float8, which numpy does not have by name
             raise HiploraError(
-                f"{self.path}: {key} is quantised to 8 bits or fewer: save it in 16 or 32 bits."
+                f"{self.path}: {key} is quantized to 8 bits or fewer: save it in 16 or 32 bits."
             ) from None
         except (SafetensorError, OSError, TypeError) as error:
             raise HiploraError(f"{self.path}: tensor {key} cannot be read ({error}).") from None

@@ -31,7 +31,7 @@ with controls:
         EPSILONS,
         key="epsilon-here",
         on_change=set_epsilon,
-        help="Share of the layer's weighted principal spectrum that may be moved.",
+        help="How far an adapter may change the strong directions of a layer: 0.05 = 5 %.",
     )
     power = right.slider(
         "Power p of the weights",
@@ -64,11 +64,10 @@ with cut:
             budgets = sorted({e for module in adapter.modules if (e := adapter.epsilon(module)) is not None})
             words = f"was trained under a hard budget, ε = {', '.join(map(str, budgets))}."
         elif mode == "soft":
-            words = (
-                f"was trained with a soft budget, λ = {adapter.config.get('budget_lambda')}: charged for, not limited."
-            )
+            penalty = adapter.config.get("budget_lambda")
+            words = f"was trained with a soft budget (λ = {penalty}): spending costs loss, but is not capped."
         else:
-            words = "was trained without a budget: its tightness is a counterfactual and may exceed 1."
+            words = "was trained without a budget, so its tightness is counterfactual and may exceed 1."
         st.caption(f"{plain(adapter.name)} {words}")
 with prices:
     rows = study.prices()

@@ -22,7 +22,7 @@ study = loading.measured(study)
 layers = study.layers()
 numbered = layers[layers["layer"].notna()]
 if numbered.empty:
-    st.info("None of the changed modules stands in a numbered layer: only their sum is shown.")
+    st.info("None of the changed modules is in a numbered layer, so only their sum is shown.")
 else:
     chosen = st.selectbox(
         "Modules in the first figure", [ALL, *dict.fromkeys(numbered["kind"])], key="kind", bind="query-params",

@@ -61,12 +61,11 @@ def show_scores() -> None:
                 figures.skill_scores,
                 partial(study.skills),
                 name="skills",
-                formula=r"\text{kept} = \text{mean over skills of } \text{score after} \,/\, \text{score of the base}",
+                formula=r"\text{kept} = \text{mean over skills of score after} \,/\, \text{score of the base}",
             )
         else:
             st.info(
-                "None of the chosen adapters has scores: they stand in a card.json beside the adapter, which training "
-                "with hiplora writes.",
+                "None of the chosen adapters has scores. Training with hiplora writes them to card.json.",
                 icon=":material/info:",
             )
     with right:
@@ -89,14 +88,14 @@ def show_scores() -> None:
     if apart.notna().all():
         far = plain(", ".join(chosen.loc[apart > TOLERANCE, "adapter"]))
         st.caption(
-            f"More than {TOLERANCE:.0%} away from {plain(names[0])} in trainable parameters: {far}. What differs may "
-            "be the size alone."
+            f"These differ by more than {TOLERANCE:.0%} from {plain(names[0])} in trainable parameters: {far}. The "
+            "difference may come from size alone."
             if far
-            else f"All train as many parameters as {plain(names[0])} within {TOLERANCE:.0%}, so size is not what "
-            "tells them apart."
+            else f"All train as many parameters as {plain(names[0])}, within {TOLERANCE:.0%}, so size does not explain the "
+            "differences."
         )
     else:
-        st.caption("How many parameters each trained is known only where a card says it.")
+        st.caption("The number of trained parameters is known only from cards.")
 
 
 def show_frontier(own: list[str]) -> None:
@@ -117,14 +116,14 @@ def show_frontier(own: list[str]) -> None:
             partial(study.frontier, task, beside=beside),
             names,
             name="frontier",
-            formula=r"\text{not beaten: nothing is} \ge \text{in both scores and} > \text{in one}",
+            formula=r"\text{Pareto-optimal: no other is} \ge \text{in both scores and} > \text{in one}",
         )
 
 
 @shell.fragment
 def explorer() -> None:
     """Two adapters, module by module, and the layer in view: a click repaints no more than this."""
-    st.header("Where two of them differ")
+    st.header("Where do two adapters differ?")
     by_measure = {info.name: info for info in DIFFERENCES.values()}
     left, middle, right = st.columns(3, gap="large")
     first = left.selectbox("Adapter A", names, key="first", bind="query-params", persist_state="session")

@@ -13,7 +13,7 @@ PAPER = "[HiP-LoRA, arXiv 2604.17751](https://arxiv.org/abs/2604.17751)"
 PARTS = ("Interference", "Budget", "Merging", "One sentence")
 
 shell.require()
-st.title("Spectral interference, with things to move")
+st.title("Spectral interference: four experiments")
 
 
 def remembered(call):
@@ -31,8 +31,8 @@ def interference() -> None:
     """(a) One update, turned from a leading direction to one of the tail."""
     st.markdown(
         "A weight works along its singular directions: it reads $v_i$, writes $u_i$, and $s_i$ says how strongly. "
-        "Turn an update from a leading direction to one of the tail. Its size stays the same; whose outputs it "
-        "changes does not."
+        "Turn an update from a leading direction to one of the tail. The update keeps its size; what changes is which "
+        "inputs notice it."
     )
     left, middle, right = st.columns(3, gap="medium")
     angle = left.slider(
@@ -55,8 +55,8 @@ def interference() -> None:
             compute=remembered,
         )
     st.markdown(
-        "**A principal update disturbs what every input uses. A residual one disturbs only inputs that are rare**, and "
-        "these much: there new behaviour can be put cheaply, for a task whose inputs have a part there."
+        "**A principal update disturbs what every input uses. A residual one disturbs only rare inputs**, and those "
+        "strongly. That makes rare directions a cheap place for new behavior, if the task's inputs use them."
     )
     st.latex(r"W_0 = \sum_i s_i u_i v_i^\top, \qquad \Delta W(\theta) = c\, a b^\top")
     st.latex(r"a = \cos\theta\, u_p + \sin\theta\, u_q, \quad b = \cos\theta\, v_p + \sin\theta\, v_q")
@@ -84,7 +84,7 @@ def budget() -> None:
     epsilons = [epsilon for epsilon in EPSILONS if 0.01 <= epsilon <= 0.1]
     epsilon = first.select_slider("Budget ε", epsilons, 0.05, key="learn-epsilon")
     power = second.slider("Power p of the weights", 0.0, 2.0, 1.0, 0.25, key="learn-power")
-    penalty = third.slider("Price λ of the soft mode", 0.0, 50.0, learn.PENALTY, 1.0, key="learn-lambda")
+    penalty = third.slider("Penalty weight λ of the soft mode", 0.0, 50.0, learn.PENALTY, 1.0, key="learn-lambda")
     cores = partial(learn.budget_cores, c11, c22, c12, epsilon=epsilon, power=power, penalty=penalty)
     raw, effective = (row for _, row in cores().iterrows())
     sections = partial(learn.budget_sections, [raw["c12"], effective["c12"]], epsilon=epsilon, power=power)
@@ -151,7 +151,7 @@ def merging() -> None:
             value = here[column]
             st.metric(label, "–" if value != value else f"{abs(value):.2f}", border=True, help=meaning)
     st.markdown(
-        "**What counts is whether they share directions, not whether they look alike**: on the same directions the "
+        "**Shared directions matter, not similarity**: on the same directions the "
         "cosine is only 0.5, yet the other adapter changes a task's outputs as much as its own does."
     )
     st.latex(

@@ -27,7 +27,7 @@ COLUMNS = {
 session = shell.require()
 study = loading.load(session)
 base = study.base
-st.title("Where an adapter puts its energy")
+st.title("Where does this adapter change the base?")
 loading.show_problems(study)
 
 if study.updates:
@@ -42,7 +42,7 @@ if study.updates:
 elif not study.strangers:
     st.info("Choose an adapter in the sidebar to see what it does to this base.", icon=":material/arrow_back:")
 
-st.subheader("What is loaded")
+st.subheader("This base and these adapters")
 maps = [base.weights[name] for name in base.linear_maps]
 with st.container(horizontal=True):
     st.metric("Base model", base.name, border=True)
@@ -63,8 +63,9 @@ if study.updates:
         },
     )
     st.caption(
-        "Norms, shares and tightness describe geometry. Whether geometry or mere size predicts forgetting is "
-        "contested; only a measured score is forgetting. Scores stand here when the adapter's card.json has them."
+        "Norms, shares and tightness describe geometry. Whether geometry or size alone predicts forgetting is "
+        "contested; only a drop in test scores proves forgetting. Adapters trained with hiplora also show their test "
+        "scores here."
     )
     for name, caveats in study.caveats.items():
         for caveat in caveats:
@@ -78,5 +79,5 @@ for update, reason in study.strangers:
     except HiploraError as error:
         st.error(plain(str(error)), icon=":material/error:")
         continue
-    st.caption("Its own ranks and norms need no base; where its energy lies along the weights' directions does.")
+    st.caption("Ranks and norms need no base model; the position of the energy does.")
     st.dataframe(table.drop(columns=["adapter"]), hide_index=True)

@@ -49,8 +49,8 @@ def show_layer(module: str) -> None:
     st.header(plain(module))
     spectrum = study.spectrum(module)
     st.caption(
-        f"{weight.shape[0]} × {weight.shape[1]}, out × in. The principal {k} directions are shaded. Its "
-        f"singular triplets leave a residual of {spectrum.residual:.0e} σ₁ ({spectrum.algorithm})."
+        f"{weight.shape[0]} × {weight.shape[1]}, out × in. The principal {k} directions are shaded. The SVD is "
+        f"accurate to {spectrum.residual:.0e} of σ₁ ({spectrum.algorithm})."
     )
     directions, sweep = partial(study.directions, module), partial(study.sweep, module)
     plots = (

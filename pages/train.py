@@ -36,7 +36,7 @@ by_name = {run.name: run for run in everything}
 if TO_SHOW in st.session_state:
     st.session_state[SHOWN] = st.session_state.pop(TO_SHOW)
     st.session_state[FORM] = False
-st.title("Train, and watch it")
+st.title("Training")
 
 with st.expander("New run", expanded=not everything, icon=":material/add:", key=FORM, on_change="rerun"):
     try:

@@ -42,8 +42,9 @@ def channel_blocks(summary: pd.DataFrame) -> go.Figure:
     words = ", ".join(f"{name} {percent(value)}" for name, value in zip(names, mixed, strict=True))
     figure = finish(
         figure,
-        f"In the mixed blocks, which no channel holds: {words}.",
-        "The update split by the principal subspaces of both sides; the four shares add up to 1.",
+        f"Energy in the mixed blocks: {words}.",
+        "The update split by the principal subspaces of both sides; the four shares add up to 1. HiP-LoRA rules mixed "
+        "blocks out.",
         190 + 56 * len(names),
     )
     return figure.update_layout(legend={"traceorder": "normal"})

@@ -49,7 +49,7 @@ def gains(table: pd.DataFrame, k: int) -> go.Figure:
         f"The largest gain is {two_digits(100 * strongest['gain'])} %, on direction {int(strongest['direction'])} "
         f"({strongest['adapter']})."
         if strongest is not None
-        else "The update changes no singular value."
+        else "The update does not change any singular value."
     )
     words = "First-order relative change of each singular value of the weight."
     return finish(go.Figure(bars, layout), title, words, 340, left=LABEL_WIDTH)

@@ -61,11 +61,11 @@ def core_budget(cores: pd.DataFrame, sections: pd.DataFrame, reach: float = 0.17
     if len(at_raw):
         widest = at_raw[["c11", "c22"]].max()
         words = (
-            f"Alone at this C₁₂, C₁₁ may reach {two_digits(widest['c11'])} and C₂₂ {two_digits(widest['c22'])}: "
-            "the leading direction is the dearer one."
+            f"At this C₁₂, C₁₁ alone can grow to {two_digits(widest['c11'])}, C₂₂ to {two_digits(widest['c22'])}: "
+            "the leading direction costs more."
             if widest["c11"] < 0.999 * widest["c22"]
-            else f"Alone at this C₁₂, C₁₁ and C₂₂ may both reach {two_digits(widest['c11'])}."
+            else f"At this C₁₂, either of C₁₁ and C₂₂ alone can grow to {two_digits(widest['c11'])}."
         )
     else:
-        words = "This C₁₂ alone spends more than the budget: no C₁₁ and C₂₂ are within it."
-    return finish(figure, title, f"Grey: cost(C) = ε². {words}", 480)
+        words = "This C₁₂ alone exceeds the budget, whatever C₁₁ and C₂₂ are."
+    return finish(figure, title, f"Gray: cost(C) = ε². {words}", 480)

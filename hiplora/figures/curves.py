@@ -1,4 +1,4 @@
-"""The curves that grow while runs train. Vega draws them: it takes new points in place, where Plotly starts anew."""
+"""The curves that grow while runs train. Vega draws them: it takes new points in place, where Plotly starts again."""
 
 from typing import Any
 

@@ -38,7 +38,7 @@ def cut_by_layer(table: pd.DataFrame) -> go.Figure:
     )
     return finish(
         figure,
-        f"A hard budget would have cut {words}.",
+        f"A hard budget would have removed {words}.",
         "Counterfactual: the principal block scaled back to tightness 1 where it is above; share of each layer's "
         "energy.",
         360,

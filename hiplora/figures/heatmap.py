@@ -227,7 +227,7 @@ def _spent(table: pd.DataFrame, runs: list[str]) -> str:
         part = table[table["run"] == run]
         top = row_of_max(part[part["step"] == part["step"].max()], "tightness")
         if top is None or not top["tightness"] > 0:
-            words.append(f"{run} spends none of its budget yet")
+            words.append(f"{run} has not spent any of its budget yet")
             continue
         # What has no budget is measured against one all the same.
         spends = "spends {} of its budget" if np.isfinite(top["shadow_price"]) else "would spend {} of a budget"

@@ -59,8 +59,8 @@ def octave_energy(table: pd.DataFrame) -> go.Figure:
     return finish(
         figure,
         _finding(table),
-        "Energy of all modules together by the place of the direction in its own weight, over an isotropic update's. "
-        "Beyond: dimensions outside the directions known.",
+        "Energy of all modules together, by rank of the direction within its own weight, relative to a random update. "
+        "Beyond: dimensions outside the known directions.",
         420,
         panels=True,
     )
@@ -76,4 +76,4 @@ def _finding(table: pd.DataFrame) -> str:
             alone = top["start"] == top["end"]
             place = f"direction {top['start']}" if alone else f"directions {top['start']} to {top['end']}"
             words.append(f"{adapter} at {place} ({two_digits(top['ratio'])}×)")
-    return f"Furthest above chance: {', '.join(words)}." if words else "No adapter changes anything."
+    return f"Furthest above chance: {', '.join(words)}." if words else "The updates are all zero."

@@ -13,9 +13,11 @@ def finding(summary: pd.DataFrame, k: int) -> str:
         return "No adapter is chosen."
     ranked = summary.sort_values("enrichment", ascending=False)
     top, last = ranked.iloc[0], ranked.iloc[-1]
-    text = f"{top['adapter']} puts {times_chance(top['enrichment'])} into the top {k} directions"
+    text = (
+        f"{top['adapter']} puts {times_chance(top['enrichment'])} into the top {k} directions as a random update would"
+    )
     if len(ranked) > 1:
-        text += f", {last['adapter']} {two_digits(last['enrichment'])}×"
+        text += f"; {last['adapter']}: {two_digits(last['enrichment'])} times"
     return text + "."
 
 

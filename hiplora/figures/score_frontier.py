@@ -35,7 +35,7 @@ def frontier(table: pd.DataFrame, chosen: Sequence[str] = ()) -> go.Figure:
         x=best["task_score"].to_numpy(np.float32),
         y=best["retention"].to_numpy(np.float32),
         mode="lines",
-        name="not beaten in both",
+        name="Pareto-optimal",
         line={"color": NULL, "width": 2, "dash": "dot"},
         hoverinfo="skip",
     )
@@ -95,10 +95,10 @@ def frontier(table: pd.DataFrame, chosen: Sequence[str] = ()) -> go.Figure:
     figure.update_yaxes(title="Base skills kept", **_score_axis(table["retention"]))
     return finish(
         figure,
-        f"On {table['task'].iloc[0]}, nothing at hand beats {_listed(best['adapter'].tolist())}"
-        + (f"; beaten: {_listed(beaten)}." if beaten else "."),
-        "Up and to the right is better; marks by method, chosen adapters in colour. Joined: what no other beats in "
-        "both the task and what is kept of the base." + _unequal(table["steps"].dropna()),
+        f"Pareto-optimal on {table['task'].iloc[0]}: {_listed(best['adapter'].tolist())}"
+        + (f"; not: {_listed(beaten)}." if beaten else "."),
+        "Up and to the right is better; marks by method, chosen adapters in color. Dotted line: the best trade-offs "
+        "(no other adapter is at least as good at both and better at one)." + _unequal(table["steps"].dropna()),
         420,
     )
 

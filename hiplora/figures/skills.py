@@ -73,4 +73,4 @@ def _kept(table: pd.DataFrame, adapters: Sequence[str]) -> str:
     kept = (skills["score"] / before).where(before.notna(), 1.0) if before.notna().any() else skills["score"]
     means = kept.groupby(skills["adapter"], observed=True).mean()
     words = ", ".join(f"{name} {percent(value)}" for name, value in means.items())
-    return f"Of the base's skills they keep: {words}."
+    return f"Base skills kept: {words}."

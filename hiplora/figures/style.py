@@ -161,7 +161,7 @@ def times_chance(value: float) -> str:
     """Return an enrichment in words."""
     if not math.isfinite(value):
         return "nothing that can be compared with chance"
-    return f"{two_digits(value)}× its share by chance"
+    return f"{two_digits(value)} times as much"
 
 
 def row_of_max(table: pd.DataFrame, column: str) -> pd.Series | None:

@@ -19,7 +19,7 @@ _EMBEDDING_PARTS = {"wte", "wpe", "shared", "relative_attention_bias"}
 # Architectures whose maps are transformers' Conv1D: stored in x out.
 _CONV1D_TYPES = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"}
 _CONV1D_LEAVES = {"c_attn", "c_proj", "c_fc", "q_attn"}
-_UNQUANTISED = {"float64", "float32", "float16", "bfloat16"}
+_UNQUANTIZED = {"float64", "float32", "float16", "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -132,13 +132,13 @@ class BaseModel:
         """Return one matrix, (m, n) out x in, in its stored dtype.
 
         Raises:
-            HiploraError: it cannot be read, is quantised, or holds NaN or infinity.
+            HiploraError: it cannot be read, is quantized, or holds NaN or infinity.
         """
         file = next(file for file in self.files if file.path == weight.path)
         array = file.read(weight.key)
-        if array.dtype.name not in _UNQUANTISED:
+        if array.dtype.name not in _UNQUANTIZED:
             raise HiploraError(
-                f"{weight.path}: {weight.key} is quantised ({array.dtype.name}), and its scale lies elsewhere: pass "
+                f"{weight.path}: {weight.key} is quantized ({array.dtype.name}), and its scale lies elsewhere: pass "
                 "the model in 16 or 32 bits."
             )
         require_finite(array, f"{weight.path}: {weight.key}")

@@ -106,7 +106,7 @@ def _converted_gguf(gguf: Path, known: KnownBase) -> Path:
     check_writable(cache_root())
     with atomic_path(target) as draft:
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        # Dequantised on loading; transformers would still refuse to save it as quantised.
+        # Dequantized on loading; transformers would still refuse to save it as quantized.
         model.hf_quantizer = None
         del model.config.quantization_config
         model.save_pretrained(draft)

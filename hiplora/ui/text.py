@@ -8,7 +8,7 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&^=])")
 
 
 def plain(text: str) -> str:
-    """Return text that Streamlit's Markdown renders letter by letter: no link, image, formula or colour in it.
+    """Return text that Streamlit's Markdown renders letter by letter: no link, image, formula or color in it.
 
     For whatever holds a path, a name or a config value: a model's file may carry an image address as its name.
     """

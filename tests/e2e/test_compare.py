@@ -49,7 +49,7 @@ def test_the_default_view_compares_the_two_shipped_adapters(visit: Visit) -> Non
     page = visit.open("compare")
     visit.wait_for_plots(6)
     findings = page.get_by_role("heading", level=4)
-    expect(findings.nth(SKILLS)).to_contain_text("Of the base's skills they keep: swap-lora 90")
+    expect(findings.nth(SKILLS)).to_contain_text("Base skills kept: swap-lora 90")
     expect(findings.nth(BARS)).to_contain_text("of 28 modules hold")
     expect(findings.nth(OCTAVES)).to_contain_text("Furthest above chance: swap-lora at direction")
     expect(page.get_by_text("All train as many parameters as swap-lora within 5%")).to_be_visible()
@@ -60,7 +60,7 @@ def test_the_default_view_compares_the_two_shipped_adapters(visit: Visit) -> Non
 def test_the_frontier_shows_the_shipped_adapters_of_the_task(visit: Visit) -> None:
     page = visit.open("compare?adapters=edit-lora&adapters=swap-lora")
     visit.wait_for_plots(6)
-    expect(page.get_by_role("heading", level=4).nth(FRONTIER)).to_contain_text("On edit, nothing at hand beats")
+    expect(page.get_by_role("heading", level=4).nth(FRONTIER)).to_contain_text("Pareto-optimal on edit:")
     assert sorted(page.evaluate(DRAWN, FRONTIER)) == ["edit-hiplora", "edit-lora"]
     visit.assert_sound()
 

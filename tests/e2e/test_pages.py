@@ -24,12 +24,12 @@ pytestmark = pytest.mark.e2e
 @pytest.mark.parametrize(
     ("path", "plots", "title"),
     [
-        ("", 1, "Where an adapter puts its energy"),
+        ("", 1, "Where does this adapter change the base?"),
         ("spectrum", 6, "Layer by layer, direction by direction"),
         ("channels", 2, "Principal and residual channel"),
         ("budget", 2, "The stability budget"),
         ("compare", 6, "Adapters side by side"),
-        ("learn", 2, "Spectral interference, with things to move"),
+        ("learn", 2, "Spectral interference: four experiments"),
     ],
 )
 def test_page_renders_its_plots_without_leaving_the_machine(visit: Visit, path: str, plots: int, title: str) -> None:
@@ -52,7 +52,7 @@ def test_first_page_states_the_finding(visit: Visit) -> None:
     visit.wait_for_plots(1)
     heading = page.get_by_role("heading", level=4).first
     expect(heading).to_contain_text("swap-lora puts")
-    expect(heading).to_contain_text("its share by chance into the top 16 directions")
+    expect(heading).to_contain_text("times as much into the top 16 directions as a random update would")
 
 
 def test_click_on_a_cell_opens_that_layer(visit: Visit) -> None:

@@ -34,8 +34,8 @@ def test_preparation_shows_progress_and_can_be_stopped_and_resumed(
     page.goto(f"{first_visit.url}/?base={base}&adapters={adapter}")
     expect(page.get_by_text("of 56 weights")).to_be_visible()
     page.get_by_role("button", name="Stop").click()
-    expect(page.get_by_text("What is done is kept.")).to_be_visible()
-    page.get_by_role("button", name="Go on").click()
+    expect(page.get_by_text("Finished ones are cached.")).to_be_visible()
+    page.get_by_role("button", name="Continue").click()
     first_visit.wait_for_plots(1)
     first_visit.assert_sound()
 

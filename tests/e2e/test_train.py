@@ -98,16 +98,16 @@ def test_two_methods_are_watched_side_by_side_and_found_in_the_sidebar(training:
     wait_for_points(page, 8)
 
     page.get_by_test_id("stSidebarNav").get_by_role("link", name="Overview").click()
-    expect(page.get_by_role("heading", name="Where an adapter puts its energy")).to_be_visible()
+    expect(page.get_by_role("heading", name="Where does this adapter change the base?")).to_be_visible()
     page.get_by_test_id("stSidebarNav").get_by_role("link", name="Train").click()
     expect(
         page.get_by_role("heading", name=re.compile("^swap-lora-s0 scores .*; swap-hiplora-s0 scores"))
     ).to_be_visible()
-    expect(page.get_by_role("button", name="Re-allocate ε by the prices of swap-hiplora-s0")).to_be_visible()
+    expect(page.get_by_role("button", name="Reallocate ε by the prices of swap-hiplora-s0")).to_be_visible()
     expect(page.get_by_role("button", name="Stop", exact=True)).to_have_count(0)
     assert "runs=swap-lora-s0&runs=swap-hiplora-s0" in page.url
 
-    page.get_by_role("button", name="Re-allocate ε").click()
+    page.get_by_role("button", name="Reallocate ε").click()
     expect(page.get_by_role("heading", name=re.compile("^More budget for"))).to_be_visible()
     open_form(page)
     expect(page.get_by_text("HiP-LoRA will use an ε per layer")).to_be_visible()

@@ -47,7 +47,11 @@ def test_title_says_how_much_the_limit_leaves() -> None:
 
 @pytest.mark.parametrize(
     ("c12", "power", "words"),
-    [(0.0, 1.0, "the leading direction is the dearer"), (0.0, 0.0, "may both reach"), (0.15, 1.0, "alone spends more")],
+    [
+        (0.0, 1.0, "the leading direction costs more"),
+        (0.0, 0.0, "either of C₁₁ and C₂₂ alone can grow to"),
+        (0.15, 1.0, "alone exceeds the budget"),
+    ],
 )
 def test_subtitle_says_how_far_the_entries_may_go(c12: float, power: float, words: str) -> None:
     assert words in draw_budget(0.02, 0.02, c12, power=power).layout.title.subtitle.text

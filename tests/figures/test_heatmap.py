@@ -205,7 +205,7 @@ def test_tightness_title_names_the_tightest_module_of_each_run(history: pd.DataF
 def test_before_the_first_step_nothing_is_spent(history: pd.DataFrame) -> None:
     start = history[history["step"] == 0]
     title = figures.tightness_history(start, 16).layout.title.text
-    assert title == "plain spends none of its budget yet; ours spends none of its budget yet."
+    assert title == "plain has not spent any of its budget yet; ours has not spent any of its budget yet."
 
 
 def test_steps_to_come_are_left_empty(history: pd.DataFrame) -> None:

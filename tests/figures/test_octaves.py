@@ -57,4 +57,4 @@ def test_octave_title_names_where_each_is_furthest_above_chance() -> None:
 
 def test_octaves_of_an_adapter_of_zeros_are_a_gap() -> None:
     silent = OCTAVES.assign(left=np.nan, right=np.nan)
-    assert figures.octave_energy(silent).layout.title.text == "No adapter changes anything."
+    assert figures.octave_energy(silent).layout.title.text == "The updates are all zero."

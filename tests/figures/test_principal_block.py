@@ -56,10 +56,11 @@ def test_title_names_the_most_and_the_least_enriched(layers: pd.DataFrame) -> No
     # The order of the rows is that in which adapters were chosen, not that of the title.
     summary = summary_table(layers[layers["adapter"] != "silent"])[::-1]
     title = figures.principal_share(summary, K).layout.title.text
-    assert title.startswith(
-        f"leading puts {style.two_digits(enrichment['leading'])}× its share by chance into the top 4"
+    leading, random = (style.two_digits(enrichment[name]) for name in ("leading", "random"))
+    assert title == (
+        f"leading puts {leading} times as much into the top 4 directions as a random update would; "
+        f"random: {random} times."
     )
-    assert f"random {style.two_digits(enrichment['random'])}×" in title
 
 
 def test_principal_share_of_an_update_of_zeros_is_drawn(layers: pd.DataFrame) -> None:

@@ -51,7 +51,7 @@ def test_frontier_marks_methods_and_emphasises_the_chosen() -> None:
     assert (drawn["b"][4], drawn["a"][4], drawn["old"][4]) == (colors["b"], colors["a"], style.BASE)
     assert [note.text for note in figure.layout.annotations] == ["a", "b"]
     shown = [trace for trace in figure.data if trace.showlegend is not False]
-    assert [trace.name for trace in shown] == ["not beaten in both", "LoRA", "HiP-LoRA"]
+    assert [trace.name for trace in shown] == ["Pareto-optimal", "LoRA", "HiP-LoRA"]
     assert {trace.marker.color for trace in shown[1:]} == {style.BASE}
 
 
@@ -60,7 +60,7 @@ def test_frontier_joins_what_no_other_beats() -> None:
     assert list(numbers(line.x)) == pytest.approx([0.95, 1.0])
     assert list(numbers(line.y)) == pytest.approx([0.97, 0.9])
     title = figures.frontier(FRONTIER, ["b", "c"]).layout.title.text
-    assert title == "On swap, nothing at hand beats b and a; beaten: c."
+    assert title == "Pareto-optimal on swap: b and a; not: c."
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.001, 0.3])

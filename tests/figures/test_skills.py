@@ -38,7 +38,7 @@ def test_skills_draw_one_mark_per_adapter_and_score() -> None:
 
 def test_skills_title_says_what_is_kept_of_the_base() -> None:
     title = figures.skill_scores(SKILLS).layout.title.text.replace("\N{NO-BREAK SPACE}", " ")
-    assert title == "Of the base's skills they keep: a 70 %, b 80 %."
+    assert title == "Base skills kept: a 70 %, b 80 %."
 
 
 def test_skills_have_the_colours_of_the_adapters_also_beside_unscored_ones() -> None:

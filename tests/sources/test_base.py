@@ -229,5 +229,5 @@ def test_quantised_codes_are_not_taken_for_weights(write_base, dtype):
     folder = write_base("model", {"a": np.ones((2, 2))})
     save_torch({"a.weight": torch.ones(2, 2).to(getattr(torch, dtype))}, folder / "model.safetensors")
     base = BaseModel(folder)
-    with pytest.raises(HiploraError, match=r"a\.weight is quantised .* in 16 or 32 bits"):
+    with pytest.raises(HiploraError, match=r"a\.weight is quantized .* in 16 or 32 bits"):
         base.read(base.weights["a"])
