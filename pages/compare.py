@@ -91,8 +91,8 @@ def show_scores() -> None:
             f"These differ by more than {TOLERANCE:.0%} from {plain(names[0])} in trainable parameters: {far}. The "
             "difference may come from size alone."
             if far
-            else f"All train as many parameters as {plain(names[0])}, within {TOLERANCE:.0%}, so size does not explain the "
-            "differences."
+            else f"All train as many parameters as {plain(names[0])}, within {TOLERANCE:.0%}, so size does not "
+            "explain the differences."
         )
     else:
         st.caption("The number of trained parameters is known only from cards.")

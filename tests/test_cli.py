@@ -58,7 +58,7 @@ def test_analyze_says_one_line_per_adapter_with_null_and_size_beside_the_share(r
     assert code == 0
     (line,) = out
     assert line.startswith("plain-lora (LoRA, 14 maps, k = 4): ")
-    for part in ("x its share by chance", "95 % of random updates", "relative norm", "max tightness"):
+    for part in ("times a random update's share", "95 % of random updates", "relative norm", "max tightness"):
         assert part in line
     assert err[-1].startswith("14 maps, spectra ")
     assert "(0 from cache)" in err[-1]

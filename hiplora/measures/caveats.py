@@ -27,7 +27,10 @@ def caveats_on(spectra: BaseSpectra, placement: Placement, table: pd.DataFrame, 
         found.append(f"{unmatched} of its {len(update.modules)} modules are not in {base.name} and are left out.")
     names = {part.lower() for part in (base.name, base.path.name, str(base.config.get("_name_or_path", "")))}
     if update.base_name and not any(name and _last(name) == _last(update.base_name.lower()) for name in names):
-        found.append(f"It names {update.base_name} as its base, this is {base.name}: fitting shapes prove nothing.")
+        found.append(
+            f"It names {update.base_name} as its base, this is {base.name}: matching shapes are not enough to "
+            "tell that they belong together."
+        )
     trained_on = {weight: update.weight_hash(placement.names[weight.module]) for weight in placement.weights}
     others = sum(known is not None and known != spectra.weight_hash(weight) for weight, known in trained_on.items())
     if others:

@@ -61,8 +61,8 @@ def finding(row: pd.Series, k: int) -> str:
     intruders = f"; {row['intruders']:.0f} intruder dimensions" if row["intruders"] >= 0 else ""
     over = f", over budget in {row['over_budget']} maps" if row["over_budget"] else ""
     return (
-        f"{what}: {row['enrichment']:.2g}x its share by chance in the principal block "
-        f"(95 % of random updates: {row['pp_null_low'] / chance:.2g}x to {row['pp_null_high'] / chance:.2g}x), "
+        f"{what}: {row['enrichment']:.3g} times a random update's share in the principal block "
+        f"(95 % of random updates: {row['pp_null_low'] / chance:.3g} to {row['pp_null_high'] / chance:.3g}), "
         f"{row['pp']:.2%} of its energy; relative norm {row['relative_norm']:.2g}; "
         f"max tightness {row['max_tightness']:.2g}{over}{intruders}"
     )

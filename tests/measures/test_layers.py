@@ -13,6 +13,7 @@ from tests.measures import dense_reference as reference
 from tests.placing import placed, row_of
 
 K = 4
+NOT_ENOUGH = "matching shapes are not enough to tell that they belong together."
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +213,7 @@ def test_an_adapter_that_names_another_base_is_noted_though_its_shapes_fit(spect
     }
     other = read_adapter(write_adapter("other", tensors, base_model_name_or_path="someone/tiny-gpt"))
     found = notes(spectra, other)
-    assert found[0] == "It names someone/tiny-gpt as its base, this is tiny-llama: fitting shapes prove nothing."
+    assert found[0] == "It names someone/tiny-gpt as its base, this is tiny-llama: " + NOT_ENOUGH
     assert "larger than the weight itself" in found[1]
     same = read_adapter(write_adapter("same", tensors, base_model_name_or_path="someone/Tiny-Llama/"))
     assert not any("as its base" in note for note in notes(spectra, same))
@@ -222,7 +223,7 @@ def test_an_update_that_depends_on_the_base_is_noted_like_any_other(llama_base, 
     copy = changed_copy(llama_base, "renamed", lambda tensors: tensors, "model.safetensors")
     spectra = BaseSpectra(open_base(copy), SpectrumCache(tmp_path / "cache"))
     found = notes(spectra, dora)
-    assert found[0] == f"It names {llama_base} as its base, this is renamed: fitting shapes prove nothing."
+    assert found[0] == f"It names {llama_base} as its base, this is renamed: " + NOT_ENOUGH
     # Its magnitudes were drawn at random.
     assert found[1:] == ["Its update is larger than the weight itself in places, a sign of another base."]
 
