@@ -4,26 +4,79 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
+from typing import Any
 
-from threadpoolctl import ThreadpoolController
-
-# The limit is the process's: a second thread that set and lifted it in between would undo it.
-_LOCK = threading.RLock()
+from threadpoolctl import OpenBLASController, ThreadpoolController
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Let numpy and scipy use one thread, and no other thread of this process come here meanwhile; may be nested.
+    """Let numpy and scipy use one BLAS thread within the block; torch is left alone.
 
-    A decomposition has thousands of short parallel steps, and OpenBLAS waits actively at the end of each; numpy and
-    scipy each bring one. Where they, or another process, want the same core, two threads are 4 to 20 times as slow as
-    one; on a quiet machine they save little. One thread also gives the same bits whatever number a process was started
-    with.
+    The threads of OpenBLAS wait actively at the end of each parallel step, and numpy and scipy each bring their own.
+    Where they, or another process, want the same core, two threads are 4 to 20 times as slow as one; on a quiet machine
+    they save little. One thread also gives the same bits whatever number a process was started with.
+
+    Blocks may be nested, and run side by side in threads: the first to begin sets the limit of the process, the last to
+    end restores what was there. Nothing is locked while a block runs.
     """
-    with _LOCK, _blas().limit(limits=1, user_api="blas"):
+    with _SHARED_LIMIT, _libraries()[1].limit(limits=1):
         yield
 
 
+class _SharedLimit:
+    """The limit of the libraries whose number of threads belongs to the process, set while any block wants it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._blocks = 0
+        self._limiter: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._blocks:
+                _let_this_thread_set_limits()
+                self._limiter = _libraries()[0].limit(limits=1)
+            self._blocks += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._blocks -= 1
+            if not self._blocks:
+                _let_this_thread_set_limits()
+                self._limiter.restore_original_limits()
+                OpenBLASController.clear_controlling_thread()
+
+
+_SHARED_LIMIT = _SharedLimit()
+
+
+def _let_this_thread_set_limits() -> None:
+    """Take over from the thread that set a limit last: threadpoolctl ignores all others, without a word."""
+    OpenBLASController.clear_controlling_thread(force=True)
+
+
 @cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController()
+def _libraries() -> tuple[ThreadpoolController, ThreadpoolController]:
+    """Return the BLAS libraries of numpy and scipy: those whose threads belong to the process, and those by thread.
+
+    Only what is loaded is found; scipy loads its own and numpy's.
+    """
+    import scipy.linalg  # noqa: F401
+
+    found = ThreadpoolController().select(user_api="blas")
+    ours = [library for library in found.lib_controllers if not _is_of_torch(Path(library.filepath))]
+    by_process = [library.filepath for library in ours if not _counts_by_thread(library)]
+    by_thread = [library.filepath for library in ours if _counts_by_thread(library)]
+    return found.select(filepath=by_process), found.select(filepath=by_thread)
+
+
+def _is_of_torch(path: Path) -> bool:
+    """Whether a wheel of torch brought this library: on some systems its BLAS is a file of its own."""
+    return path.parent.parts[-2:] == ("torch", "lib") or path.parent.name == "torch.libs"
+
+
+def _counts_by_thread(library: Any) -> bool:
+    """Whether a limit holds only for the thread that sets it: MKL, and OpenBLAS where it is built on OpenMP."""
+    return library.internal_api == "mkl" or (library.internal_api == "openblas" and library.threading_layer == "openmp")
