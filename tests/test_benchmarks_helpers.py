@@ -1,11 +1,13 @@
 import itertools
+import time
 
 import numpy as np
+import psutil
 import pytest
 
 from tests.benchmarks.matrices import known_weight
 from tests.benchmarks.report import Line, markdown, reaches
-from tests.benchmarks.timing import Ratio, paired_ratio, race
+from tests.benchmarks.timing import Ratio, busy_loops, paired_ratio, race
 
 
 class Clock:
@@ -62,6 +64,23 @@ def test_rounds_go_on_until_the_time_is_up_within_their_limits(seconds, rounds):
     clock = Clock()
     times = race({"a": clock.wait(0.5), "b": clock.wait(0.5)}, seconds, least=3, most=20, clock=clock)
     assert [len(series) for series in times.values()] == [rounds, rounds]
+
+
+def test_busy_loops_run_beside_the_call_and_rest_otherwise():
+    def stopped(count):
+        # A signal takes a moment.
+        deadline = time.monotonic() + 30
+        while [loop.status() for loop in loops].count(psutil.STATUS_STOPPED) != count:
+            assert time.monotonic() < deadline
+
+    before = set(psutil.Process().children())
+    with busy_loops(3) as beside:
+        loops = set(psutil.Process().children()) - before
+        assert len(loops) == 3
+        stopped(3)
+        beside(2, lambda: stopped(1))()
+        stopped(3)
+    assert not any(loop.is_running() for loop in loops)
 
 
 def test_a_goal_has_a_direction():

@@ -1,5 +1,9 @@
-"""Analysis of one adapter of rank 16 on SmolLM2-135M, against the dense way and against PEFT's intruder function."""
+"""Analysis of one adapter of rank 16 on SmolLM2-135M, against the dense way and against PEFT's intruder function.
 
+Also on busy cores, against the same on idle ones.
+"""
+
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,9 +18,10 @@ from hiplora.sources import known_bases, open_base
 from hiplora.spectrum.prepare import BaseSpectra
 from tests.benchmarks.layer import SMOLLM2
 from tests.benchmarks.report import Line
-from tests.benchmarks.timing import paired_ratio, race
+from tests.benchmarks.timing import busy_loops, paired_ratio, race
 
 K = 16
+MOST_K = 64
 RANK = 16
 
 
@@ -39,6 +44,7 @@ def analysis_lines(layers: Sequence[int], seconds: float, left_out: list[str]) -
         for _ in spectra.prepare([spectra.base.weights[name] for name in spectra.base.linear_maps]):
             pass
         yield from _whole(every, seconds)
+        yield from _beside_others(every, seconds)
         yield from _against_dense(few, seconds)
         yield from _against_peft(few, model, seconds)
 
@@ -57,6 +63,28 @@ def _whole(folder: Path, seconds: float) -> Iterator[Line]:
             goal="" if intruders else "<= 1",
             ours=float(np.median(times)),
             theirs=1.0,
+            note="from a warm cache",
+        )
+
+
+def _beside_others(folder: Path, seconds: float) -> Iterator[Line]:
+    cores = os.cpu_count() or 1
+    counts = sorted({-(-cores // 2), cores})
+    with busy_loops(cores) as beside:
+        calls = {str(count): beside(count, lambda: _ours(folder, False, MOST_K)) for count in (0, *counts)}
+        times = race(calls, seconds, least=5)
+    size = len(_ours(folder, False))
+    for count in counts:
+        yield Line(
+            "analysis",
+            f"all measures, beside {count} busy loops on {cores} cores",
+            "alone",
+            f"{SMOLLM2}, {size} maps, rank {RANK}, k = {MOST_K}",
+            "time, beside / alone",
+            paired_ratio(times[str(count)], times["0"]),
+            goal="<= 2.5" if count == cores else "",
+            ours=float(np.median(times[str(count)])),
+            theirs=float(np.median(times["0"])),
             note="from a warm cache",
         )
 
@@ -99,9 +127,9 @@ def _against_peft(folder: Path, model: Any, seconds: float) -> Iterator[Line]:
     )
 
 
-def _ours(folder: Path, intruders: bool) -> Any:
+def _ours(folder: Path, intruders: bool, k: int = K) -> Any:
     spectra, optional = BaseSpectra(open_base(SMOLLM2)), [MEASURES["intruders"]] if intruders else []
-    return layer_table(measure_layers(spectra, [place(spectra.base, read_adapter(folder))], K, optional=optional))
+    return layer_table(measure_layers(spectra, [place(spectra.base, read_adapter(folder))], k, optional=optional))
 
 
 def _dense(folder: Path) -> dict[str, float]:

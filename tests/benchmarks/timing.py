@@ -4,11 +4,12 @@ import ctypes
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +85,37 @@ def race(
             calls[name]()
             found[name].append(clock() - before)
     return found
+
+
+@contextmanager
+def busy_loops(count: int) -> Iterator[Callable[[int, Callable[[], object]], Callable[[], None]]]:
+    """Hand out `beside(n, call)`, which returns the call with `n <= count` other processes busy meanwhile (POSIX).
+
+    Each of them keeps a core busy as long as it gets one; between the calls they are stopped.
+    """
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+
+    def send(number: signal.Signals, chosen: Sequence[subprocess.Popen[bytes]]) -> None:
+        for loop in chosen:
+            loop.send_signal(number)
+
+    def beside(n: int, call: Callable[[], object]) -> Callable[[], None]:
+        def busy_call() -> None:
+            send(signal.SIGCONT, loops[:n])
+            try:
+                call()
+            finally:
+                send(signal.SIGSTOP, loops[:n])
+
+        return busy_call
+
+    try:
+        send(signal.SIGSTOP, loops)
+        yield beside
+    finally:
+        send(signal.SIGKILL, loops)
+        for loop in loops:
+            loop.wait()
 
 
 def keep_freed_memory() -> None:
