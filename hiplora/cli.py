@@ -4,6 +4,7 @@ What needs numpy or more is imported by the command that needs it, so that `--he
 """
 
 import argparse
+import dataclasses
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from hiplora.errors import HiploraError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from hiplora.settings import Rule
     from hiplora.sources import Weight
     from hiplora.spectrum.prepare import BaseSpectra
     from hiplora.training import Run
@@ -93,34 +95,19 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--k", type=_rank, default=64, help="leading singular directions of each weight (default: 64)")
     command.add_argument("--full", action="store_true", help="all of them")
 
-    command = add("train", _train, "train an adapter, as a run that can be stopped, resumed, analysed and compared")
+    command = add("train", _train, "train an adapter, as a run that can be stopped, resumed, analyzed and compared")
     command.add_argument("--base", metavar="BASE", help=f"{_BASE_HELP} (default: demo)")
     what = command.add_mutually_exclusive_group()
     what.add_argument("--task", help="a task of the demo world (default: swap)")
     what.add_argument("--data", metavar="FILE", help="a text file, or JSONL with text, prompt/completion or messages")
     what.add_argument("--resume", metavar="RUN", help="go on with a run from its last checkpoint; needs nothing else")
-    command.add_argument(
-        "--probe",
-        metavar="FILE",
-        default=argparse.SUPPRESS,
-        help="text whose loss tells what the base forgets, beside --data",
-    )
-    command.add_argument(
-        "--method", default=argparse.SUPPRESS, help="lora, loraplus, rslora, pissa, dora or hiplora (default)"
-    )
     command.add_argument("--out", metavar="RUN", help="folder of the run (default: a new one among the app's runs)")
-    for option, field, kind, text in _RUN_OPTIONS:
-        command.add_argument(option, dest=field, type=kind, default=argparse.SUPPRESS, help=text)
-    command.add_argument("--core", choices=("full", "diagonal"), default=argparse.SUPPRESS, help="of HiP-LoRA")
-    command.add_argument("--budget-mode", choices=("soft", "hard"), default=argparse.SUPPRESS, help="of HiP-LoRA")
     command.add_argument(
         "--reallocate",
         metavar="RUN",
         help="take each layer's epsilon from a run, re-allocated by its shadow prices under the same total",
     )
-    command.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default=argparse.SUPPRESS, help="where to train (default: auto)"
-    )
+    _add_settings(command)
 
     command = add("export-lora", _export_lora, "write a HiP-LoRA adapter as an ordinary LoRA adapter")
     command.add_argument("adapter", metavar="ADAPTER", type=Path, help="HiP-LoRA folder")
@@ -165,22 +152,52 @@ def _not_negative(text: str) -> float:
     return float(_number(text, float, "0 or a positive number", lambda value: 0 <= value < float("inf")))
 
 
-# Option, field of RunConfig, type, help.
-_RUN_OPTIONS: tuple[tuple[str, str, Callable[[str], float], str], ...] = (
-    ("--steps", "steps", _rank, "optimiser steps (default: 300)"),
-    ("--seed", "seed", int, "of weights, data and their order (default: 0)"),
-    ("--r", "r", _rank, "rank of the LoRA whose parameter count every method gets (default: 8)"),
-    ("--lora-alpha", "lora_alpha", _positive, "updates are scaled by alpha / r (default: 16)"),
-    ("--k", "principal_rank", _rank, "principal rank (default: 16)"),
-    ("--epsilon", "epsilon", _positive, "the budget (default: 0.05)"),
-    ("--power", "budget_power", _not_negative, "p of the budget's weights (default: 1)"),
-    ("--lambda", "budget_lambda", _not_negative, "weight of the cost in soft mode (default: 10)"),
-    ("--batch-size", "batch_size", _rank, "examples per step (default: 64 for a task, 4 for a file)"),
-    ("--learning-rate", "learning_rate", _positive, "peak (default: 2e-3 for a task, 2e-4 for a file)"),
-    ("--weight-decay", "weight_decay", _not_negative, "AdamW's (default: 0)"),
-    ("--max-length", "max_length", _rank, "longest example of a file in tokens (default: 256)"),
-    ("--threads", "threads", _rank, "of torch on the CPU (default: 1 for a task, all for a file)"),
-)
+_SHORT_OPTIONS = {"principal_rank": "--k", "budget_power": "--power", "budget_lambda": "--lambda"}
+
+
+def _run_settings() -> "list[dataclasses.Field[Any]]":
+    """Return the fields of `RunConfig` that are options of their own."""
+    from hiplora.training.config import RunConfig
+
+    return [
+        each for each in dataclasses.fields(RunConfig) if each.name not in ("base", "task", "data", "epsilon_pattern")
+    ]
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    """Add one option for each setting of a run, with its own default, check and help."""
+    from hiplora.training.config import default_words
+    from hiplora.training.methods import METHODS
+
+    for each in _run_settings():
+        rule, text = each.metadata["rule"], each.metadata["help"].rstrip(".")
+        if each.name == "method":
+            text = ", ".join(METHODS)
+        if words := default_words(each.name):
+            text += f" (default: {words})"
+        command.add_argument(
+            _SHORT_OPTIONS.get(each.name, f"--{each.name.replace('_', '-')}"),
+            dest=each.name,
+            type=str if rule.choices else _typed(rule),
+            choices=rule.choices or None,
+            default=argparse.SUPPRESS,
+            help=(text[0].lower() + text[1:]).replace("%", "%%"),
+        )
+
+
+def _typed(rule: "Rule") -> Callable[[str], Any]:
+    """Return what reads a typed value and checks it."""
+
+    def read(text: str) -> Any:
+        try:
+            value = rule.kind[0](text)
+        except ValueError:
+            value = None
+        if not rule.accepts(value):
+            raise argparse.ArgumentTypeError(f"must be {rule.words}, got {text}")
+        return value
+
+    return read
 
 
 def _analyze(args: argparse.Namespace) -> None:
@@ -321,8 +338,7 @@ def _train(args: argparse.Namespace) -> int | None:
     from hiplora.training.recorder import in_words
     from hiplora.training.train import check, train
 
-    fields = {field for _, field, _, _ in _RUN_OPTIONS} | {"core", "budget_mode", "method", "probe", "device"}
-    chosen = {name: value for name, value in vars(args).items() if name in fields}
+    chosen = {each.name: getattr(args, each.name) for each in _run_settings() if hasattr(args, each.name)}
     if args.resume:
         if chosen or args.out or args.base or args.reallocate:
             raise HiploraError("--resume goes on with a run as it was started: leave the other options out.")

@@ -7,7 +7,6 @@ import numpy as np
 from hiplora.adapters.adapter import Adapter
 from hiplora.adapters.delta import Delta, LowRankDelta
 from hiplora.adapters.hiplora_format import (
-    ModuleSettings,
     base_entry,
     group_keys,
     low_rank_factors,
@@ -16,6 +15,7 @@ from hiplora.adapters.hiplora_format import (
 )
 from hiplora.errors import HiploraError
 from hiplora.files import Tensors
+from hiplora.settings import HipLoraSettings
 
 
 class HipLoraAdapter(Adapter):
@@ -43,7 +43,7 @@ class HipLoraAdapter(Adapter):
             raise HiploraError(f"{self.path}: {error}") from None
         return keys
 
-    def settings(self, module: str) -> ModuleSettings:
+    def settings(self, module: str) -> HipLoraSettings:
         """Return what the config says about a module, patterns applied."""
         return self._settings[module]
 

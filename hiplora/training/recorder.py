@@ -38,7 +38,7 @@ class Recorder:
         self._unseen: Checkpoint | None = None
         self._penalty = 0.0
         self._prices: Any = None
-        if self.config.method == "hiplora":
+        if training.method.has_core:
             from hiplora.tuner import ShadowPrices
 
             self._prices = ShadowPrices(training.model)
@@ -82,7 +82,7 @@ class Recorder:
 
     def before_step(self) -> None:
         """Keep what the budget charges for the step to come: the loss that the Trainer tells has it in it."""
-        if self.config.method == "hiplora" and self.config.budget_mode == "soft":
+        if self._prices is not None and self.config.budget_mode == "soft":
             import torch
 
             from hiplora.tuner import budget_penalty

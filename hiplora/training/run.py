@@ -120,7 +120,7 @@ class Run:
                 if any(found.name != _LOCK for found in target.iterdir()):
                     raise FolderTakenError(f"{target} holds other files: choose a new folder for the run.")
                 with atomic_path(target / RUN_FILE) as draft:
-                    _write_json(draft, {"config": config.at_home().to_dict()})
+                    _write_json(draft, {"config": config.with_absolute_paths().to_dict()})
         except Timeout:
             raise FolderTakenError(f"{target} is being used by another process: choose another folder.") from None
         except OSError as error:

@@ -19,7 +19,7 @@ from hiplora.sources import BaseModel, layer_and_kind, open_base
 from hiplora.spectrum.prepare import BaseSpectra, resolve_device
 from hiplora.training.config import RunConfig
 from hiplora.training.data import Scores, load_data, require_lines
-from hiplora.training.methods import Match, Method, find_method, match_parameters, peft_config
+from hiplora.training.methods import Match, Method, find_method, match_parameters
 from hiplora.training.recorder import PRICES, STATES, Recorder, keep_adapters, write_adapter
 from hiplora.training.records import read_texts
 from hiplora.training.run import Checkpoint, Run, Status
@@ -217,7 +217,7 @@ class Training:
         import torch
         from transformers.trainer_pt_utils import safe_globals
 
-        wanted = [*STATES, "trainer_state.json", *([PRICES] if self.config.method == "hiplora" else [])]
+        wanted = [*STATES, "trainer_state.json", *([PRICES] if self.method.has_core else [])]
         for name in wanted:
             path = checkpoint.path / name
             try:
@@ -258,10 +258,9 @@ class Training:
         from safetensors.torch import load_file, save_file
 
         left_alone = [module for module in self.spectra.base.linear_maps if module not in self.match.ranks]
-        adapted = get_peft_model(model, peft_config(self.method, self.match, self.config, left_alone))
+        adapted = get_peft_model(model, self.method.peft_config(self.config, self.match.ranks, left_alone))
         self.parameters = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-        config = adapted.peft_config[adapted.active_adapter]
-        if str(getattr(config, "init_lora_weights", "")).startswith("pissa"):
+        if self.method.keeps_start:
             import torch
 
             path = self.run.path / INITIAL_FILE
@@ -272,7 +271,7 @@ class Training:
             elif any(not torch.equal(state[key], value) for key, value in load_file(path).items()):
                 raise HiploraError(
                     f"{self.run.name} cannot go on here: this machine decomposes the base differently in the last "
-                    "digits, and PiSSA's checkpoint fits no other start. Resume it where it was started."
+                    f"digits, and a checkpoint of {self.method.title} fits no other start. Resume it where it began."
                 )
         self.run.note(
             versions={"hiplora": __version__} | {name: version(name) for name in ("torch", "transformers", "peft")},

@@ -13,9 +13,9 @@ import streamlit as st
 
 from hiplora.card import Card
 from hiplora.errors import HiploraError
-from hiplora.files import atomic_path, user_path
-from hiplora.paths import RUN_ADAPTER, demo_base
-from hiplora.sources import known_bases
+from hiplora.files import atomic_path
+from hiplora.paths import RUN_ADAPTER
+from hiplora.sources import canonical
 from hiplora.training import METHODS, Launcher, Run, layer_history, list_runs, score_table, step_table
 
 MOST = 2
@@ -58,23 +58,13 @@ def of_base(base: str) -> dict[str, Path]:
     Args:
         base: known name, folder or hub name.
     """
-    here = _place(base)
-    return {run.name: run.path for run in list_runs() if run.adapter is not None and _place(run.config.base) == here}
+    here = canonical(base)
+    return {run.name: run.path for run in list_runs() if run.adapter is not None and canonical(run.config.base) == here}
 
 
 def same_base(one: str, other: str) -> bool:
     """Whether two names or paths mean one base."""
-    return _place(one) == _place(other)
-
-
-def _place(base: str) -> str:
-    if base.lower() in {known.name.lower() for known in known_bases()}:
-        return str(demo_base().resolve()) if base.lower() == "demo" else base.lower()
-    try:
-        path = user_path(base)
-    except HiploraError:
-        return base
-    return str(path.resolve()) if path.exists() else base
+    return canonical(one) == canonical(other)
 
 
 def latest_group(runs: Sequence[Run]) -> list[Run]:

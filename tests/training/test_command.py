@@ -88,8 +88,8 @@ def test_interrupt_stops_with_a_checkpoint_and_resume_goes_on(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--method", "milora"), "'milora' is no method: choose one of lora, "),
-        (("--task", "prev"), "'prev' is no task of the demo world"),
+        (("--method", "milora"), "'milora' is not a method: choose one of lora, "),
+        (("--task", "prev"), "'prev' is not a task of the demo world"),
         (("--r", 200), "r=200 is larger than model.layers.0.self_attn.q_proj (128 x 128): use at most 128."),
         (("--k", 200), "k=200 is larger than"),
         (("--data", "nowhere.txt"), "nowhere.txt is missing"),

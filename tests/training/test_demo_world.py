@@ -57,7 +57,7 @@ def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(built, tm
     out, _ = built
 
     def weights(seed, folder):
-        config = RunConfig(str(out / "base"), "lora", "swap", seed=seed, evaluation_size=5, **TINY)
+        config = RunConfig(base=str(out / "base"), method="lora", task="swap", seed=seed, evaluation_size=5, **TINY)
         build_adapter(folder, config, lambda *_: None)
         return (folder / "adapter_model.safetensors").read_bytes()
 

@@ -93,7 +93,7 @@ def test_folder_without_a_run_is_refused(tmp_path):
         ({"base": None}, "base must be a name"),
         ({"data": 5}, "data must be a name"),
         ({"epsilon_pattern": 5}, "epsilon_pattern must be"),
-        ({"epsilon_pattern": {"a": -1}}, "epsilon_pattern must be"),
+        ({"epsilon_pattern": {"a": -1}}, r"epsilon_pattern\['a'\] must be"),
         ({"learning_rate": 10**400}, "learning_rate must be"),
         (None, "It holds no settings"),
     ],
@@ -173,7 +173,7 @@ def test_what_a_killed_process_was_writing_is_removed_at_the_next_start(small_ru
     [
         ({"task": None}, "either a task of the demo world or a data file"),
         ({"data": "x.txt"}, "either a task of the demo world or a data file"),
-        ({"task": "prev"}, "'prev' is no task of the demo world: choose one of swap, rot, edit"),
+        ({"task": "prev"}, "'prev' is not a task of the demo world: choose one of swap, rot, edit"),
         ({"probe": "x.txt"}, "A probe file goes with a data file"),
         ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
         ({"steps": 1.5}, "steps must be a whole number"),
