@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hiplora.settings import Rule
     from hiplora.sources import Weight
     from hiplora.spectrum.prepare import BaseSpectra
-    from hiplora.training import Run
+    from hiplora.training.events import Event
 
 _BASE_HELP = (
     "a transformers folder, a known name (demo, SmolLM2-135M-Instruct, all-MiniLM-L6-v2) or a hub name (owner/model)"
@@ -335,7 +335,7 @@ def _asked_to_stop(after: str) -> Iterator[Callable[[], bool]]:
 def _train(args: argparse.Namespace) -> int | None:
     from hiplora.sources import open_base
     from hiplora.training import Run, RunConfig
-    from hiplora.training.recorder import in_words
+    from hiplora.training.events import Step, in_words
     from hiplora.training.train import check, train
 
     chosen = {each.name: getattr(args, each.name) for each in _run_settings() if hasattr(args, each.name)}
@@ -358,41 +358,49 @@ def _train(args: argparse.Namespace) -> int | None:
         run = Run.create(args.out, config) if args.out else Run.create_in(None, config)
     # What PEFT and transformers tell their developers.
     warnings.simplefilter("ignore", FutureWarning)
-    with _asked_to_stop("this step, with a checkpoint") as asked:
-        _follow(run, lambda report: train(run, asked, report))
+    with _asked_to_stop("this step, with a checkpoint") as asked, _shown(run.config.steps) as report:
+        train(run, asked, report)
     status = run.status
     if status.state == "stopped":
         _say(f"hiplora: {status.message} `hiplora train --resume {run.path}` goes on.")
         return _INTERRUPTED
     card = run.card
     print(
-        f"{run.path}: {in_words(card)}; relative norm {card['relative_norm']:.2g}; "
-        f"{card['trainable_parameters']:,} trained parameters"
+        f"{run.path}: {in_words(card)}; relative norm {card.relative_norm:.2g}; "
+        f"{card.trainable_parameters:,} trained parameters"
     )
-    last = next(event for event in reversed(run.events()) if event["event"] == "step")
+    last = next(event for event in reversed(run.events()) if isinstance(event, Step))
     _say(
-        f"{last['step']} steps in {_duration(last['seconds'])} on {status.device}, "
-        f"{last['tokens'] / last['seconds']:,.0f} tokens per second{_peak_memory()}"
+        f"{last.step} steps in {_duration(last.seconds)} on {status.device}, "
+        f"{last.tokens / last.seconds:,.0f} tokens per second{_peak_memory()}"
     )
     return None
 
 
-def _follow(run: "Run", work: Callable[[Callable[[str, int], None]], object]) -> None:
-    """Show a run's progress in one line, and its scores above."""
+@contextmanager
+def _shown(steps: int) -> "Iterator[Callable[[Event], None]]":
+    """Hand out what shows the events of a run: progress in one line, scores and caveats above it."""
     from tqdm import tqdm
 
+    from hiplora.training.events import Caveat, Event, Phase, Scores, Step, in_words
+
     form = "{n:.0f} of {total:.0f} steps|{bar:30}| {desc}"
-    with tqdm(total=run.config.steps, bar_format=form, disable=None) as bar:
+    with tqdm(total=steps, bar_format=form, disable=None) as bar:
 
-        def report(text: str, step: int) -> None:
-            if text.startswith(("task score", "validation loss")):
-                tqdm.write(f"step {step}: {text}", file=sys.stderr)
-            else:
-                bar.set_description_str(text, refresh=False)
-                bar.update(step - bar.n)
-                bar.refresh()
+        def report(event: Event) -> None:
+            match event:
+                case Scores():
+                    tqdm.write(f"step {event.step}: {in_words(event)}", file=sys.stderr)
+                case Caveat(text):
+                    tqdm.write(text, file=sys.stderr)
+                case Phase(text):
+                    bar.set_description_str(text)
+                case Step():
+                    bar.set_description_str(f"loss {event.loss:.4f}", refresh=False)
+                    bar.update(event.step - bar.n)
+                    bar.refresh()
 
-        work(report)
+        yield report
 
 
 def _rank_of_process() -> int:

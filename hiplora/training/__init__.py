@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hiplora.training.config import RunConfig
-    from hiplora.training.history import layer_history, score_table, step_table
     from hiplora.training.launch import Launcher
     from hiplora.training.methods import METHODS, Match, Method, match_parameters
     from hiplora.training.run import Checkpoint, Run, Status, list_runs
+    from hiplora.training.tables import layer_history, score_table, step_table
 
 __all__ = [
     "METHODS",
@@ -31,10 +31,10 @@ __all__ = [
 
 _HOMES = {
     "config": ("RunConfig",),
-    "history": ("layer_history", "score_table", "step_table"),
     "launch": ("Launcher",),
     "methods": ("METHODS", "Match", "Method", "match_parameters"),
     "run": ("Checkpoint", "Run", "Status", "list_runs"),
+    "tables": ("layer_history", "score_table", "step_table"),
 }
 
 

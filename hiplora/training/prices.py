@@ -6,8 +6,8 @@ import pandas as pd
 
 from hiplora.budget import reallocate
 from hiplora.errors import HiploraError
-from hiplora.training.history import layer_history
 from hiplora.training.run import Run
+from hiplora.training.tables import layer_history
 
 
 def last_prices(runs: Sequence[Run]) -> pd.DataFrame:

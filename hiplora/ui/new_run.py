@@ -36,7 +36,7 @@ def form(session: Session) -> list[Run]:
         methods = st.multiselect(
             "Methods, trained side by side on the same data",
             list(METHODS),
-            default=list(demo.METHODS),
+            default=list(demo.SHIPPED_METHODS),
             format_func=lambda key: METHODS[key].title,
             max_selections=runs.MOST,
             key="new-methods",

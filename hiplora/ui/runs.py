@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -17,6 +16,7 @@ from hiplora.files import atomic_path
 from hiplora.paths import RUN_ADAPTER
 from hiplora.sources import canonical
 from hiplora.training import METHODS, Launcher, Run, layer_history, list_runs, score_table, step_table
+from hiplora.training.events import Scores
 
 MOST = 2
 """Runs trained and looked at side by side."""
@@ -187,8 +187,9 @@ def _last(stamps: _Stamp) -> tuple[int, float | None, float | None]:
         events = [event for path, *_ in stamps for event in Run(path).events()]
     except HiploraError:
         return 0, None, None
-    score: dict[str, Any] = next((event for event in reversed(events) if event["event"] == "scores"), {})
-    return max((event["step"] for event in events), default=0), score.get("task_score"), score.get("retention")
+    last = max((event.step for event in events), default=0)
+    scores = next((event for event in reversed(events) if isinstance(event, Scores)), None)
+    return (last, scores.task_score, scores.retention) if scores else (last, None, None)
 
 
 def keep_file(name: str, content: bytes) -> Path:

@@ -96,11 +96,11 @@ def test_interrupt_stops_with_a_checkpoint_and_resume_goes_on(run, tmp_path):
         (("--data", "empty.txt"), "empty.txt is empty"),
         (("--data", "binary.txt"), "binary.txt"),
         (("--data", "broken.jsonl"), "line 2"),
-        (("--base", "encoder", "--data", "good.txt"), "is no causal language model"),
-        (("--resume", "nowhere"), "nowhere is no run"),
+        (("--base", "encoder", "--data", "good.txt"), "is not a causal language model"),
+        (("--resume", "nowhere"), "nowhere is not a run"),
         (("--resume", "nowhere", "--steps", 3), "leave the other options out"),
         (("--out", "full"), "holds other files"),
-        (("--reallocate", "nowhere"), "nowhere is no run"),
+        (("--reallocate", "nowhere"), "nowhere is not a run"),
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence_and_leaves_no_folder(

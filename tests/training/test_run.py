@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from hiplora.card import Card
 from hiplora.errors import HiploraError
 from hiplora.training import Run, RunConfig, list_runs
+from tests.training.conftest import step
 
 
 def test_new_run_can_be_read_back(small_run):
@@ -18,7 +20,7 @@ def test_new_run_can_be_read_back(small_run):
     assert run.status.state == "new"
     assert run.adapter is None
     assert run.events() == []
-    assert run.card == {}
+    assert run.card == Card()
 
 
 def test_run_is_running_as_long_as_somebody_holds_it(small_run):
@@ -53,10 +55,10 @@ def test_request_to_stop_is_forgotten_at_the_next_start(small_run):
 
 def test_last_event_cut_short_is_left_out_and_an_earlier_one_is_an_error(small_run):
     run = small_run()
-    run.append({"event": "step", "step": 1})
+    run.append(step(1))
     with (run.path / "events.jsonl").open("a") as file:
         file.write('{"event": "st')
-    assert [event["step"] for event in run.events()] == [1]
+    assert [event.step for event in run.events()] == [1]
     (run.path / "events.jsonl").write_text('{"event": \n{"event": "step", "step": 2}\n')
     with pytest.raises(HiploraError, match=r"events.jsonl: line 1 is damaged"):
         run.events()
@@ -64,10 +66,10 @@ def test_last_event_cut_short_is_left_out_and_an_earlier_one_is_an_error(small_r
 
 def test_rewinding_forgets_what_came_later(small_run):
     run = small_run()
-    for step in range(1, 6):
-        run.append({"event": "step", "step": step})
-    assert [event["step"] for event in run.rewind(3)] == [1, 2, 3]
-    assert [event["step"] for event in run.events()] == [1, 2, 3]
+    for number in range(1, 6):
+        run.append(step(number))
+    assert [event.step for event in run.rewind(3)] == [1, 2, 3]
+    assert [event.step for event in run.events()] == [1, 2, 3]
 
 
 def test_folder_with_a_run_or_other_files_is_not_written_over(small_run, tmp_path):
@@ -81,7 +83,7 @@ def test_folder_with_a_run_or_other_files_is_not_written_over(small_run, tmp_pat
 
 
 def test_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(HiploraError, match="is no run: pass the folder"):
+    with pytest.raises(HiploraError, match="is not a run: pass the folder"):
         Run(tmp_path)
 
 
@@ -138,18 +140,28 @@ def test_paths_in_the_settings_are_absolute(tmp_path, monkeypatch):
 def test_nothing_is_written_into_a_run_that_was_removed(small_run):
     run = small_run()
     shutil.rmtree(run.path)
-    for write in (lambda: run.append({"event": "step", "step": 1}), lambda: run.set_status(run.status)):
+    for write in (lambda: run.append(step(1)), lambda: run.set_status(run.status)):
         with pytest.raises(HiploraError, match="was removed while it was being trained"):
             write()
     assert not run.path.exists()
 
 
 @pytest.mark.parametrize(
-    "line", ["null", "[1]", '{"event": "step"}', '{"event": 3, "step": 1}', '{"event": "a", "step": "b"}']
+    "line",
+    [
+        "null",
+        "[1]",
+        '{"event": "step"}',
+        '{"event": 3, "step": 1}',
+        '{"event": "a", "step": "b"}',
+        '{"event": "scores", "step": 1, "task_score": "high", "retention": null, "skills": {}}',
+    ],
 )
 def test_event_of_another_shape_is_an_error_with_its_line(small_run, line):
     run = small_run()
-    (run.path / "events.jsonl").write_text(f'{{"event": "step", "step": 1}}\n{line}\n')
+    run.append(step(1))
+    with (run.path / "events.jsonl").open("a") as file:
+        file.write(f"{line}\n")
     with pytest.raises(HiploraError, match=r"events.jsonl: line 2 is damaged"):
         run.events()
 
