@@ -14,7 +14,7 @@ from hiplora.adapters.hiplora_format import (
     with_factors,
 )
 from hiplora.errors import HiploraError
-from hiplora.files import Tensors
+from hiplora.files import TensorSource
 from hiplora.settings import HipLoraSettings
 
 
@@ -30,7 +30,7 @@ class HipLoraAdapter(Adapter):
     method = "HiP-LoRA"
 
     @classmethod
-    def reads(cls, config: dict[str, Any], tensors: Tensors) -> bool:
+    def reads(cls, config: dict[str, Any], tensors: TensorSource) -> bool:
         """Whether it was saved by this package's tuner."""
         return str(config.get("peft_type", "")).upper() == "HIPLORA"
 

@@ -13,7 +13,6 @@ import streamlit as st
 from hiplora.card import Card
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path
-from hiplora.paths import RUN_ADAPTER
 from hiplora.sources import canonical
 from hiplora.training import METHODS, Launcher, Run, layer_history, list_runs, score_table, step_table
 from hiplora.training.events import Scores
@@ -147,7 +146,7 @@ def _row(run: Run) -> dict[str, object]:
 
 def _card(run: Run) -> Card:
     try:
-        return Card.read(run.path / RUN_ADAPTER)
+        return run.card
     except HiploraError:
         return Card()
 
