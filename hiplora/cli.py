@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from hiplora import __version__
 from hiplora.errors import HiploraError
+from hiplora.settings import COUNT, NOT_NEGATIVE, POSITIVE, HipLoraSettings, Rule
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from hiplora.settings import Rule
     from hiplora.sources import Weight
     from hiplora.spectrum.prepare import BaseSpectra
     from hiplora.training.events import Event
@@ -30,6 +30,7 @@ _BASE_HELP = (
     "a transformers folder, a known name (demo, SmolLM2-135M-Instruct, all-MiniLM-L6-v2) or a hub name (owner/model)"
 )
 _INTERRUPTED = 130
+_PORT = Rule("a port from 1 to 65535", (int,), lambda value: 1 <= value <= 65535)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,17 +83,28 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "adapters", metavar="ADAPTER", nargs="+", help="adapter folder, run, or one of the demo's adapters by name"
     )
-    command.add_argument("--k", type=_rank, default=16, help="principal rank (default: 16)")
-    command.add_argument("--epsilon", type=_positive, help="budget for all (default: each adapter's own, else 0.05)")
     command.add_argument(
-        "--power", type=_not_negative, default=1.0, help="p of the budget's weights (s_i/s_1)^p (default: 1)"
+        "--k", type=_typed(COUNT), default=HipLoraSettings.principal_rank, help="principal rank (default: %(default)s)"
+    )
+    command.add_argument(
+        "--epsilon",
+        type=_typed(POSITIVE),
+        help=f"budget for all (default: each adapter's own, else {HipLoraSettings.epsilon:g})",
+    )
+    command.add_argument(
+        "--power",
+        type=_typed(NOT_NEGATIVE),
+        default=HipLoraSettings.budget_power,
+        help="p of the budget's weights (s_i/s_1)^p (default: %(default)g)",
     )
     command.add_argument("--out", type=Path, metavar="FILE", help="write the layer table: .csv, .json or .parquet")
     command.add_argument("--intruders", action="store_true", help="count intruder dimensions too (needs complete SVDs)")
 
     command = add("svd", _svd, "fill the cache with the spectra of a base, so that later work starts at once")
     add_base(command)
-    command.add_argument("--k", type=_rank, default=64, help="leading singular directions of each weight (default: 64)")
+    command.add_argument(
+        "--k", type=_typed(COUNT), default=64, help="leading singular directions of each weight (default: %(default)s)"
+    )
     command.add_argument("--full", action="store_true", help="all of them")
 
     command = add("train", _train, "train an adapter, as a run that can be stopped, resumed, analyzed and compared")
@@ -119,37 +131,26 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0, help="seeds everything (default: 0)")
 
     command = add("app", _app, "open the app in the browser; further options go to streamlit")
-    command.add_argument("--port", type=_port, help="port to serve on (default: 8501)")
+    command.add_argument("--port", type=_typed(_PORT), help="port to serve on (default: 8501)")
 
     command = add("cache", _cache, "show where spectra are kept and what they take")
     command.add_argument("--clear", action="store_true", help="remove them")
     return parser
 
 
-def _number(text: str, kind: type, rule: str, fits: Callable[[float], bool]) -> Any:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = float("nan")
-    if not fits(value):
-        raise argparse.ArgumentTypeError(f"must be {rule}, got {text}")
-    return value
+def _typed(rule: Rule) -> Callable[[str], Any]:
+    """Return what reads a typed value and checks it."""
 
+    def read(text: str) -> Any:
+        try:
+            value = rule.kind[0](text)
+        except ValueError:
+            value = None
+        if not rule.accepts(value):
+            raise argparse.ArgumentTypeError(f"must be {rule.words}, got {text}")
+        return value
 
-def _rank(text: str) -> int:
-    return int(_number(text, int, "a whole number of at least 1", lambda value: value >= 1))
-
-
-def _port(text: str) -> int:
-    return int(_number(text, int, "a port from 1 to 65535", lambda value: 1 <= value <= 65535))
-
-
-def _positive(text: str) -> float:
-    return float(_number(text, float, "a positive number", lambda value: 0 < value < float("inf")))
-
-
-def _not_negative(text: str) -> float:
-    return float(_number(text, float, "0 or a positive number", lambda value: 0 <= value < float("inf")))
+    return read
 
 
 _SHORT_OPTIONS = {"principal_rank": "--k", "budget_power": "--power", "budget_lambda": "--lambda"}
@@ -183,21 +184,6 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
             default=argparse.SUPPRESS,
             help=(text[0].lower() + text[1:]).replace("%", "%%"),
         )
-
-
-def _typed(rule: "Rule") -> Callable[[str], Any]:
-    """Return what reads a typed value and checks it."""
-
-    def read(text: str) -> Any:
-        try:
-            value = rule.kind[0](text)
-        except ValueError:
-            value = None
-        if not rule.accepts(value):
-            raise argparse.ArgumentTypeError(f"must be {rule.words}, got {text}")
-        return value
-
-    return read
 
 
 def _analyze(args: argparse.Namespace) -> None:
@@ -353,7 +339,7 @@ def _train(args: argparse.Namespace) -> int | None:
             chosen["epsilon_pattern"] = reallocated(Run(args.reallocate))
         task = args.task or (None if args.data else "swap")
         config = RunConfig(base=args.base or "demo", task=task, data=args.data, **chosen)
-        # Before a folder is made: what does not fit is no run.
+        # Before a folder is made: what does not fit is not a run.
         check(open_base(config.base), config)
         run = Run.create(args.out, config) if args.out else Run.create_in(None, config)
     # What PEFT and transformers tell their developers.

@@ -165,7 +165,7 @@ def build_base(
     started = time.perf_counter()
     tokenizer, model = build_tokenizer(), new_model(seed)
     fit(model, tokenizer, WEIGHTS, recipe, seed, "base", progress)
-    # The trainer turns the cache off for training; whoever loads the base wants to generate.
+    # The trainer turns the cache off for training; a base is loaded to generate.
     model.config.use_cache = True
     model.generation_config = GenerationConfig(
         max_new_tokens=12,

@@ -79,7 +79,7 @@ class Launcher:
         return worker is not None and worker.poll() is None and _last_word(run) == self._before[run.path]
 
     def running(self) -> list[Run]:
-        """Return the runs that are going on, whoever started them."""
+        """Return the runs that are going on, started here or elsewhere."""
         return [run for run in list_runs(self.root) if run.status.state == "running" or self.starting(run)]
 
     def _require_idle(self) -> None:

@@ -30,7 +30,7 @@ def price_table(run: Run) -> pd.DataFrame:
     Columns: those of `layer_history`, and `new_epsilon`.
 
     Raises:
-        HiploraError: the run has no prices: it is no HiP-LoRA run, or has not been measured yet.
+        HiploraError: the run has no prices: it is not a HiP-LoRA run, or has not been measured yet.
     """
     history = layer_history([run]).dropna(subset=["shadow_price"])
     if history.empty:

@@ -39,7 +39,7 @@ except ImportError:  # Windows
 State = Literal["new", "running", "finished", "stopped", "failed", "killed"]
 COMPLETE = "complete"
 _RESUMABLE: tuple[State, ...] = ("new", "stopped", "failed", "killed")
-# A reader holds the lock for a moment to see whether it is free: whoever wants to train waits that long.
+# A reader holds the lock for a moment to see whether it is free: a process that wants to train waits that long.
 _PATIENCE = 2.0
 _LOCK = ".lock"
 
@@ -90,7 +90,7 @@ class Run:
         path: the folder.
 
     Raises:
-        HiploraError: it is no run, or its `run.json` is damaged.
+        HiploraError: it is not a run, or its `run.json` is damaged.
     """
 
     def __init__(self, path: str | Path):
@@ -260,7 +260,7 @@ class Run:
             raise HiploraError(f"{self.path} was removed while it was being trained: start a new run.")
 
     def set_status(self, status: Status) -> None:
-        """Write where the run is, for whoever looks.
+        """Write where the run is.
 
         Raises:
             HiploraError: the folder cannot be written or is gone.
@@ -281,7 +281,7 @@ class Run:
         return {name: value for name, value in fields.items() if name != "config"}
 
     def request_stop(self) -> None:
-        """Ask whoever trains it to stop after the step at hand, with a checkpoint."""
+        """Ask for a stop after the current step, with a checkpoint."""
         try:
             (self.path / "stop").touch()
         except OSError as error:

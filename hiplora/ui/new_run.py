@@ -187,7 +187,7 @@ def _reallocated(found: reallocation.Reallocation, session: Session) -> dict[str
 
 
 def _show_match(base: BaseModel, configs: list[RunConfig]) -> None:
-    """Show how many parameters each method would train beside the LoRA of rank r.
+    """Show how many parameters each method would train, and how that compares with the LoRA of rank r.
 
     Raises:
         HiploraError: the base cannot be trained, or a rank does not fit it.

@@ -31,7 +31,7 @@ def launcher() -> Launcher:
 
 
 def found() -> list[Run]:
-    """Return the runs on this machine, the newest first; what is no run is left out."""
+    """Return the runs on this machine, the newest first; other folders are left out."""
     return list_runs(launcher().root)
 
 
@@ -45,7 +45,7 @@ def phase(run: Run) -> str:
 
 
 def stamp(runs: Sequence[Run]) -> tuple[object, ...]:
-    """Return what changes when a page must be drawn anew: runs coming, beginning, stopping, ending, having adapters."""
+    """Return what changes when a page must be drawn again: runs appear, start, stop, end or have an adapter."""
     return tuple(
         (run.name, run.status.state, bool(phase(run)), run.stop_requested, run.adapter is not None) for run in runs
     )

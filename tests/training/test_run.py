@@ -207,3 +207,20 @@ def test_defaults_are_those_of_the_demo_world_for_a_task_and_gentler_for_a_file(
     assert (file.batch_size, file.learning_rate) == (4, 2e-4)
     assert task.default_name == "swap-hiplora-s0"
     assert file.default_name == "notes-hiplora-s0"
+
+
+def test_settings_of_an_earlier_version_are_read(tmp_path):
+    """Flat fields, in another order."""
+    fields = (
+        '"base": "demo", "method": "hiplora", "task": "swap", "data": null, "probe": null, "r": 8, "lora_alpha": 16.0, '
+        '"principal_rank": 16, "core": "diagonal", "budget_mode": "hard", "budget_lambda": 10.0, "epsilon": 0.1, '
+        '"epsilon_pattern": {"q_proj": 0.2}, "budget_power": 1.0, "steps": 300, "batch_size": 64, '
+        '"learning_rate": 0.002, "warmup_steps": 15, '
+        ' "weight_decay": 0.0, "max_length": 256, "seed": 0, "device": "auto", "threads": 1, '
+        '"measure_every": 10, "score_every": 25, "save_every": 25, "evaluation_size": 400'
+    )
+    (tmp_path / "run.json").write_text(f'{{"config": {{{fields}}}, "modules": []}}')
+    config = Run(tmp_path).config
+    assert (config.core, config.budget_mode, config.epsilon) == ("diagonal", "hard", 0.1)
+    assert config.epsilon_pattern == {"q_proj": 0.2}
+    assert config == RunConfig.from_dict(config.to_dict())
