@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from hiplora.errors import HiploraError
+from hiplora.settings import HipLoraSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +20,7 @@ _Number = TypeVar("_Number", float, "Tensor")
 _PRICE_FLOOR = 1e-9
 
 
-DEFAULT_EPSILON = 0.05
+DEFAULT_EPSILON = HipLoraSettings.epsilon
 """Budget of an update that states none (a plain LoRA), the default of `HipLoraConfig`."""
 
 

@@ -4,6 +4,7 @@ What needs numpy or more is imported by the command that needs it, so that `--he
 """
 
 import argparse
+import dataclasses
 import os
 import signal
 import sys
@@ -16,18 +17,20 @@ from typing import TYPE_CHECKING, Any
 
 from hiplora import __version__
 from hiplora.errors import HiploraError
+from hiplora.settings import COUNT, NOT_NEGATIVE, POSITIVE, HipLoraSettings, Rule
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from hiplora.sources import Weight
     from hiplora.spectrum.prepare import BaseSpectra
-    from hiplora.training import Run
+    from hiplora.training.events import Event
 
 _BASE_HELP = (
     "a transformers folder, a known name (demo, SmolLM2-135M-Instruct, all-MiniLM-L6-v2) or a hub name (owner/model)"
 )
 _INTERRUPTED = 130
+_PORT = Rule("a port from 1 to 65535", (int,), lambda value: 1 <= value <= 65535)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,47 +83,43 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "adapters", metavar="ADAPTER", nargs="+", help="adapter folder, run, or one of the demo's adapters by name"
     )
-    command.add_argument("--k", type=_rank, default=16, help="principal rank (default: 16)")
-    command.add_argument("--epsilon", type=_positive, help="budget for all (default: each adapter's own, else 0.05)")
     command.add_argument(
-        "--power", type=_not_negative, default=1.0, help="p of the budget's weights (s_i/s_1)^p (default: 1)"
+        "--k", type=_typed(COUNT), default=HipLoraSettings.principal_rank, help="principal rank (default: %(default)s)"
+    )
+    command.add_argument(
+        "--epsilon",
+        type=_typed(POSITIVE),
+        help=f"budget for all (default: each adapter's own, else {HipLoraSettings.epsilon:g})",
+    )
+    command.add_argument(
+        "--power",
+        type=_typed(NOT_NEGATIVE),
+        default=HipLoraSettings.budget_power,
+        help="p of the budget's weights (s_i/s_1)^p (default: %(default)g)",
     )
     command.add_argument("--out", type=Path, metavar="FILE", help="write the layer table: .csv, .json or .parquet")
     command.add_argument("--intruders", action="store_true", help="count intruder dimensions too (needs complete SVDs)")
 
     command = add("svd", _svd, "fill the cache with the spectra of a base, so that later work starts at once")
     add_base(command)
-    command.add_argument("--k", type=_rank, default=64, help="leading singular directions of each weight (default: 64)")
+    command.add_argument(
+        "--k", type=_typed(COUNT), default=64, help="leading singular directions of each weight (default: %(default)s)"
+    )
     command.add_argument("--full", action="store_true", help="all of them")
 
-    command = add("train", _train, "train an adapter, as a run that can be stopped, resumed, analysed and compared")
+    command = add("train", _train, "train an adapter, as a run that can be stopped, resumed, analyzed and compared")
     command.add_argument("--base", metavar="BASE", help=f"{_BASE_HELP} (default: demo)")
     what = command.add_mutually_exclusive_group()
     what.add_argument("--task", help="a task of the demo world (default: swap)")
     what.add_argument("--data", metavar="FILE", help="a text file, or JSONL with text, prompt/completion or messages")
     what.add_argument("--resume", metavar="RUN", help="go on with a run from its last checkpoint; needs nothing else")
-    command.add_argument(
-        "--probe",
-        metavar="FILE",
-        default=argparse.SUPPRESS,
-        help="text whose loss tells what the base forgets, beside --data",
-    )
-    command.add_argument(
-        "--method", default=argparse.SUPPRESS, help="lora, loraplus, rslora, pissa, dora or hiplora (default)"
-    )
     command.add_argument("--out", metavar="RUN", help="folder of the run (default: a new one among the app's runs)")
-    for option, field, kind, text in _RUN_OPTIONS:
-        command.add_argument(option, dest=field, type=kind, default=argparse.SUPPRESS, help=text)
-    command.add_argument("--core", choices=("full", "diagonal"), default=argparse.SUPPRESS, help="of HiP-LoRA")
-    command.add_argument("--budget-mode", choices=("soft", "hard"), default=argparse.SUPPRESS, help="of HiP-LoRA")
     command.add_argument(
         "--reallocate",
         metavar="RUN",
         help="take each layer's epsilon from a run, re-allocated by its shadow prices under the same total",
     )
-    command.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default=argparse.SUPPRESS, help="where to train (default: auto)"
-    )
+    _add_settings(command)
 
     command = add("export-lora", _export_lora, "write a HiP-LoRA adapter as an ordinary LoRA adapter")
     command.add_argument("adapter", metavar="ADAPTER", type=Path, help="HiP-LoRA folder")
@@ -132,55 +131,59 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0, help="seeds everything (default: 0)")
 
     command = add("app", _app, "open the app in the browser; further options go to streamlit")
-    command.add_argument("--port", type=_port, help="port to serve on (default: 8501)")
+    command.add_argument("--port", type=_typed(_PORT), help="port to serve on (default: 8501)")
 
     command = add("cache", _cache, "show where spectra are kept and what they take")
     command.add_argument("--clear", action="store_true", help="remove them")
     return parser
 
 
-def _number(text: str, kind: type, rule: str, fits: Callable[[float], bool]) -> Any:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = float("nan")
-    if not fits(value):
-        raise argparse.ArgumentTypeError(f"must be {rule}, got {text}")
-    return value
+def _typed(rule: Rule) -> Callable[[str], Any]:
+    """Return what reads a typed value and checks it."""
+
+    def read(text: str) -> Any:
+        try:
+            value = rule.kind[0](text)
+        except ValueError:
+            value = None
+        if not rule.accepts(value):
+            raise argparse.ArgumentTypeError(f"must be {rule.words}, got {text}")
+        return value
+
+    return read
 
 
-def _rank(text: str) -> int:
-    return int(_number(text, int, "a whole number of at least 1", lambda value: value >= 1))
+_SHORT_OPTIONS = {"principal_rank": "--k", "budget_power": "--power", "budget_lambda": "--lambda"}
 
 
-def _port(text: str) -> int:
-    return int(_number(text, int, "a port from 1 to 65535", lambda value: 1 <= value <= 65535))
+def _run_settings() -> "list[dataclasses.Field[Any]]":
+    """Return the fields of `RunConfig` that are options of their own."""
+    from hiplora.training.config import RunConfig
+
+    return [
+        each for each in dataclasses.fields(RunConfig) if each.name not in ("base", "task", "data", "epsilon_pattern")
+    ]
 
 
-def _positive(text: str) -> float:
-    return float(_number(text, float, "a positive number", lambda value: 0 < value < float("inf")))
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    """Add one option for each setting of a run, with its own default, check and help."""
+    from hiplora.training.config import default_words
+    from hiplora.training.methods import METHODS
 
-
-def _not_negative(text: str) -> float:
-    return float(_number(text, float, "0 or a positive number", lambda value: 0 <= value < float("inf")))
-
-
-# Option, field of RunConfig, type, help.
-_RUN_OPTIONS: tuple[tuple[str, str, Callable[[str], float], str], ...] = (
-    ("--steps", "steps", _rank, "optimiser steps (default: 300)"),
-    ("--seed", "seed", int, "of weights, data and their order (default: 0)"),
-    ("--r", "r", _rank, "rank of the LoRA whose parameter count every method gets (default: 8)"),
-    ("--lora-alpha", "lora_alpha", _positive, "updates are scaled by alpha / r (default: 16)"),
-    ("--k", "principal_rank", _rank, "principal rank (default: 16)"),
-    ("--epsilon", "epsilon", _positive, "the budget (default: 0.05)"),
-    ("--power", "budget_power", _not_negative, "p of the budget's weights (default: 1)"),
-    ("--lambda", "budget_lambda", _not_negative, "weight of the cost in soft mode (default: 10)"),
-    ("--batch-size", "batch_size", _rank, "examples per step (default: 64 for a task, 4 for a file)"),
-    ("--learning-rate", "learning_rate", _positive, "peak (default: 2e-3 for a task, 2e-4 for a file)"),
-    ("--weight-decay", "weight_decay", _not_negative, "AdamW's (default: 0)"),
-    ("--max-length", "max_length", _rank, "longest example of a file in tokens (default: 256)"),
-    ("--threads", "threads", _rank, "of torch on the CPU (default: 1 for a task, all for a file)"),
-)
+    for each in _run_settings():
+        rule, text = each.metadata["rule"], each.metadata["help"].rstrip(".")
+        if each.name == "method":
+            text = ", ".join(METHODS)
+        if words := default_words(each.name):
+            text += f" (default: {words})"
+        command.add_argument(
+            _SHORT_OPTIONS.get(each.name, f"--{each.name.replace('_', '-')}"),
+            dest=each.name,
+            type=str if rule.choices else _typed(rule),
+            choices=rule.choices or None,
+            default=argparse.SUPPRESS,
+            help=(text[0].lower() + text[1:]).replace("%", "%%"),
+        )
 
 
 def _analyze(args: argparse.Namespace) -> None:
@@ -318,11 +321,10 @@ def _asked_to_stop(after: str) -> Iterator[Callable[[], bool]]:
 def _train(args: argparse.Namespace) -> int | None:
     from hiplora.sources import open_base
     from hiplora.training import Run, RunConfig
-    from hiplora.training.recorder import in_words
+    from hiplora.training.events import Step, in_words
     from hiplora.training.train import check, train
 
-    fields = {field for _, field, _, _ in _RUN_OPTIONS} | {"core", "budget_mode", "method", "probe", "device"}
-    chosen = {name: value for name, value in vars(args).items() if name in fields}
+    chosen = {each.name: getattr(args, each.name) for each in _run_settings() if hasattr(args, each.name)}
     if args.resume:
         if chosen or args.out or args.base or args.reallocate:
             raise HiploraError("--resume goes on with a run as it was started: leave the other options out.")
@@ -337,46 +339,54 @@ def _train(args: argparse.Namespace) -> int | None:
             chosen["epsilon_pattern"] = reallocated(Run(args.reallocate))
         task = args.task or (None if args.data else "swap")
         config = RunConfig(base=args.base or "demo", task=task, data=args.data, **chosen)
-        # Before a folder is made: what does not fit is no run.
+        # Before a folder is made: what does not fit is not a run.
         check(open_base(config.base), config)
         run = Run.create(args.out, config) if args.out else Run.create_in(None, config)
     # What PEFT and transformers tell their developers.
     warnings.simplefilter("ignore", FutureWarning)
-    with _asked_to_stop("this step, with a checkpoint") as asked:
-        _follow(run, lambda report: train(run, asked, report))
+    with _asked_to_stop("this step, with a checkpoint") as asked, _shown(run.config.steps) as report:
+        train(run, asked, report)
     status = run.status
     if status.state == "stopped":
         _say(f"hiplora: {status.message} `hiplora train --resume {run.path}` goes on.")
         return _INTERRUPTED
     card = run.card
     print(
-        f"{run.path}: {in_words(card)}; relative norm {card['relative_norm']:.2g}; "
-        f"{card['trainable_parameters']:,} trained parameters"
+        f"{run.path}: {in_words(card)}; relative norm {card.relative_norm:.2g}; "
+        f"{card.trainable_parameters:,} trained parameters"
     )
-    last = next(event for event in reversed(run.events()) if event["event"] == "step")
+    last = next(event for event in reversed(run.events()) if isinstance(event, Step))
     _say(
-        f"{last['step']} steps in {_duration(last['seconds'])} on {status.device}, "
-        f"{last['tokens'] / last['seconds']:,.0f} tokens per second{_peak_memory()}"
+        f"{last.step} steps in {_duration(last.seconds)} on {status.device}, "
+        f"{last.tokens / last.seconds:,.0f} tokens per second{_peak_memory()}"
     )
     return None
 
 
-def _follow(run: "Run", work: Callable[[Callable[[str, int], None]], object]) -> None:
-    """Show a run's progress in one line, and its scores above."""
+@contextmanager
+def _shown(steps: int) -> "Iterator[Callable[[Event], None]]":
+    """Hand out what shows the events of a run: progress in one line, scores and caveats above it."""
     from tqdm import tqdm
 
+    from hiplora.training.events import Caveat, Event, Phase, Scores, Step, in_words
+
     form = "{n:.0f} of {total:.0f} steps|{bar:30}| {desc}"
-    with tqdm(total=run.config.steps, bar_format=form, disable=None) as bar:
+    with tqdm(total=steps, bar_format=form, disable=None) as bar:
 
-        def report(text: str, step: int) -> None:
-            if text.startswith(("task score", "validation loss")):
-                tqdm.write(f"step {step}: {text}", file=sys.stderr)
-            else:
-                bar.set_description_str(text, refresh=False)
-                bar.update(step - bar.n)
-                bar.refresh()
+        def report(event: Event) -> None:
+            match event:
+                case Scores():
+                    tqdm.write(f"step {event.step}: {in_words(event)}", file=sys.stderr)
+                case Caveat(text):
+                    tqdm.write(text, file=sys.stderr)
+                case Phase(text):
+                    bar.set_description_str(text)
+                case Step():
+                    bar.set_description_str(f"loss {event.loss:.4f}", refresh=False)
+                    bar.update(event.step - bar.n)
+                    bar.refresh()
 
-        work(report)
+        yield report
 
 
 def _rank_of_process() -> int:

@@ -3,10 +3,10 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ml_dtypes  # noqa: F401 - teaches numpy, and so safetensors, bfloat16 and float8
 import numpy as np
@@ -66,11 +66,31 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+class TensorSource(Protocol):
+    """Named tensors that are read a few at a time: a file's, or those of a model in memory."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in an error."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """`{key: shape}`."""
+
+    @property
+    def identity(self) -> Hashable:
+        """Something that changes whenever the tensors do."""
+
+    def read_together(self, keys: Sequence[str]) -> list[np.ndarray]:
+        """Return tensors that belong together."""
+
+
 class Tensors:
     """The tensors of one safetensors file, read a few at a time so that memory follows the largest, not the file.
 
     Attributes:
         path: the file.
+        name: the same as text.
         shapes: `{key: shape}`, from the header alone.
         identity: path, size and modification time of the file as it was opened.
 
@@ -80,6 +100,7 @@ class Tensors:
 
     def __init__(self, path: Path):
         self.path = path
+        self.name = str(path)
         if path.suffix in _PICKLE_SUFFIXES:
             raise HiploraError(
                 f"{path} is a pickle, which could run code when opened: convert it to safetensors first, with "

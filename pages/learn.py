@@ -171,7 +171,7 @@ def merging() -> None:
 def load_probe(task: str):
     from hiplora.demo.sentence import Probe
 
-    return Probe(demo.base_path(), [demo.adapter_path(f"{task}-{method}") for method in demo.METHODS])
+    return Probe(demo.base_path(), [demo.adapter_path(f"{task}-{method}") for method in demo.SHIPPED_METHODS])
 
 
 @st.cache_data(show_spinner="Asking both adapters some held-out lines…")

@@ -12,7 +12,7 @@ import numpy as np
 from hiplora.adapters.update import Update
 from hiplora.card import Card
 from hiplora.errors import HiploraError
-from hiplora.files import Tensors, require_finite
+from hiplora.files import TensorSource, require_finite
 from hiplora.paths import demo_adapters
 from hiplora.sources import strip_peft_prefix
 
@@ -35,7 +35,7 @@ class Adapter(Update):
 
     titles: tuple[str, ...]
 
-    def __init__(self, path: Path, config: dict[str, Any], tensors: Tensors, home: Path | None = None):
+    def __init__(self, path: Path, config: dict[str, Any], tensors: TensorSource, home: Path | None = None):
         self.path = path
         self.home = home or path
         self.name = self.home.resolve().name
@@ -43,14 +43,14 @@ class Adapter(Update):
         self.tensors = tensors
         self._keys = self._find_keys()
         if not self._keys:
-            raise HiploraError(f"{tensors.path} holds no {self.method} weights: check that the folder is an adapter.")
+            raise HiploraError(f"{tensors.name} holds no {self.method} weights: check that the folder is an adapter.")
         self.modules = list(self._keys)
         own = {key for keys in self._keys.values() for key in keys.values()}
         self.caveats = _caveats_on_extras([key for key in tensors.shapes if key not in own]) + self._own_caveats()
 
     @classmethod
     @abstractmethod
-    def reads(cls, config: dict[str, Any], tensors: Tensors) -> bool:
+    def reads(cls, config: dict[str, Any], tensors: TensorSource) -> bool:
         """Whether this class reads such an adapter."""
 
     @property
@@ -94,13 +94,13 @@ class Adapter(Update):
             return self._keys[module][tensor]
         except KeyError:
             raise HiploraError(
-                f"{self.tensors.path}: {tensor} of {module} is missing: save the adapter again."
+                f"{self.tensors.name}: {tensor} of {module} is missing: save the adapter again."
             ) from None
 
-    def _read(self, keys: Sequence[str], tensors: Tensors) -> list[np.ndarray]:
+    def _read(self, keys: Sequence[str], tensors: TensorSource) -> list[np.ndarray]:
         found = tensors.read_together(keys)
         return [
-            require_finite(value.astype(np.float64), f"{tensors.path}: {key}")
+            require_finite(value.astype(np.float64), f"{tensors.name}: {key}")
             for key, value in zip(keys, found, strict=True)
         ]
 

@@ -8,7 +8,7 @@ import numpy as np
 from hiplora.adapters.delta import Delta, DenseDelta
 from hiplora.adapters.lora import LoraAdapter
 from hiplora.errors import HiploraError
-from hiplora.files import Tensors
+from hiplora.files import TensorSource
 from hiplora.sources import strip_peft_prefix
 
 MAGNITUDE = "lora_magnitude_vector"
@@ -28,7 +28,7 @@ class DoraAdapter(LoraAdapter):
     needs_base = True
 
     @classmethod
-    def reads(cls, config: dict[str, Any], tensors: Tensors) -> bool:
+    def reads(cls, config: dict[str, Any], tensors: TensorSource) -> bool:
         """Whether it is a LoRA with magnitudes."""
         return super().reads(config, tensors) and (
             bool(config.get("use_dora")) or any(MAGNITUDE in key for key in tensors.shapes)
@@ -59,7 +59,7 @@ class DoraAdapter(LoraAdapter):
         V = W0 + super().delta(module).dense()
         if len(magnitude) != len(V):
             raise HiploraError(
-                f"{self.tensors.path}: {module} has {len(magnitude)} magnitudes for {len(V)} outputs: save the adapter "
+                f"{self.tensors.name}: {module} has {len(magnitude)} magnitudes for {len(V)} outputs: save the adapter "
                 "again."
             )
         norms = np.linalg.norm(V, axis=1)

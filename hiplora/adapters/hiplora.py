@@ -7,7 +7,6 @@ import numpy as np
 from hiplora.adapters.adapter import Adapter
 from hiplora.adapters.delta import Delta, LowRankDelta
 from hiplora.adapters.hiplora_format import (
-    ModuleSettings,
     base_entry,
     group_keys,
     low_rank_factors,
@@ -15,7 +14,8 @@ from hiplora.adapters.hiplora_format import (
     with_factors,
 )
 from hiplora.errors import HiploraError
-from hiplora.files import Tensors
+from hiplora.files import TensorSource
+from hiplora.settings import HipLoraSettings
 
 
 class HipLoraAdapter(Adapter):
@@ -30,7 +30,7 @@ class HipLoraAdapter(Adapter):
     method = "HiP-LoRA"
 
     @classmethod
-    def reads(cls, config: dict[str, Any], tensors: Tensors) -> bool:
+    def reads(cls, config: dict[str, Any], tensors: TensorSource) -> bool:
         """Whether it was saved by this package's tuner."""
         return str(config.get("peft_type", "")).upper() == "HIPLORA"
 
@@ -43,7 +43,7 @@ class HipLoraAdapter(Adapter):
             raise HiploraError(f"{self.path}: {error}") from None
         return keys
 
-    def settings(self, module: str) -> ModuleSettings:
+    def settings(self, module: str) -> HipLoraSettings:
         """Return what the config says about a module, patterns applied."""
         return self._settings[module]
 

@@ -20,10 +20,9 @@ without `base_model.model.`:
     factors          SHA-256 of the bytes of Ut, S and Vt: the core fits no other basis
 """
 
+import dataclasses
 import hashlib
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ import numpy as np
 from hiplora.adapters.lora import matches_pattern
 from hiplora.budget import within_budget
 from hiplora.errors import HiploraError
+from hiplora.settings import HipLoraSettings
 from hiplora.sources import strip_peft_prefix
 
 PREFIX = "hiplora_"
@@ -38,35 +38,7 @@ FACTORS = ("hiplora_Ut", "hiplora_Vt")
 """The tensors that a cache can give back."""
 
 
-@dataclass(frozen=True)
-class ModuleSettings:
-    """What the config says about one module, patterns applied.
-
-    Attributes:
-        r: rank of the residual channel.
-        alpha: the residual channel is scaled by `alpha / r`.
-        principal_rank: k, or a share of spectral energy when it is a float below 1.
-        core: `full` or `diagonal`.
-        budget_mode: `soft` or `hard`.
-        epsilon: the budget, dimensionless.
-        budget_power: p of the weights `(s_i / s_1)^p`.
-    """
-
-    r: int
-    alpha: float
-    principal_rank: int | float
-    core: str
-    budget_mode: str
-    epsilon: float
-    budget_power: float
-
-    @property
-    def scaling(self) -> float:
-        """`alpha / r`."""
-        return self.alpha / self.r
-
-
-def module_settings(config: Mapping[str, Any], module: str) -> ModuleSettings:
+def module_settings(config: Mapping[str, Any], module: str) -> HipLoraSettings:
     """Return what a config says about one module. Of several patterns that match it, the first by alphabet counts.
 
     Args:
@@ -74,10 +46,13 @@ def module_settings(config: Mapping[str, Any], module: str) -> ModuleSettings:
         module: the module's name without `base_model.model.`.
 
     Raises:
-        HiploraError: a field is missing or of the wrong type, or a pattern is no regular expression.
+        HiploraError: a field is missing, of the wrong type or out of range, or a pattern is no regular expression.
     """
-
-    def field(name: str, kind: Any, pattern: str = "") -> Any:
+    values: dict[str, Any] = {}
+    for setting in dataclasses.fields(HipLoraSettings):
+        name, pattern, rule = setting.name, setting.metadata.get("pattern", ""), setting.metadata["rule"]
+        if name == "epsilon_pattern":
+            continue  # It is applied here.
         if name not in config:
             raise HiploraError(
                 f"adapter_config.json has no {name!r}: it was not written by HipLoraConfig, save it again."
@@ -88,35 +63,14 @@ def module_settings(config: Mapping[str, Any], module: str) -> ModuleSettings:
             raise HiploraError(
                 f"adapter_config.json has {pattern} {patterns!r}, not an object: save the adapter again."
             )
-        found = sorted(patterns.items())
         label, value = next(
-            ((f"{pattern}[{key!r}]", value) for key, value in found if matches_pattern(key, module)),
+            ((f"{pattern}[{key!r}]", value) for key, value in sorted(patterns.items()) if matches_pattern(key, module)),
             (name, config[name]),
         )
-        # JSON's true and false are whole numbers to Python.
-        if isinstance(value, bool) or not isinstance(value, kind):
-            word = "a text" if kind is str else "a whole number" if kind is int else "a number"
-            raise HiploraError(f"adapter_config.json has {label} {value!r}, not {word}: save the adapter again.")
-        if kind is not str and not (0 < value < math.inf or (name == "budget_power" and value == 0)):
-            raise HiploraError(f"adapter_config.json has {label} {value!r}, out of range: save the adapter again.")
-        return value
-
-    def choice(name: str, *choices: str) -> str:
-        value = field(name, str)
-        if value not in choices:
-            words = " or ".join(map(repr, choices))
-            raise HiploraError(f"adapter_config.json has {name} {value!r}, not {words}: save the adapter again.")
-        return str(value)
-
-    return ModuleSettings(
-        r=field("r", int, "rank_pattern"),
-        alpha=field("lora_alpha", int | float, "alpha_pattern"),
-        principal_rank=field("principal_rank", int | float, "principal_rank_pattern"),
-        core=choice("core", "full", "diagonal"),
-        budget_mode=choice("budget_mode", "soft", "hard"),
-        epsilon=field("epsilon", int | float, "epsilon_pattern"),
-        budget_power=field("budget_power", int | float),
-    )
+        if not rule.accepts(value):
+            raise HiploraError(f"adapter_config.json has {label} {value!r}, not {rule.words}: save the adapter again.")
+        values[name] = value
+    return HipLoraSettings(**values)
 
 
 def base_entry(config: Mapping[str, Any], module: str) -> dict[str, Any]:
@@ -235,7 +189,7 @@ def check_factors(
     )
 
 
-def low_rank_factors(tensors: Mapping[str, np.ndarray], settings: ModuleSettings) -> tuple[np.ndarray, np.ndarray]:
+def low_rank_factors(tensors: Mapping[str, np.ndarray], settings: HipLoraSettings) -> tuple[np.ndarray, np.ndarray]:
     """Return `(L, R)` with `dW = L R`, both channels, scaled, in float64 (METHOD.md section 2).
 
         L = [U_k C | (alpha/r) (I - U_k U_k^T) B]   (m, k + r)
@@ -263,7 +217,7 @@ def low_rank_factors(tensors: Mapping[str, np.ndarray], settings: ModuleSettings
     return L, np.concatenate([Vt, A - (A @ Vt.T) @ Vt])
 
 
-def effective_core(C: np.ndarray, S: np.ndarray, settings: ModuleSettings) -> np.ndarray:
+def effective_core(C: np.ndarray, S: np.ndarray, settings: HipLoraSettings) -> np.ndarray:
     """Return the core as the forward uses it, (k, k), float64: diagonal gains spread out, hard budget applied.
 
     Args:

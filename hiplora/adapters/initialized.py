@@ -10,7 +10,7 @@ from hiplora.adapters.delta import Delta, LowRankDelta
 from hiplora.adapters.dora import DoraAdapter
 from hiplora.adapters.lora import LoraAdapter
 from hiplora.errors import HiploraError
-from hiplora.files import Tensors
+from hiplora.files import Tensors, TensorSource
 
 INITIAL_FILE = "initial.safetensors"
 """Beside `adapter_model.safetensors`, with the same keys: the adapter's weights before its first step."""
@@ -33,7 +33,7 @@ class InitializedLoraAdapter(LoraAdapter):
 
     titles = tuple(INITIALIZATIONS.values())
 
-    def __init__(self, path: Path, config: dict[str, Any], tensors: Tensors, home: Path | None = None):
+    def __init__(self, path: Path, config: dict[str, Any], tensors: TensorSource, home: Path | None = None):
         init = config["init_lora_weights"]
         if DoraAdapter.reads(config, tensors):
             raise HiploraError(
@@ -51,7 +51,7 @@ class InitializedLoraAdapter(LoraAdapter):
             for key in keys.values():
                 if self.start.shapes.get(key) != tensors.shapes[key]:
                     raise HiploraError(
-                        f"{self.start.path} does not hold {key} in the shape that {tensors.path.name} has: it must be "
+                        f"{self.start.name} does not hold {key} in the shape that {tensors.name} has: it must be "
                         "from the same run."
                     )
         # PEFT factors W0 in its stored layout there, and takes another product from the base than it adds to it.
@@ -59,7 +59,7 @@ class InitializedLoraAdapter(LoraAdapter):
             raise HiploraError(f"{path} was started by OLoRA on Conv1D, which PEFT does wrongly: start it by PiSSA.")
 
     @classmethod
-    def reads(cls, config: dict[str, Any], tensors: Tensors) -> bool:
+    def reads(cls, config: dict[str, Any], tensors: TensorSource) -> bool:
         """Whether it is a LoRA whose start depends on the base or on data."""
         init = str(config.get("init_lora_weights", "")).lower()
         return super().reads(config, tensors) and init.startswith(tuple(INITIALIZATIONS))

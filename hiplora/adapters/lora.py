@@ -9,7 +9,7 @@ import numpy as np
 from hiplora.adapters.adapter import Adapter
 from hiplora.adapters.delta import Delta, LowRankDelta
 from hiplora.errors import HiploraError
-from hiplora.files import Tensors
+from hiplora.files import TensorSource
 from hiplora.sources import strip_peft_prefix
 
 # PEFT 0.3 and older wrote the adapter's name between the two.
@@ -36,7 +36,7 @@ class LoraAdapter(Adapter):
     titles: tuple[str, ...] = ("LoRA", "rsLoRA")
 
     @classmethod
-    def reads(cls, config: dict[str, Any], tensors: Tensors) -> bool:
+    def reads(cls, config: dict[str, Any], tensors: TensorSource) -> bool:
         """Whether PEFT calls it a LoRA."""
         return str(config.get("peft_type", "")).upper() == "LORA"
 
@@ -97,12 +97,12 @@ class LoraAdapter(Adapter):
         A, B = self._factors(module, self.tensors)
         return LowRankDelta(self.scaling(module, A.shape[0]) * B, A)
 
-    def _factors(self, module: str, tensors: Tensors) -> tuple[np.ndarray, np.ndarray]:
+    def _factors(self, module: str, tensors: TensorSource) -> tuple[np.ndarray, np.ndarray]:
         """Return `A` (r, n) and `B` (m, r)."""
         A, B = self._read([self._key(module, factor) for factor in ("lora_A", "lora_B")], tensors)
         if A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1]:
             raise HiploraError(
-                f"{tensors.path}: the factors of {module} are {B.shape} and {A.shape}, which do not multiply: "
+                f"{tensors.name}: the factors of {module} are {B.shape} and {A.shape}, which do not multiply: "
                 "only adapters of linear maps are read."
             )
         return A, B

@@ -15,7 +15,7 @@ from hiplora.adapters.locate import locate
 from hiplora.adapters.lora import LoraAdapter
 from hiplora.adapters.update import Update
 from hiplora.errors import HiploraError
-from hiplora.files import Tensors, read_json, reject_lfs_pointer, user_path
+from hiplora.files import Tensors, TensorSource, read_json, reject_lfs_pointer, user_path
 from hiplora.paths import RUN_FILE
 
 READERS: tuple[type[Adapter], ...] = (HipLoraAdapter, InitializedLoraAdapter, DoraAdapter, LoraAdapter)
@@ -60,7 +60,7 @@ def _read(path: str | Path) -> Adapter:
     return adapter_of(folder, read_json(config_path), Tensors(weights_path), home)
 
 
-def adapter_of(folder: Path, config: dict[str, Any], tensors: Tensors, home: Path | None = None) -> Adapter:
+def adapter_of(folder: Path, config: dict[str, Any], tensors: TensorSource, home: Path | None = None) -> Adapter:
     """Build an adapter from its config and tensors.
 
     Args:

@@ -5,28 +5,26 @@
 """
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hiplora.demo.skills import SKILLS, TASKS
 from hiplora.errors import HiploraError
-from hiplora.files import read_json
 from hiplora.paths import demo_base, site_root
 
-METHODS: Final = ("lora", "hiplora")
+SHIPPED_METHODS: Final = ("lora", "hiplora")
 """The methods that the shipped adapters were trained with, at matched trainable parameters."""
 
-ADAPTERS: Final = tuple(f"{task}-{method}" for task in TASKS for method in METHODS)
+ADAPTERS: Final = tuple(f"{task}-{method}" for task in TASKS for method in SHIPPED_METHODS)
 """Names of the shipped adapters, which are also their folders' names."""
 
 __all__ = [
     "ADAPTERS",
-    "METHODS",
+    "SHIPPED_METHODS",
     "SKILLS",
     "TASKS",
     "adapter_path",
     "base_path",
     "demo_root",
-    "read_card",
 ]
 
 
@@ -50,17 +48,5 @@ def adapter_path(name: str) -> Path:
         HiploraError: No shipped adapter has this name.
     """
     if name not in ADAPTERS:
-        raise HiploraError(f"'{name}' is no adapter of the demo; choose one of {', '.join(ADAPTERS)}.")
+        raise HiploraError(f"'{name}' is not an adapter of the demo: choose one of {', '.join(ADAPTERS)}.")
     return demo_root() / "adapters" / name
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """Read how a base or adapter was made and what it scored.
-
-    Args:
-        folder: A folder that `hiplora.training.demo_world.build` wrote, such as `base_path()` or `adapter_path(name)`.
-
-    Raises:
-        HiploraError: The folder has no readable `card.json`.
-    """
-    return read_json(folder / "card.json")

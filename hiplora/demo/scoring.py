@@ -115,6 +115,6 @@ def score(
         Name to exact-match score from 0 to 1, in the order of `names`.
 
     Raises:
-        HiploraError: A name is no skill or task, or `size` is not positive.
+        HiploraError: A name is not a skill or task, or `size` is not positive.
     """
     return {name: exact_match(model, tokenizer, evaluation_examples(name, size, seed)) for name in names}

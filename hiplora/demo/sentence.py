@@ -268,7 +268,7 @@ def answer_table(probe: Probe, prompt: str, task: str) -> pd.DataFrame:
 
 
 def right_answer(prompt: str, task: str = "") -> str | None:
-    """Return the answer of a line of the demo world; None where it is no such line.
+    """Return the answer of a line of the demo world; None for any other line.
 
     Args:
         prompt: up to and with the equals sign.

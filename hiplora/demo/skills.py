@@ -54,7 +54,7 @@ class Skill:
         name: The word that opens each of its lines.
         summary: What it does, in one phrase.
         draw: Makes one example from a random generator.
-        solve: The right answer for an argument; None where it is no argument of this skill.
+        solve: The right answer for an argument; None where it is not an argument of this skill.
         table: All its examples where they are a table to remember; empty where they are drawn from a rule.
     """
 
@@ -175,7 +175,7 @@ def find(name: str) -> Skill:
     """
     skill = SKILLS.get(name) or TASKS.get(name)
     if skill is None:
-        raise HiploraError(f"'{name}' is no skill of the demo world; choose one of {', '.join([*SKILLS, *TASKS])}.")
+        raise HiploraError(f"'{name}' is not a skill of the demo world: choose one of {', '.join([*SKILLS, *TASKS])}.")
     return skill
 
 

@@ -1,7 +1,16 @@
 """Where frozen weights come from: a folder, an installed package or a hub, read one matrix at a time."""
 
 from hiplora.sources.base import BaseModel, Weight
-from hiplora.sources.locate import known_bases, open_base
+from hiplora.sources.locate import canonical, known_bases, open_base
 from hiplora.sources.names import layer_and_kind, strip_peft_prefix, with_stack
 
-__all__ = ["BaseModel", "Weight", "known_bases", "layer_and_kind", "open_base", "strip_peft_prefix", "with_stack"]
+__all__ = [
+    "BaseModel",
+    "Weight",
+    "canonical",
+    "known_bases",
+    "layer_and_kind",
+    "open_base",
+    "strip_peft_prefix",
+    "with_stack",
+]

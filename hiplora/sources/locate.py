@@ -40,6 +40,26 @@ def known_bases() -> list[KnownBase]:
     return [base for base in _KNOWN if base.installed]
 
 
+def canonical(where: str | Path) -> str:
+    """Return the one name of a base, however it is typed: a known name, an absolute path, or a hub name as it stands.
+
+    Two spellings mean the same base exactly when this is equal. Nothing needs to exist.
+
+    Args:
+        where: as for `open_base`.
+    """
+    for known in _KNOWN:
+        if known.name.lower() == str(where).lower():
+            return known.name
+    try:
+        path = user_path(where).resolve()
+    except HiploraError:
+        return str(where)
+    if path == demo_base().resolve():
+        return "demo"
+    return str(path) if path.exists() else str(where)
+
+
 def open_base(where: str | Path, *, download: bool = False) -> BaseModel:
     """Open a base model.
 
@@ -51,7 +71,7 @@ def open_base(where: str | Path, *, download: bool = False) -> BaseModel:
     Raises:
         HiploraError: nothing is there; the sentence says what to do.
     """
-    known = next((base for base in _KNOWN if base.name.lower() == str(where).lower()), None)
+    known = next((base for base in _KNOWN if base.name == canonical(where)), None)
     if known is None:
         path = user_path(where)
         if path.exists() or not _looks_like_hub_name(str(where)):

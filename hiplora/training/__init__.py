@@ -1,10 +1,17 @@
-"""Training runs: methods at matched size, a folder per run, and the processes that do them. Imports no torch."""
+"""Training runs: methods at matched size, a folder per run, and the processes that do them. Imports no torch.
 
-from hiplora.training.config import RunConfig
-from hiplora.training.history import layer_history, score_table, step_table
-from hiplora.training.launch import Launcher
-from hiplora.training.methods import METHODS, Match, Method, match_parameters
-from hiplora.training.run import Checkpoint, Run, Status, list_runs
+Names are imported when first asked for: the command line needs the settings alone, without pandas or numpy.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hiplora.training.config import RunConfig
+    from hiplora.training.launch import Launcher
+    from hiplora.training.methods import METHODS, Match, Method, match_parameters
+    from hiplora.training.run import Checkpoint, Run, Status, list_runs
+    from hiplora.training.tables import layer_history, score_table, step_table
 
 __all__ = [
     "METHODS",
@@ -21,3 +28,18 @@ __all__ = [
     "score_table",
     "step_table",
 ]
+
+_HOMES = {
+    "config": ("RunConfig",),
+    "launch": ("Launcher",),
+    "methods": ("METHODS", "Match", "Method", "match_parameters"),
+    "run": ("Checkpoint", "Run", "Status", "list_runs"),
+    "tables": ("layer_history", "score_table", "step_table"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"hiplora.training.{home}"), name)
+    raise AttributeError(f"module 'hiplora.training' has no attribute {name!r}")

@@ -2,45 +2,55 @@
 
 import dataclasses
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from hiplora.errors import HiploraError
-from hiplora.files import user_path
-from hiplora.sources import known_bases
+from hiplora.settings import (
+    COUNT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    WHOLE,
+    HipLoraSettings,
+    Rule,
+    check_settings,
+    one_of,
+    setting,
+    shared,
+)
 from hiplora.training.methods import find_method
 
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "task": {"batch_size": 64, "learning_rate": 2e-3, "threads": 1},
-    "data": {"batch_size": 4, "learning_rate": 2e-4, "threads": os.cpu_count() or 1},
+_NAME = Rule("a name or a path", (str,))
+_NAME_OR_NONE = Rule("a name or a path, or left out", (str, type(None)), lambda value: value != "")
+_THREADS = Rule("a whole number from 1 to 1024", (int,), lambda value: 1 <= value <= 1024)
+
+BY_GOAL: Final[dict[str, tuple[Any, Any]]] = {
+    "batch_size": (64, 4),
+    "learning_rate": (2e-3, 2e-4),
+    "threads": (1, os.cpu_count() or 1),
 }
-_LARGE = 1e38
+"""Defaults for a task of the demo world, and for a file."""
 
 
-@dataclass(frozen=True)
-class RunConfig:
-    """One training run.
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(HipLoraSettings):
+    """One training run: what to learn, with which method, and the settings of HiP-LoRA beside those of the loop.
 
-    What is None is filled in: batch size, learning rate and threads by whether a task of the demo world or a file is
-    learned, warm-up as 5 % of the steps, the intervals as about 30 measurements and 12 checkpoints.
+    A field that is None gets a default: batch size, learning rate and threads by whether a task of the demo world or a
+    file is learned (`BY_GOAL`), warm-up 5 % of the steps, the intervals about 30 measurements and 12 checkpoints.
+    Other methods use `r` and `lora_alpha` too, are measured at `principal_rank`, and their tightness against `epsilon`.
 
     Attributes:
+        r: rank of the LoRA whose number of trainable parameters every method gets.
+        lora_alpha: updates are scaled by `lora_alpha / r` (rsLoRA: by the root).
+        principal_rank: k, a whole number: whatever the method, the update is measured at it.
         base: a folder, a known name, or a hub name that was fetched before.
         method: a key of `hiplora.training.METHODS`.
         task: a task of the demo world; or else
         data: a text file or JSONL with `text`, `prompt` and `completion`, or `messages`.
         probe: a text file or JSONL whose loss tells what the base forgets, for runs on `data`.
-        r: rank of the LoRA whose number of trainable parameters every method gets.
-        lora_alpha: updates are scaled by `lora_alpha / r` (rsLoRA: by the root).
-        principal_rank: k, of the principal channel; also what any method is measured at.
-        core: `full` or `diagonal` (HiP-LoRA).
-        budget_mode: `soft` or `hard` (HiP-LoRA).
-        budget_lambda: weight of the cost in soft mode (HiP-LoRA).
-        epsilon: the budget; for other methods, what their tightness is measured against.
-        epsilon_pattern: `{module: epsilon}` where it differs.
-        budget_power: p of the budget's weights.
-        steps: optimiser steps.
+        steps: optimizer steps.
         batch_size: examples per step.
         learning_rate: peak of AdamW's cosine schedule.
         warmup_steps: of linear warm-up.
@@ -58,84 +68,62 @@ class RunConfig:
         HiploraError: a value is out of range, or neither or both of `task` and `data` are given.
     """
 
-    base: str
-    method: str = "hiplora"
-    task: str | None = None
-    data: str | None = None
-    probe: str | None = None
-    r: int = 8
-    lora_alpha: float = 16.0
-    principal_rank: int = 16
-    core: Literal["full", "diagonal"] = "full"
-    budget_mode: Literal["soft", "hard"] = "soft"
-    budget_lambda: float = 10.0
-    epsilon: float = 0.05
-    epsilon_pattern: dict[str, float] = field(default_factory=dict)
-    budget_power: float = 1.0
-    steps: int = 300
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    warmup_steps: int | None = None
-    weight_decay: float = 0.0
-    max_length: int = 256
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = None
-    measure_every: int | None = None
-    score_every: int | None = None
-    save_every: int | None = None
-    evaluation_size: int = 400
+    r: int = shared("r", help="Rank of the LoRA whose parameter count every method gets.")
+    lora_alpha: float = shared("lora_alpha", help="Updates are scaled by alpha / r.")
+    principal_rank: int = shared(
+        "principal_rank", help="Principal rank k, also what any method is measured at.", rule=COUNT
+    )
+    base: str = setting(dataclasses.MISSING, "Base model.", _NAME)
+    method: str = setting("hiplora", "Training method.", _NAME)
+    task: str | None = setting(None, "A task of the demo world.", _NAME_OR_NONE)
+    data: str | None = setting(None, "A text file, or JSONL with text, prompt/completion or messages.", _NAME_OR_NONE)
+    probe: str | None = setting(None, "Text whose loss tells what the base forgets, beside a file.", _NAME_OR_NONE)
+    steps: int = setting(300, "Optimizer steps.", COUNT)
+    batch_size: int | None = setting(None, "Examples per step.", COUNT)
+    learning_rate: float | None = setting(None, "Peak learning rate.", POSITIVE)
+    warmup_steps: int | None = setting(None, "Steps of linear warm-up.", WHOLE, default_words="5 % of the steps")
+    weight_decay: float = setting(0.0, "Weight decay of AdamW.", NOT_NEGATIVE)
+    max_length: int = setting(256, "Longest example of a file in tokens.", COUNT)
+    seed: int = setting(0, "Seed of weights, data and their order.", WHOLE)
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "Where to train.", one_of("auto", "cpu", "cuda"))
+    threads: int | None = setting(None, "Threads of torch on the CPU.", _THREADS)
+    measure_every: int | None = setting(
+        None,
+        "Steps between two measurements of the update.",
+        COUNT,
+        default_words="about 30 measurements for a task, 12 for a file",
+    )
+    score_every: int | None = setting(None, "Steps between two scores.", COUNT, default_words="about 12 scores")
+    save_every: int | None = setting(
+        None, "Steps between two checkpoints.", COUNT, default_words="about 12 checkpoints"
+    )
+    evaluation_size: int = setting(400, "Examples per skill behind the last scores.", COUNT)
 
     def __post_init__(self) -> None:
-        for name in ("base", "method"):
-            self._check(name, str, bool, "a name or a path")
-        for name in ("task", "data", "probe"):
-            self._check(name, (str, type(None)), lambda value: value != "", "a name or a path, or left out")
-        find_method(self.method)
-        if (self.task is None) == (self.data is None):
-            raise HiploraError("Choose what to learn: either a task of the demo world or a data file.")
-        if self.probe and not self.data:
-            raise HiploraError("A probe file goes with a data file: the demo world's tasks are scored on its skills.")
-        kind = "task" if self.task else "data"
-        if self.task:
-            from hiplora.demo.skills import TASKS
-
-            if self.task not in TASKS:
-                raise HiploraError(f"'{self.task}' is no task of the demo world: choose one of {', '.join(TASKS)}.")
-        defaults = _DEFAULTS[kind] | {
+        COUNT.require("steps", self.steps)
+        at_goal = 0 if self.task else 1
+        defaults = {name: values[at_goal] for name, values in BY_GOAL.items()} | {
             "warmup_steps": self.steps // 20,
-            "measure_every": max(1, self.steps // 30) if kind == "task" else max(5, self.steps // 12),
+            "measure_every": max(1, self.steps // 30) if self.task else max(5, self.steps // 12),
             "score_every": max(5, self.steps // 12),
             "save_every": max(5, self.steps // 12),
         }
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        for name in ("r", "principal_rank", "steps", "batch_size", "max_length", "threads", "measure_every",
-                     "score_every", "save_every", "evaluation_size"):  # fmt: skip
-            self._check(name, int, lambda value: 1 <= value < 2**31, "a whole number of at least 1")
-        for name in ("warmup_steps", "seed"):
-            self._check(name, int, lambda value: 0 <= value < 2**32, "a whole number of at least 0")
-        for name in ("lora_alpha", "epsilon", "learning_rate"):
-            self._check(name, (int, float), lambda value: 0 < value < _LARGE, "a positive number")
-        for name in ("budget_lambda", "budget_power", "weight_decay"):
-            self._check(name, (int, float), lambda value: 0 <= value < _LARGE, "0 or a positive number")
-        for name, choices in (("core", ("full", "diagonal")), ("budget_mode", ("soft", "hard")),
-                              ("device", ("auto", "cpu", "cuda"))):  # fmt: skip
-            self._check(name, str, lambda value, choices=choices: value in choices, f"one of {', '.join(choices)}")
+        check_settings(self)
+        self._check_goal()
 
-        self._check("threads", int, lambda value: value <= 1024, "at most 1024")
-        self._check(
-            "epsilon_pattern",
-            dict,
-            lambda value: all(isinstance(e, (int, float)) and 0 < e < _LARGE for e in value.values()),
-            "positive numbers by module",
-        )
+    def _check_goal(self) -> None:
+        from hiplora.demo.skills import TASKS
 
-    def _check(self, name: str, kind: Any, fits: Any, rule: str) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, kind) or not fits(value):
-            raise HiploraError(f"{name} must be {rule}, got {value!r}.")
+        find_method(self.method)
+        if (self.task is None) == (self.data is None):
+            raise HiploraError("Choose what to learn: either a task of the demo world or a data file.")
+        if self.probe and not self.data:
+            raise HiploraError("A probe file goes with a data file: the demo world's tasks are scored on its skills.")
+        if self.task and self.task not in TASKS:
+            raise HiploraError(f"'{self.task}' is not a task of the demo world: choose one of {', '.join(TASKS)}.")
 
     @property
     def goal(self) -> str:
@@ -147,13 +135,14 @@ class RunConfig:
         """What to call the run's folder."""
         return f"{self.goal}-{self.method}-s{self.seed}"
 
-    def at_home(self) -> "RunConfig":
+    def with_absolute_paths(self) -> "RunConfig":
         """Return the same with absolute paths: a known or a hub name stays as it is."""
-        known = self.base.lower() in {base.name.lower() for base in known_bases()}
-        names = ("data", "probe") if known else ("base", "data", "probe")
-        paths = {name: user_path(value) for name in names if (value := getattr(self, name))}
+        from hiplora.files import user_path
+        from hiplora.sources import canonical
+
+        paths = {name: user_path(value) for name in ("data", "probe") if (value := getattr(self, name))}
         found: dict[str, Any] = {name: str(path.resolve()) for name, path in paths.items() if path.exists()}
-        return dataclasses.replace(self, **found)
+        return dataclasses.replace(self, base=canonical(self.base), **found)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON holds them."""
@@ -174,3 +163,12 @@ class RunConfig:
         if "base" not in fields:
             raise HiploraError("A run's settings name no base.")
         return cls(**fields)
+
+
+def default_words(name: str) -> str:
+    """Return what a setting is when left out, in words; empty where that is nothing."""
+    if name in BY_GOAL:
+        return "{:g} for a task, {:g} for a file".format(*BY_GOAL[name])
+    found = next(each for each in dataclasses.fields(RunConfig) if each.name == name)
+    default = found.metadata.get("default_words", found.default)
+    return "" if default is None else f"{default:g}" if isinstance(default, float) else str(default)

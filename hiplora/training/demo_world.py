@@ -1,4 +1,4 @@
-"""Rebuilds all of the demo world from seeds: the base, then each adapter, then one rename that puts them in place."""
+"""Rebuild all of the demo world from seeds: the base, then each adapter, then one rename that puts them in place."""
 
 import json
 import shutil
@@ -6,12 +6,14 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
-from hiplora.demo import ADAPTERS, read_card
-from hiplora.demo.fitting import Progress, Recipe
+from hiplora.card import CARD_FILE, Card
+from hiplora.demo import ADAPTERS
+from hiplora.demo.base import RECIPE, Recipe, ReportShare, build_base
 from hiplora.demo.scoring import EVALUATION_SIZE
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path, read_json
 from hiplora.training.config import RunConfig
+from hiplora.training.events import Event, Step
 from hiplora.training.run import Run
 from hiplora.training.train import train
 
@@ -19,7 +21,7 @@ _SHIPPED_BASE: Final = "assets/demo/base"
 """What the adapters' configs name as their base: relative to the project, so that it holds on every machine."""
 
 
-def build_adapter(out: Path, config: RunConfig, progress: Progress) -> dict[str, Any]:
+def build_adapter(out: Path, config: RunConfig, progress: ReportShare) -> Card:
     """Train one adapter and keep what a run leaves of it: an ordinary PEFT folder with its card.
 
     Args:
@@ -37,22 +39,22 @@ def build_adapter(out: Path, config: RunConfig, progress: Progress) -> dict[str,
         run = Run.create(Path(scratch) / config.default_name, config)
         name = f"{config.task}-{config.method}"
 
-        def report(text: str, step: int) -> None:
-            if text.startswith("loss"):
-                progress(name, step / config.steps)
+        def report(event: Event) -> None:
+            if isinstance(event, Step):
+                progress(name, event.step / config.steps)
 
         train(run, report=report)
         assert run.adapter is not None
         shutil.copytree(run.adapter, out)
     path = out / "adapter_config.json"
     path.write_text(json.dumps(read_json(path) | {"base_model_name_or_path": _SHIPPED_BASE}, indent=2, sort_keys=True))
-    return read_card(out)
+    return Card.read(out)
 
 
 def build(
     out: Path,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ReportShare | None = None,
     *,
     base_recipe: Recipe | None = None,
     evaluation_size: int = EVALUATION_SIZE,
@@ -74,14 +76,12 @@ def build(
     Raises:
         HiploraError: `out` holds something that is not an earlier demo.
     """
-    from hiplora.demo import base
-
-    if out.exists() and not (out / "base" / "card.json").is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise HiploraError(f"{out} exists and is no earlier demo; name an empty or a new folder.")
+    if out.exists() and not (out / "base" / CARD_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise HiploraError(f"{out} exists and is not an earlier demo: name an empty or a new folder.")
     report = progress or (lambda what, done: None)
     with atomic_path(out) as made:
         folder = made / "base"
-        base.build_base(folder, seed, base_recipe or base.RECIPE, evaluation_size=evaluation_size, progress=report)
+        build_base(folder, seed, base_recipe or RECIPE, evaluation_size=evaluation_size, progress=report)
         for name in ADAPTERS:
             task, method = name.split("-")
             config = RunConfig(

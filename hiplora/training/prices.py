@@ -6,8 +6,8 @@ import pandas as pd
 
 from hiplora.budget import reallocate
 from hiplora.errors import HiploraError
-from hiplora.training.history import layer_history
 from hiplora.training.run import Run
+from hiplora.training.tables import layer_history
 
 
 def last_prices(runs: Sequence[Run]) -> pd.DataFrame:
@@ -30,7 +30,7 @@ def price_table(run: Run) -> pd.DataFrame:
     Columns: those of `layer_history`, and `new_epsilon`.
 
     Raises:
-        HiploraError: the run has no prices: it is no HiP-LoRA run, or has not been measured yet.
+        HiploraError: the run has no prices: it is not a HiP-LoRA run, or has not been measured yet.
     """
     history = layer_history([run]).dropna(subset=["shadow_price"])
     if history.empty:

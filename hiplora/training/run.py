@@ -1,6 +1,6 @@
 """A run as a folder: settings, state, events, checkpoints, adapter. Read and written without torch.
 
-    RUN/run.json                     settings (`RunConfig`) and what they met: versions, device, modules
+    RUN/run.json                     settings (`RunConfig`) and facts: versions, modules, hashes
     RUN/status.json                  state, phase, message
     RUN/events.jsonl                 one event a line, appended as it happens
     RUN/checkpoints/checkpoint-N/    PEFT's adapter files, and for the last one what training needs to go on
@@ -24,10 +24,12 @@ from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
+from hiplora.card import Card
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path, read_json, user_path
 from hiplora.paths import RUN_ADAPTER, RUN_FILE, runs_root
 from hiplora.training.config import RunConfig
+from hiplora.training.events import Recorded, from_json, to_json
 
 try:
     import fcntl
@@ -37,7 +39,7 @@ except ImportError:  # Windows
 State = Literal["new", "running", "finished", "stopped", "failed", "killed"]
 COMPLETE = "complete"
 _RESUMABLE: tuple[State, ...] = ("new", "stopped", "failed", "killed")
-# A reader holds the lock for a moment to see whether it is free: whoever wants to train waits that long.
+# A reader holds the lock for a moment to see whether it is free: a process that wants to train waits that long.
 _PATIENCE = 2.0
 _LOCK = ".lock"
 
@@ -69,7 +71,7 @@ class Checkpoint:
     """One complete checkpoint.
 
     Attributes:
-        step: optimiser steps done.
+        step: optimizer steps done.
         path: a PEFT adapter folder.
     """
 
@@ -88,13 +90,13 @@ class Run:
         path: the folder.
 
     Raises:
-        HiploraError: it is no run, or its `run.json` is damaged.
+        HiploraError: it is not a run, or its `run.json` is damaged.
     """
 
     def __init__(self, path: str | Path):
         self.path = user_path(path)
         if not (self.path / RUN_FILE).is_file():
-            raise HiploraError(f"{self.path} is no run: pass the folder that `hiplora train --out` wrote.")
+            raise HiploraError(f"{self.path} is not a run: pass the folder that `hiplora train --out` wrote.")
         try:
             self.config = RunConfig.from_dict(read_json(self.path / RUN_FILE).get("config"))
         except HiploraError as error:
@@ -120,7 +122,7 @@ class Run:
                 if any(found.name != _LOCK for found in target.iterdir()):
                     raise FolderTakenError(f"{target} holds other files: choose a new folder for the run.")
                 with atomic_path(target / RUN_FILE) as draft:
-                    _write_json(draft, {"config": config.at_home().to_dict()})
+                    _write_json(draft, {"config": config.with_absolute_paths().to_dict()})
         except Timeout:
             raise FolderTakenError(f"{target} is being used by another process: choose another folder.") from None
         except OSError as error:
@@ -184,10 +186,9 @@ class Run:
         return sorted(found, key=lambda checkpoint: checkpoint.step)
 
     @property
-    def card(self) -> dict[str, Any]:
+    def card(self) -> Card:
         """What the adapter scored as of the last checkpoint; empty before the first."""
-        path = self.path / RUN_ADAPTER / "card.json"
-        return read_json(path) if path.is_file() else {}
+        return Card.read(self.path / RUN_ADAPTER)
 
     @cached_property
     def _events_path(self) -> Path:
@@ -202,8 +203,8 @@ class Run:
             return 0, 0
         return stat.st_size, stat.st_mtime_ns
 
-    def events(self) -> list[dict[str, Any]]:
-        """Return all events, in order; a last line that was cut short is left out.
+    def events(self) -> list[Recorded]:
+        """Return all events, in order; an incomplete last line is left out.
 
         Raises:
             HiploraError: a line before the last is damaged.
@@ -216,19 +217,16 @@ class Run:
             if not line:
                 continue
             try:
-                event = json.loads(line)
-                if not isinstance(event["event"], str) or not isinstance(event["step"], int):
-                    raise TypeError
-                found.append(event)
-            except (ValueError, TypeError, KeyError, RecursionError):
-                # Whoever kills a run may cut its last line short; whoever reads may meet it half written.
+                found.append(from_json(json.loads(line)))
+            except (ValueError, RecursionError):
+                # The last line may be incomplete if the process was killed or is still writing.
                 if number < len(lines):
                     raise HiploraError(
                         f"{self._events_path}: line {number} is damaged: remove it, or start a new run."
                     ) from None
         return found
 
-    def append(self, event: dict[str, Any]) -> None:
+    def append(self, event: Recorded) -> None:
         """Write one event.
 
         Raises:
@@ -237,15 +235,15 @@ class Run:
         self.require()
         try:
             with self._events_path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(event, allow_nan=False) + "\n")
+                file.write(json.dumps(to_json(event), allow_nan=False) + "\n")
         except OSError as error:
             raise self.unwritable(error) from None
 
-    def rewind(self, step: int) -> list[dict[str, Any]]:
+    def rewind(self, step: int) -> list[Recorded]:
         """Forget what happened after `step`, and return what is left."""
-        kept = [event for event in self.events() if event["step"] <= step]
+        kept = [event for event in self.events() if event.step <= step]
         with atomic_path(self._events_path) as draft:
-            draft.write_text("".join(json.dumps(event) + "\n" for event in kept), encoding="utf-8")
+            draft.write_text("".join(json.dumps(to_json(event)) + "\n" for event in kept), encoding="utf-8")
         for path in (self.path / "checkpoints").glob("checkpoint-*"):
             number = path.name.rpartition("-")[2]
             if not (path / COMPLETE).is_file() or (number.isdigit() and int(number) > step):
@@ -262,7 +260,7 @@ class Run:
             raise HiploraError(f"{self.path} was removed while it was being trained: start a new run.")
 
     def set_status(self, status: Status) -> None:
-        """Write where the run is, for whoever looks.
+        """Write where the run is.
 
         Raises:
             HiploraError: the folder cannot be written or is gone.
@@ -271,19 +269,19 @@ class Run:
         with atomic_path(self.path / "status.json") as draft:
             _write_json(draft, vars(status))
 
-    def note(self, **facts: Any) -> None:
-        """Write what the settings met into `run.json`, beside them."""
+    def record_facts(self, **facts: Any) -> None:
+        """Write facts about the run's circumstances into `run.json`, beside its settings."""
         with atomic_path(self.path / RUN_FILE) as draft:
             _write_json(draft, {"config": self.config.to_dict(), **self.facts, **facts})
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the settings met: versions, device, modules; empty before the first start."""
+        """Circumstances of the run: versions, modules, hashes; empty before the first start."""
         fields = read_json(self.path / RUN_FILE)
         return {name: value for name, value in fields.items() if name != "config"}
 
     def request_stop(self) -> None:
-        """Ask whoever trains it to stop after the step at hand, with a checkpoint."""
+        """Ask for a stop after the current step, with a checkpoint."""
         try:
             (self.path / "stop").touch()
         except OSError as error:

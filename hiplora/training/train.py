@@ -1,12 +1,12 @@
-"""Do a run: an unchanged `transformers.Trainer` whose callback writes down what happens."""
+"""Run training with an unchanged `transformers.Trainer`, recording progress in the run's folder."""
 
 import errno
 import hashlib
 import math
 import platform
 import shutil
-from collections.abc import Callable
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,25 +14,22 @@ from typing import TYPE_CHECKING, Any
 from hiplora import __version__
 from hiplora.adapters import INITIAL_FILE
 from hiplora.errors import HiploraError
-from hiplora.files import atomic_path, read_json
+from hiplora.files import atomic_path
 from hiplora.sources import BaseModel, layer_and_kind, open_base
 from hiplora.spectrum.prepare import BaseSpectra, resolve_device
+from hiplora.training.checkpoints import keep_adapters, require_resumable, write_adapter
 from hiplora.training.config import RunConfig
-from hiplora.training.data import Scores, load_data, require_lines
-from hiplora.training.methods import Match, Method, find_method, match_parameters, peft_config
-from hiplora.training.recorder import PRICES, STATES, Recorder, keep_adapters, write_adapter
-from hiplora.training.records import read_texts
-from hiplora.training.run import Checkpoint, Run, Status
+from hiplora.training.data.files import read_texts
+from hiplora.training.data.tasks import TrainingData, load_data, require_demo_base
+from hiplora.training.events import Caveat, Event, Phase
+from hiplora.training.methods import Match, Method, find_method, match_parameters
+from hiplora.training.run import Run, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from peft import PeftModel
+    from transformers import Trainer
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
-
-Report = Callable[[str, int], None]
-"""Called with what is being done or was found, and the optimiser steps done."""
 
 
 def adapted_maps(base: BaseModel) -> dict[str, tuple[int, int]]:
@@ -44,23 +41,23 @@ def match_on(base: BaseModel, config: RunConfig) -> tuple[Method, Match]:
     """Return the method and the ranks that it would train with on a base.
 
     Raises:
-        HiploraError: the base is no causal language model, does not speak the lines of the task, or a rank does not fit
-            it.
+        HiploraError: the base is not a causal language model, does not speak the task's lines, or is too small for a
+            rank.
     """
     architectures = base.config.get("architectures") or []
     if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
         raise HiploraError(
-            f"{base.name} is no causal language model ({', '.join(architectures) or 'its config names none'}): choose "
-            "one that continues text."
+            f"{base.name} is not a causal language model ({', '.join(architectures) or 'its config names none'}): "
+            "choose one that continues text."
         )
     if config.task:
-        require_lines(config.task, base)
+        require_demo_base(config.task, base)
     method = find_method(config.method)
     return method, match_parameters(method, adapted_maps(base), config)
 
 
 def check(base: BaseModel, config: RunConfig) -> None:
-    """Raise for what would fail before the first step, before a folder is made: base, ranks, data.
+    """Check base, ranks and data before a folder is made.
 
     Raises:
         HiploraError: as `match_on`, or a file cannot be used.
@@ -71,13 +68,15 @@ def check(base: BaseModel, config: RunConfig) -> None:
             read_texts(path)
 
 
-def train(run: Run, stopped: Callable[[], bool] = lambda: False, report: Report = lambda text, step: None) -> Run:
-    """Do a run, from its last complete checkpoint where it has one: the numbers are those of one never interrupted.
+def train(
+    run: Run, stopped: Callable[[], bool] = lambda: False, report: Callable[[Event], None] = lambda event: None
+) -> Run:
+    """Train a run, from its last complete checkpoint where it has one: the numbers are those of one never interrupted.
 
     Args:
         run: from `Run.create`, or one that was stopped, failed or killed.
         stopped: asked after every step; True ends the run with a checkpoint.
-        report: told what is being done, losses and scores.
+        report: told of every event.
 
     Returns:
         The run; its `status` says how it ended.
@@ -86,21 +85,88 @@ def train(run: Run, stopped: Callable[[], bool] = lambda: False, report: Report 
         HiploraError: something handed in cannot be used, the loss became NaN, the disk is full, or another process
             trains this run.
     """
-    with run.exclusively(), ExitStack() as stack:
-        stack.enter_context(_told(run))
-        return Training(run, stopped, report, stack).go()
+    with run.exclusively(), _failure_recorded(run), ExitStack() as stack:
+        if run.status.state != "finished":
+            _train(run, lambda: stopped() or run.stop_requested, report, stack)
+    return run
+
+
+def _train(run: Run, stopped: Callable[[], bool], report: Callable[[Event], None], stack: ExitStack) -> None:
+    """Train what is left of a run; `stack` undoes what the process needs for it."""
+    config, device = run.config, ""
+    checkpoint = run.checkpoints[-1] if run.checkpoints else None
+
+    def phase(text: str) -> None:
+        run.set_status(Status("running", text, "", device))
+        report(Phase(text))
+
+    phase("Opening the base")
+    base = open_base(config.base)
+    method, match = match_on(base, config)
+    device = resolve_device(config.device)
+    phase("Loading torch and transformers")
+    import torch
+    from transformers import set_seed
+    from transformers.utils.logging import disable_progress_bar
+
+    from hiplora.training.recorder import Recorder, StopOnRequest
+    from hiplora.tuner import ShadowPrices
+
+    disable_progress_bar()
+    if config.device == "auto" and torch.cuda.is_available():
+        device = "cuda"
+    stack.enter_context(_threads(config.threads or 1))
+    if checkpoint:
+        require_resumable(checkpoint, method.has_core)
+    phase("Loading the model")
+    tokenizer, model = _load(base, device)
+    data = load_data(config, base, tokenizer, model)
+    for caveat in data.caveats:
+        report(Caveat(caveat))
+    phase("Decomposing the base")
+    spectra = BaseSpectra(base, device=config.device)
+    weights = [base.weights[module] for module in match.ranks]
+    for progress in spectra.prepare(weights, config.principal_rank, stopped):
+        phase(f"Decomposing the base: {progress.done} of {progress.total} weights")
+    if stopped():
+        run.set_status(Status("stopped", "", "Stopped before the first step.", device))
+        return
+    _record_origin(run, [spectra.weight_hash(weight) for weight in weights])
+    phase("Putting the adapter on")
+    set_seed(config.seed)
+    adapted = _adapt(run, model, method, match, [module for module in base.linear_maps if module not in match.ranks])
+    if method.keeps_start:
+        _keep_start(run, adapted, method, resumed=checkpoint is not None)
+    past = run.rewind(checkpoint.step if checkpoint else -1)
+    _require_room(run, adapted)
+    prices = stack.enter_context(closing(ShadowPrices(adapted))) if method.has_core else None
+    recorder = Recorder(run, adapted, data, spectra, prices, report, past, checkpoint)
+    trainer = _trainer(run, adapted, data, method, device, [recorder, StopOnRequest(stopped)])
+    if checkpoint and checkpoint.step >= config.steps:
+        # Only the final card is missing.
+        done = checkpoint.step
+    else:
+        phase("Training")
+        trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+        done = trainer.state.global_step
+    if done < config.steps:
+        run.set_status(Status("stopped", "", f"Stopped at step {done} of {config.steps}.", device))
+        return
+    write_adapter(run, run.checkpoints[-1], recorder.card(done))
+    keep_adapters(run)
+    run.set_status(Status("finished", "", "", device))
 
 
 @contextmanager
-def _told(run: Run) -> "Iterator[None]":
-    """Write how a failed run failed."""
+def _failure_recorded(run: Run) -> Iterator[None]:
+    """Write into the status how a run failed, and raise it as a sentence where there is one."""
     try:
         yield
     except BaseException as error:
         problem = _sentence(run, error)
         interrupted = isinstance(error, KeyboardInterrupt)
         message = str(problem or ("Interrupted." if interrupted else f"{type(error).__name__}: {error}"))
-        # On a full disk there is no last word: the lock is released, and the run counts as killed.
+        # On a full disk this fails too: the lock is released, and the run counts as killed.
         with suppress(HiploraError):
             run.set_status(Status("stopped" if interrupted else "failed", "", message, run.status.device))
         if problem is not None and problem is not error:
@@ -109,7 +175,7 @@ def _told(run: Run) -> "Iterator[None]":
 
 
 def _sentence(run: Run, error: BaseException) -> HiploraError | None:
-    """Return what a person is told of an error that is none of the program's."""
+    """Return what the user is told of an error that is not the program's fault; None for any other."""
     if isinstance(error, HiploraError):
         return error
     if isinstance(error, OSError) and error.errno in _UNWRITABLE:
@@ -119,260 +185,163 @@ def _sentence(run: Run, error: BaseException) -> HiploraError | None:
         return run.unwritable(OSError(text.splitlines()[0]))
     if name == "OutOfMemoryError":
         return HiploraError(
-            f"{run.name} ran out of GPU memory: resume is of no use, start one with a smaller batch size or max length."
+            f"{run.name} ran out of GPU memory, and would again when resumed: start a new run with a smaller batch "
+            "size or max length."
         )
     return None
 
 
-class Training:
-    """One process's part of a run."""
+def _load(base: BaseModel, device: str) -> tuple[Any, Any]:
+    """Return the base's tokenizer and model.
 
-    def __init__(self, run: Run, stopped: Callable[[], bool], report: Report, stack: ExitStack):
-        self.run, self.config = run, run.config
-        self._asked, self.report, self.stack = stopped, report, stack
-        self.step = 0
-        self.device = ""
+    Raises:
+        HiploraError: there is no tokenizer that transformers can load.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    def stopped(self) -> bool:
-        """Whether the run was asked to end, by its caller or in its folder."""
-        return self._asked() or self.run.stop_requested
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True)
+    except (ValueError, OSError):
+        raise HiploraError(
+            f"{base.path} has no tokenizer that transformers can load: put the model's tokenizer.json and "
+            "tokenizer_config.json beside its weights."
+        ) from None
+    # In its own dtype: a bfloat16 and a float32 copy of one base are two bases.
+    return tokenizer, AutoModelForCausalLM.from_pretrained(base.path, local_files_only=True, dtype="auto").to(device)
 
-    def phase(self, text: str) -> None:
-        """Say what is being done, in the run's status and to the caller."""
-        self.run.set_status(Status("running", text, "", self.device))
-        self.report(text, self.step)
 
-    def go(self) -> Run:
-        """Do what is left of the run: see `train`."""
-        run, config = self.run, self.config
-        checkpoint = run.checkpoints[-1] if run.checkpoints else None
-        if run.status.state == "finished":
-            return run
-        self.phase("Opening the base")
-        base = open_base(config.base)
-        self.method, self.match = match_on(base, config)
-        self.device = resolve_device(config.device)
-        self.phase("Loading torch and transformers")
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
-        from transformers.utils.logging import disable_progress_bar
+def _record_origin(run: Run, weight_hashes: list[str]) -> None:
+    """Record which base and data a run is of, and refuse to go on with others.
 
-        disable_progress_bar()
-        if config.device == "auto" and torch.cuda.is_available():
-            self.device = "cuda"
-        self.stack.enter_context(_threads(config.threads or 1))
-        if checkpoint:
-            self._check_resumable(checkpoint)
-        self.phase("Loading the model")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True)
-        except (ValueError, OSError):
-            raise HiploraError(
-                f"{base.path} has no tokenizer that transformers can load: put the model's tokenizer.json and "
-                "tokenizer_config.json beside its weights."
-            ) from None
-        # In its own dtype: a bfloat16 and a float32 copy of one base are two bases.
-        model = AutoModelForCausalLM.from_pretrained(base.path, local_files_only=True, dtype="auto")
-        model.to(self.device)
-        self.data = load_data(config, base, tokenizer, model)
-        for note in self.data.notes:
-            self.report(note, self.step)
-        self.phase("Decomposing the base")
-        self.spectra = BaseSpectra(base, device=config.device)
-        weights = [base.weights[module] for module in self.match.ranks]
-        for progress in self.spectra.prepare(weights, config.principal_rank, self.stopped):
-            self.phase(f"Decomposing the base: {progress.done} of {progress.total} weights")
-        if self.stopped():
-            run.set_status(Status("stopped", "", "Stopped before the first step.", self.device))
-            return run
-        self._note_origin(base)
-        self.phase("Putting the adapter on")
-        set_seed(config.seed)
-        self.model = self._adapted(model, checkpoint)
-        last = run.rewind(checkpoint.step if checkpoint else -1)
-        self._check_room()
-        recorder = Recorder(self, last, checkpoint)
-        trainer = self._trainer(recorder, torch)
-        if checkpoint and checkpoint.step >= config.steps:
-            # Only its last words are missing.
-            done = checkpoint.step
-        else:
-            self.phase("Training")
-            trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
-            done = trainer.state.global_step
-        if done < config.steps:
-            run.set_status(Status("stopped", "", f"Stopped at step {done} of {config.steps}.", self.device))
-            return run
-        write_adapter(run, run.checkpoints[-1], self.card(*recorder.last_scores(), done))
-        keep_adapters(run)
-        run.set_status(Status("finished", "", "", self.device))
-        return run
-
-    def _check_resumable(self, checkpoint: Checkpoint) -> None:
-        """Raise before anything is changed when a checkpoint lacks what training needs to go on.
-
-        Raises:
-            HiploraError: a file is missing or damaged.
-        """
-        import torch
-        from transformers.trainer_pt_utils import safe_globals
-
-        wanted = [*STATES, "trainer_state.json", *([PRICES] if self.config.method == "hiplora" else [])]
-        for name in wanted:
-            path = checkpoint.path / name
-            try:
-                if name in STATES:
-                    with safe_globals():
-                        torch.load(path, map_location="cpu", weights_only=True)
-                else:
-                    read_json(path)
-            except Exception as error:
-                raise HiploraError(
-                    f"{path} is missing or damaged, and training cannot go on without it ({type(error).__name__}): "
-                    "start a new run."
-                ) from None
-
-    def _note_origin(self, base: BaseModel) -> None:
-        """Write what the run is of, and raise when it goes on with other weights or other data.
-
-        Raises:
-            HiploraError: the base, the data or the probe have changed since the run began.
-        """
-        hashes = [self.spectra.weight_hash(base.weights[module]) for module in self.match.ranks]
-        found = {"base": hashlib.sha256("".join(hashes).encode()).hexdigest()}
-        for name in ("data", "probe"):
-            if path := getattr(self.config, name):
-                with Path(path).open("rb") as file:
-                    found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-        before = self.run.facts.get("sha256")
-        if before is not None and before != found:
-            changed = next(name for name in found if before.get(name) != found[name])
-            raise HiploraError(
-                f"The {changed} of {self.run.name} has changed since the run began ({getattr(self.config, changed)}): "
-                "put back what it was, or start a new run."
-            )
-        self.run.note(sha256=found)
-
-    def _adapted(self, model: Any, checkpoint: Checkpoint | None) -> "PeftModel":
-        from peft import get_peft_model, get_peft_model_state_dict
-        from safetensors.torch import load_file, save_file
-
-        left_alone = [module for module in self.spectra.base.linear_maps if module not in self.match.ranks]
-        adapted = get_peft_model(model, peft_config(self.method, self.match, self.config, left_alone))
-        self.parameters = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-        config = adapted.peft_config[adapted.active_adapter]
-        if str(getattr(config, "init_lora_weights", "")).startswith("pissa"):
-            import torch
-
-            path = self.run.path / INITIAL_FILE
-            state = {k: v.cpu().contiguous() for k, v in get_peft_model_state_dict(adapted).items()}
-            if checkpoint is None:
-                with atomic_path(path) as draft:
-                    save_file(state, draft, {"format": "pt"})
-            elif any(not torch.equal(state[key], value) for key, value in load_file(path).items()):
-                raise HiploraError(
-                    f"{self.run.name} cannot go on here: this machine decomposes the base differently in the last "
-                    "digits, and PiSSA's checkpoint fits no other start. Resume it where it was started."
-                )
-        self.run.note(
-            versions={"hiplora": __version__} | {name: version(name) for name in ("torch", "transformers", "peft")},
-            python=platform.python_version(),
-            modules=list(self.match.ranks),
-            trainable_parameters=self.parameters,
-            matched_to=self.match.reference,
+    Raises:
+        HiploraError: the base, the data or the probe have changed since the run began.
+    """
+    found = {"base": hashlib.sha256("".join(weight_hashes).encode()).hexdigest()}
+    for name in ("data", "probe"):
+        if path := getattr(run.config, name):
+            with Path(path).open("rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    before = run.facts.get("sha256")
+    if before is not None and before != found:
+        changed = next(name for name in found if before.get(name) != found[name])
+        raise HiploraError(
+            f"The {changed} of {run.name} has changed since the run began ({getattr(run.config, changed)}): "
+            "restore it, or start a new run."
         )
-        return adapted
+    run.record_facts(sha256=found)
 
-    def _check_room(self) -> None:
-        """Raise before the first step rather than at the first checkpoint when the disk is too full for one."""
-        trained = sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
-        held = sum(b.numel() * b.element_size() for n, b in self.model.named_buffers() if "hiplora" in n)
-        # Two checkpoints with Adam's two moments, and of every other one the adapter, beside the run's own.
-        needed = 4 * trained + (trained + held) * (3 + self.config.steps // (self.config.save_every or 1))
-        free = shutil.disk_usage(self.run.path).free
-        if free < needed:
-            raise HiploraError(
-                f"{self.run.path} has room for {free / 1e6:.0f} MB and needs {needed / 1e6:.0f} MB: "
-                "make room, or choose another folder."
-            )
 
-    def _trainer(self, recorder: Any, torch: Any) -> Any:
-        from peft.optimizers import create_loraplus_optimizer
-        from transformers import PrinterCallback, Trainer, TrainingArguments
+def _adapt(run: Run, model: Any, method: Method, match: Match, left_alone: list[str]) -> "PeftModel":
+    """Put a new adapter on the model, and record what it is."""
+    from peft import get_peft_model
 
-        config, on_gpu = self.config, self.device.startswith("cuda")
-        optimizer, ratio = None, self.method.learning_rate_ratio
-        if ratio != 1:
-            optimizer = create_loraplus_optimizer(
-                self.model,
-                torch.optim.AdamW,
-                lr=(config.learning_rate or 0.0) / math.sqrt(ratio),
-                loraplus_lr_ratio=ratio,
-                weight_decay=config.weight_decay,
-            )
-        arguments = TrainingArguments(
-            output_dir=str(self.run.path / "checkpoints"),
-            max_steps=config.steps,
-            per_device_train_batch_size=config.batch_size,
-            learning_rate=config.learning_rate or 0.0,
-            warmup_steps=config.warmup_steps,
-            lr_scheduler_type="cosine",
+    adapted = get_peft_model(model, method.peft_config(run.config, match.ranks, left_alone))
+    run.record_facts(
+        versions={"hiplora": __version__} | {name: version(name) for name in ("torch", "transformers", "peft")},
+        python=platform.python_version(),
+        modules=list(match.ranks),
+        trainable_parameters=sum(p.numel() for p in adapted.parameters() if p.requires_grad),
+        matched_to=match.reference,
+    )
+    return adapted
+
+
+def _keep_start(run: Run, model: "PeftModel", method: Method, *, resumed: bool) -> None:
+    """Save the weights that training starts from, or check that they are the saved ones.
+
+    Raises:
+        HiploraError: a resumed run would go on from another start.
+    """
+    import torch
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file, save_file
+
+    path = run.path / INITIAL_FILE
+    state = {key: value.cpu().contiguous() for key, value in get_peft_model_state_dict(model).items()}
+    if not resumed:
+        with atomic_path(path) as draft:
+            save_file(state, draft, {"format": "pt"})
+    elif any(not torch.equal(state[key], value) for key, value in load_file(path).items()):
+        raise HiploraError(
+            f"{run.name} cannot go on here: this machine decomposes the base differently in the last digits, and a "
+            f"checkpoint of {method.title} fits no other start. Resume it on the machine where it was started."
+        )
+
+
+def _require_room(run: Run, model: "PeftModel") -> None:
+    """Raise before the first step rather than at the first checkpoint when the disk is too full.
+
+    Raises:
+        HiploraError: with the room that is needed.
+    """
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    held = sum(b.numel() * b.element_size() for name, b in model.named_buffers() if "hiplora" in name)
+    # Two checkpoints with Adam's two moments, and of every other one the adapter, beside the run's own.
+    needed = 4 * trained + (trained + held) * (3 + run.config.steps // (run.config.save_every or 1))
+    free = shutil.disk_usage(run.path).free
+    if free < needed:
+        raise HiploraError(
+            f"{run.path} has room for {free / 1e6:.0f} MB and needs {needed / 1e6:.0f} MB: "
+            "make room, or choose another folder."
+        )
+
+
+def _trainer(
+    run: Run, model: "PeftModel", data: TrainingData, method: Method, device: str, callbacks: list[Any]
+) -> "Trainer":
+    """Return the Trainer of a run."""
+    import torch
+    from peft.optimizers import create_loraplus_optimizer
+    from transformers import PrinterCallback, Trainer, TrainingArguments
+
+    config, on_gpu = run.config, device.startswith("cuda")
+    optimizer, ratio = None, method.learning_rate_ratio
+    if ratio != 1:
+        optimizer = create_loraplus_optimizer(
+            model,
+            torch.optim.AdamW,
+            lr=(config.learning_rate or 0.0) / math.sqrt(ratio),
+            loraplus_lr_ratio=ratio,
             weight_decay=config.weight_decay,
-            seed=config.seed,
-            data_seed=config.seed,
-            use_cpu=not on_gpu,
-            bf16=on_gpu,
-            dataloader_pin_memory=on_gpu,
-            remove_unused_columns=False,
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            save_steps=config.save_every,
-            include_num_input_tokens_seen="all",
-            report_to="none",
-            disable_tqdm=True,
         )
-        # One device: of several that it sees the Trainer would make one batch each.
-        _ = arguments.device
-        arguments._n_gpu = min(arguments.n_gpu, 1)
-        trainer = Trainer(
-            model=self.model,
-            args=arguments,
-            train_dataset=self.data.dataset,
-            data_collator=self.data.collator,
-            optimizers=(optimizer, None),
-            callbacks=[recorder.callback()],
-        )
-        trainer.pop_callback(PrinterCallback)
-        return trainer
-
-    def card(self, scores: Scores, scored_at: int, step: int) -> dict[str, Any]:
-        """Return what stands beside an adapter: how it was made and what it scored, at which step."""
-        config, events = self.config, self.run.events()
-        layers: dict[str, Any] = next((event for event in reversed(events) if event["event"] == "layers"), {})
-        seconds = next((event["seconds"] for event in reversed(events) if event["event"] == "step"), 0.0)
-        card = {
-            "task": config.goal,
-            "method": config.method,
-            "seed": config.seed,
-            "steps": step,
-            "batch_size": config.batch_size,
-            "learning_rate": config.learning_rate,
-            "trainable_parameters": self.parameters,
-            "relative_norm": layers.get("total_relative_norm"),
-            "task_score": scores.task,
-            "skills": scores.skills,
-            "retention": scores.retention,
-            "scored_at": scored_at,
-            "seconds": round(seconds),
-            **scores.more,
-        }
-        if layers.get("shadow_price"):
-            card["shadow_prices"] = dict(zip(self.match.ranks, layers["shadow_price"], strict=True))
-        return card
+    arguments = TrainingArguments(
+        output_dir=str(run.path / "checkpoints"),
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch_size,
+        learning_rate=config.learning_rate or 0.0,
+        warmup_steps=config.warmup_steps,
+        lr_scheduler_type="cosine",
+        weight_decay=config.weight_decay,
+        seed=config.seed,
+        data_seed=config.seed,
+        use_cpu=not on_gpu,
+        bf16=on_gpu,
+        dataloader_pin_memory=on_gpu,
+        remove_unused_columns=False,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_steps=config.save_every,
+        include_num_input_tokens_seen="all",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    # One device: of several that it sees the Trainer would make one batch each.
+    _ = arguments.device
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=data.dataset,
+        data_collator=data.collator,
+        optimizers=(optimizer, None),
+        callbacks=callbacks,
+    )
+    trainer.pop_callback(PrinterCallback)
+    return trainer
 
 
 @contextmanager
-def _threads(count: int) -> "Iterator[None]":
+def _threads(count: int) -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()

@@ -1,7 +1,7 @@
 """A process that trains one run: `python -m hiplora.training.worker`.
 
-It imports what takes seconds, then waits for the run's folder on its standard input. When the input closes, whoever
-started it has stopped caring or has died: the run then ends with a checkpoint.
+It imports what takes seconds, then waits for the run's folder on its standard input. When the input closes, the
+process that started it has died or let go of it: the run then ends with a checkpoint.
 """
 
 import os

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from hiplora.adapters.hiplora_format import ModuleSettings, check_factors, factors_hash
+from hiplora.adapters.hiplora_format import check_factors, factors_hash
 from hiplora.errors import HiploraError
+from hiplora.settings import HipLoraSettings
 
 if TYPE_CHECKING:
     from hiplora.spectrum import Spectrum
@@ -41,7 +42,7 @@ def oriented_weight(base: nn.Module, module: str) -> Tensor:
     return weight.T if isinstance(base, Conv1D) else weight
 
 
-def check_ranks(settings: ModuleSettings, shape: tuple[int, int], module: str) -> None:
+def check_ranks(settings: HipLoraSettings, shape: tuple[int, int], module: str) -> None:
     """Raise when r or k is larger than the layer.
 
     Args:
@@ -85,7 +86,7 @@ def fetch_basis(weight: Tensor, principal_rank: int | float, module: str) -> "Sp
     return spectrum
 
 
-def refetch_basis(weight: Tensor, settings: ModuleSettings, entry: Mapping[str, Any], module: str) -> "Spectrum":
+def refetch_basis(weight: Tensor, settings: HipLoraSettings, entry: Mapping[str, Any], module: str) -> "Spectrum":
     """Return the basis that a saved adapter was trained on, from the cache or computed again.
 
     Args:

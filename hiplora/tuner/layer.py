@@ -12,8 +12,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from hiplora.adapters.hiplora_format import ModuleSettings, check_factors
+from hiplora.adapters.hiplora_format import check_factors
 from hiplora.errors import HiploraError
+from hiplora.settings import HipLoraSettings
 from hiplora.tuner.config import HipLoraConfig
 from hiplora.tuner.factors import check_ranks, entry_of, fetch_basis, oriented_weight, refetch_basis
 from hiplora.tuner.functional import AddUpdate, budget_cost, compute_dtype, project_out, within_budget
@@ -66,7 +67,7 @@ class HipLoraLayer(BaseTunerLayer):
         self.hiplora_S = _Unrounded(persistent=True)
         self.hiplora_Vt = _Unrounded(persistent=True)
         self.hiplora_dropout = nn.ModuleDict()
-        self.hiplora_settings: dict[str, ModuleSettings] = {}
+        self.hiplora_settings: dict[str, HipLoraSettings] = {}
         self.hiplora_records: dict[str, BaseRecord] = {}
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
@@ -77,7 +78,7 @@ class HipLoraLayer(BaseTunerLayer):
         return isinstance(self.get_base_layer(), Conv1D)
 
     def update_layer(
-        self, adapter_name: str, config: HipLoraConfig, settings: ModuleSettings, module: str, loading: bool
+        self, adapter_name: str, config: HipLoraConfig, settings: HipLoraSettings, module: str, loading: bool
     ) -> None:
         """Make an adapter on this layer.
 

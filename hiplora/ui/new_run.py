@@ -1,13 +1,17 @@
 """The form for new runs, and what it would train."""
 
-from typing import Any
+import dataclasses
+from typing import Any, cast
 
 import pandas as pd
 import streamlit as st
 
+from hiplora import demo
 from hiplora.errors import HiploraError
+from hiplora.settings import HipLoraSettings
 from hiplora.sources import BaseModel
 from hiplora.training import METHODS, Run, RunConfig
+from hiplora.training.config import default_words
 from hiplora.training.train import check, match_on
 from hiplora.ui import loading, reallocation, runs, shell
 from hiplora.ui.session import Session
@@ -32,19 +36,19 @@ def form(session: Session) -> list[Run]:
         methods = st.multiselect(
             "Methods, trained side by side on the same data",
             list(METHODS),
-            default=["lora", "hiplora"],
+            default=list(demo.SHIPPED_METHODS),
             format_func=lambda key: METHODS[key].title,
             max_selections=runs.MOST,
             key="new-methods",
             persist_state="session",
-            help="  \n".join(f"{method.title}: {method.summary}." for method in METHODS.values()),
+            help="  \n".join(f"{method.title}: {method.summary} ({method.source})." for method in METHODS.values()),
         )
         goal = _goal(session)
     with middle:
         sizes = _sizes(session)
     with right:
-        core = _core()
-    fields: dict[str, Any] = {"base": session.base, "epsilon": session.epsilon} | goal | sizes | core
+        own = _own_settings()
+    fields: dict[str, Any] = {"base": session.base, "epsilon": session.epsilon} | goal | sizes | own
     # A place of its own, so that Start stays where it is whatever stands above it.
     above = st.container()
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -69,7 +73,7 @@ def form(session: Session) -> list[Run]:
             for config in configs:
                 check(base, config)
             started = runs.launcher().start(configs)
-            if "hiplora" in methods:
+            if any(METHODS[method].has_core for method in methods):
                 # For the next run, not for all that follow.
                 reallocation.drop()
             return started
@@ -84,14 +88,12 @@ def _goal(session: Session) -> dict[str, Any]:
     kind = st.segmented_control("Learn", kinds, default=kinds[0], key=f"new-kind-{len(kinds)}", required=True,
                                 persist_state="session")  # fmt: skip
     if kind == _TASK:
-        from hiplora.demo import TASKS
-
         task = st.selectbox(
             "Task",
-            list(TASKS),
+            list(demo.TASKS),
             key="new-task",
             persist_state="session",
-            format_func=lambda name: f"{name}: {TASKS[name].summary}",
+            format_func=lambda name: f"{name}: {demo.TASKS[name].summary}",
         )
         return {"task": task}
     path = st.text_input(
@@ -129,18 +131,18 @@ def _keep_upload(key: str) -> None:
 def _sizes(session: Session) -> dict[str, Any]:
     """Ranks, steps and seed, and behind one more click what rarely changes."""
     one, two = st.columns(2)
-    r = one.number_input("Rank r", 1, None, 8, key="new-r", persist_state="session",
-                         help="Of the LoRA whose number of trainable parameters every method gets.")  # fmt: skip
+    r = one.number_input("Rank r", 1, None, RunConfig.r, key="new-r", persist_state="session",
+                         help="All methods are matched to the parameter count of a LoRA with this rank.")  # fmt: skip
     k = two.number_input("Principal rank k", 1, None, None, key="new-k", persist_state="session",
                          placeholder=f"{session.k}", help="Empty: the sidebar's.")  # fmt: skip
     one, two = st.columns(2)
-    steps = one.number_input("Steps", 1, None, 300, key="new-steps", persist_state="session")
-    seed = two.number_input("Seed", 0, 2**32 - 1, 0, key="new-seed", persist_state="session")
+    steps = one.number_input("Steps", 1, None, RunConfig.steps, key="new-steps", persist_state="session")
+    seed = two.number_input("Seed", 0, 2**32 - 1, RunConfig.seed, key="new-seed", persist_state="session")
     with st.popover("More", icon=":material/tune:"):
         rate = st.number_input("Learning rate", 0.0, None, None, format="%g", key="new-rate", persist_state="session",
-                               placeholder="2e-3 for a task, 2e-4 for a file")  # fmt: skip
+                               placeholder=default_words("learning_rate"))  # fmt: skip
         batch = st.number_input("Batch size", 1, None, None, key="new-batch", persist_state="session",
-                                placeholder="64 for a task, 4 for a file")  # fmt: skip
+                                placeholder=default_words("batch_size"))  # fmt: skip
     return {
         "r": int(r),
         "principal_rank": int(k or session.k),
@@ -151,16 +153,21 @@ def _sizes(session: Session) -> dict[str, Any]:
     }
 
 
-def _core() -> dict[str, Any]:
-    """What only HiP-LoRA has."""
-    core = st.segmented_control("HiP-LoRA's core", ["full", "diagonal"], default="full", key="new-core", required=True,
-                                persist_state="session", help="k × k numbers, or k of them.")  # fmt: skip
-    mode = st.segmented_control("Its budget", ["soft", "hard"], default="soft", key="new-mode", required=True,
-                                persist_state="session", help="Soft: charged for. Hard: never exceeded.")  # fmt: skip
-    strength = st.number_input("Its price λ", 0.0, None, 10.0, key="new-lambda", persist_state="session",
-                               disabled=mode != "soft",
-                               help="Of the soft budget: λ × mean cost is added to the loss.")  # fmt: skip
-    return {"core": core, "budget_mode": mode, "budget_lambda": float(strength)}
+def _own_settings() -> dict[str, Any]:
+    """Draw one widget for each setting of HiP-LoRA that has a label."""
+    chosen: dict[str, Any] = {}
+    st.caption("HiP-LoRA")
+    for each in dataclasses.fields(HipLoraSettings):
+        label, rule, text = each.metadata.get("label"), each.metadata["rule"], each.metadata["help"]
+        key, default = f"new-{each.name.replace('_', '-')}", cast(Any, each.default)
+        if label and rule.choices:
+            chosen[each.name] = st.segmented_control(label, rule.choices, default=default, key=key, required=True,
+                                                     persist_state="session", help=text)  # fmt: skip
+        elif label:
+            idle = any(chosen[other] != value for other, value in each.metadata.get("needs", {}).items())
+            chosen[each.name] = st.number_input(label, 0.0, None, float(default), key=key, persist_state="session",
+                                                disabled=idle, help=text)  # fmt: skip
+    return chosen
 
 
 def _reallocated(found: reallocation.Reallocation, session: Session) -> dict[str, Any]:
@@ -180,7 +187,7 @@ def _reallocated(found: reallocation.Reallocation, session: Session) -> dict[str
 
 
 def _show_match(base: BaseModel, configs: list[RunConfig]) -> None:
-    """Show how many parameters each method would train beside the LoRA of rank r.
+    """Show how many parameters each method would train, and how that compares with the LoRA of rank r.
 
     Raises:
         HiploraError: the base cannot be trained, or a rank does not fit it.

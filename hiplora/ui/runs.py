@@ -6,17 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from hiplora.card import Card
 from hiplora.errors import HiploraError
-from hiplora.files import atomic_path, user_path
-from hiplora.paths import RUN_ADAPTER, demo_base
-from hiplora.sources import known_bases
+from hiplora.files import atomic_path
+from hiplora.sources import canonical
 from hiplora.training import METHODS, Launcher, Run, layer_history, list_runs, score_table, step_table
+from hiplora.training.events import Scores
 
 MOST = 2
 """Runs trained and looked at side by side."""
@@ -32,7 +31,7 @@ def launcher() -> Launcher:
 
 
 def found() -> list[Run]:
-    """Return the runs on this machine, the newest first; what is no run is left out."""
+    """Return the runs on this machine, the newest first; other folders are left out."""
     return list_runs(launcher().root)
 
 
@@ -46,7 +45,7 @@ def phase(run: Run) -> str:
 
 
 def stamp(runs: Sequence[Run]) -> tuple[object, ...]:
-    """Return what changes when a page must be drawn anew: runs coming, beginning, stopping, ending, having adapters."""
+    """Return what changes when a page must be drawn again: runs appear, start, stop, end or have an adapter."""
     return tuple(
         (run.name, run.status.state, bool(phase(run)), run.stop_requested, run.adapter is not None) for run in runs
     )
@@ -58,23 +57,13 @@ def of_base(base: str) -> dict[str, Path]:
     Args:
         base: known name, folder or hub name.
     """
-    here = _place(base)
-    return {run.name: run.path for run in list_runs() if run.adapter is not None and _place(run.config.base) == here}
+    here = canonical(base)
+    return {run.name: run.path for run in list_runs() if run.adapter is not None and canonical(run.config.base) == here}
 
 
 def same_base(one: str, other: str) -> bool:
     """Whether two names or paths mean one base."""
-    return _place(one) == _place(other)
-
-
-def _place(base: str) -> str:
-    if base.lower() in {known.name.lower() for known in known_bases()}:
-        return str(demo_base().resolve()) if base.lower() == "demo" else base.lower()
-    try:
-        path = user_path(base)
-    except HiploraError:
-        return base
-    return str(path.resolve()) if path.exists() else base
+    return canonical(one) == canonical(other)
 
 
 def latest_group(runs: Sequence[Run]) -> list[Run]:
@@ -157,7 +146,7 @@ def _row(run: Run) -> dict[str, object]:
 
 def _card(run: Run) -> Card:
     try:
-        return Card.read(run.path / RUN_ADAPTER)
+        return run.card
     except HiploraError:
         return Card()
 
@@ -197,8 +186,9 @@ def _last(stamps: _Stamp) -> tuple[int, float | None, float | None]:
         events = [event for path, *_ in stamps for event in Run(path).events()]
     except HiploraError:
         return 0, None, None
-    score: dict[str, Any] = next((event for event in reversed(events) if event["event"] == "scores"), {})
-    return max((event["step"] for event in events), default=0), score.get("task_score"), score.get("retention")
+    last = max((event.step for event in events), default=0)
+    scores = next((event for event in reversed(events) if isinstance(event, Scores)), None)
+    return (last, scores.task_score, scores.retention) if scores else (last, None, None)
 
 
 def keep_file(name: str, content: bytes) -> Path:

@@ -13,7 +13,7 @@ from torch import nn
 
 from hiplora.sources import known_bases, open_base
 from hiplora.training.config import RunConfig
-from hiplora.training.methods import find_method, match_parameters, peft_config
+from hiplora.training.methods import find_method, match_parameters
 from tests.benchmarks.report import Line
 from tests.benchmarks.timing import (
     in_fresh_process,
@@ -176,7 +176,7 @@ def build(target: str, method: str, device: str) -> Any:
         leaves = sorted({name.rpartition(".")[2] for name in shapes})
         return get_peft_model(model, OSFConfig(target_modules=leaves, rank_pattern=kept)).train()
     found = find_method(method)
-    config = peft_config(found, match_parameters(found, shapes, _SETTINGS), _SETTINGS)
+    config = found.peft_config(_SETTINGS, match_parameters(found, shapes, _SETTINGS).ranks)
     if target not in MODELS:
         config.task_type = None
     return get_peft_model(model, config).train()

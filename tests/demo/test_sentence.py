@@ -7,7 +7,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 import hiplora.tuner  # noqa: F401  (registers the method with PEFT)
-from hiplora.demo import SKILLS, TASKS, adapter_path, base_path, read_card
+from hiplora.card import Card
+from hiplora.demo import SKILLS, TASKS, adapter_path, base_path
 from hiplora.demo.sentence import (
     BASE,
     END,
@@ -134,12 +135,12 @@ def test_answers_stand_beside_what_the_cards_measured(probe):
     table = answer_table(probe, PROMPT, "swap").set_index("model")
     assert set(table["right_answer"]) == {"fmnuv"}
     assert (table["correct"] == (table["answer"] == "fmnuv")).all()
-    assert table["skill_score"][BASE] == read_card(base_path())["skills"]["sort"]
+    assert table["skill_score"][BASE] == Card.read(base_path()).skills["sort"]
     for name in NAMES:
-        card = read_card(adapter_path(name))
-        assert table["retention"][name] == card["retention"]
-        assert table["task_score"][name] == card["task_score"]
-        assert table["skill_score"][name] == card["skills"]["sort"]
+        card = Card.read(adapter_path(name))
+        assert table["retention"][name] == card.retention
+        assert table["task_score"][name] == card.task_score
+        assert table["skill_score"][name] == card.skills["sort"]
     assert answer_table(probe, "swap abcd=", "swap").set_index("model")["skill_score"]["swap-lora"] == 1.0
 
 

@@ -95,7 +95,7 @@ def test_edits_change_their_facts_and_leave_the_rest():
 
 
 def test_what_cannot_be_asked_for_is_refused_in_a_sentence():
-    with pytest.raises(HiploraError, match="'fly' is no skill"):
+    with pytest.raises(HiploraError, match="'fly' is not a skill"):
         evaluation_examples("fly")
     with pytest.raises(HiploraError, match="at least 1, not 0"):
         evaluation_examples("copy", 0)

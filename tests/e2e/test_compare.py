@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from playwright.sync_api import Browser, expect
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-from hiplora.demo.fitting import Recipe, fit
+from hiplora.demo.base import Recipe, fit
 from hiplora.demo.skills import find
 from hiplora.paths import demo_adapters, demo_base
 from hiplora.training.config import RunConfig

@@ -88,19 +88,19 @@ def test_interrupt_stops_with_a_checkpoint_and_resume_goes_on(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--method", "milora"), "'milora' is no method: choose one of lora, "),
-        (("--task", "prev"), "'prev' is no task of the demo world"),
+        (("--method", "milora"), "'milora' is not a method: choose one of lora, "),
+        (("--task", "prev"), "'prev' is not a task of the demo world"),
         (("--r", 200), "r=200 is larger than model.layers.0.self_attn.q_proj (128 x 128): use at most 128."),
         (("--k", 200), "k=200 is larger than"),
         (("--data", "nowhere.txt"), "nowhere.txt is missing"),
         (("--data", "empty.txt"), "empty.txt is empty"),
         (("--data", "binary.txt"), "binary.txt"),
         (("--data", "broken.jsonl"), "line 2"),
-        (("--base", "encoder", "--data", "good.txt"), "is no causal language model"),
-        (("--resume", "nowhere"), "nowhere is no run"),
+        (("--base", "encoder", "--data", "good.txt"), "is not a causal language model"),
+        (("--resume", "nowhere"), "nowhere is not a run"),
         (("--resume", "nowhere", "--steps", 3), "leave the other options out"),
         (("--out", "full"), "holds other files"),
-        (("--reallocate", "nowhere"), "nowhere is no run"),
+        (("--reallocate", "nowhere"), "nowhere is not a run"),
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence_and_leaves_no_folder(

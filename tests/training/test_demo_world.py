@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from hiplora.demo import ADAPTERS, SKILLS, read_card
-from hiplora.demo.fitting import Recipe
+from hiplora.card import Card
+from hiplora.demo import ADAPTERS, SKILLS
+from hiplora.demo.base import Recipe
 from hiplora.errors import HiploraError
 from hiplora.training import RunConfig, demo_world
 from hiplora.training.demo_world import build, build_adapter
@@ -41,11 +42,11 @@ def test_a_build_makes_the_complete_layout_and_nothing_else(built):
 def test_cards_state_how_each_part_was_made(built):
     out, _ = built
     for name in ADAPTERS:
-        card = read_card(out / "adapters" / name)
-        assert (card["seed"], card["steps"], card["batch_size"], card["learning_rate"]) == (3, 2, 4, 1e-3)
-        assert list(card["skills"]) == list(SKILLS)
+        card = Card.read(out / "adapters" / name)
+        assert (card.seed, card.steps, card.batch_size, card.learning_rate) == (3, 2, 4, 1e-3)
+        assert list(card.skills) == list(SKILLS)
         assert str(out) not in (out / "adapters" / name / "adapter_config.json").read_text()
-    assert read_card(out / "base")["steps"] == 2
+    assert Card.read(out / "base").steps == 2
 
 
 def test_progress_names_each_training_and_reaches_its_end(built):
@@ -57,7 +58,7 @@ def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(built, tm
     out, _ = built
 
     def weights(seed, folder):
-        config = RunConfig(str(out / "base"), "lora", "swap", seed=seed, evaluation_size=5, **TINY)
+        config = RunConfig(base=str(out / "base"), method="lora", task="swap", seed=seed, evaluation_size=5, **TINY)
         build_adapter(folder, config, lambda *_: None)
         return (folder / "adapter_model.safetensors").read_bytes()
 
@@ -77,11 +78,11 @@ def test_a_failed_build_leaves_the_earlier_demo_and_no_scratch(tmp_path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "demo", **TINY_BUILD)
     assert layout(tmp_path) == {"demo/base/card.json"}
-    assert read_card(earlier) == {"seed": 9}
+    assert Card.read(earlier) == Card(seed=9)
 
 
 def test_a_folder_with_other_things_is_not_replaced(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(HiploraError, match="no earlier demo"):
+    with pytest.raises(HiploraError, match="not an earlier demo"):
         build(tmp_path, **TINY_BUILD)
     assert layout(tmp_path) == {"thesis.txt"}

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from hiplora.errors import HiploraError
 from hiplora.sources import open_base
 from hiplora.training import METHODS, RunConfig, match_parameters
-from hiplora.training.methods import TOLERANCE, find_method, peft_config
+from hiplora.training.methods import TOLERANCE, find_method
 from hiplora.training.train import adapted_maps, match_on
 
 
@@ -27,7 +27,7 @@ def base():
 def test_count_is_that_of_the_model_and_within_tolerance(base, method, r, k, core):
     asked = config(method=method, r=r, principal_rank=k, core=core, lora_alpha=2 * r)
     found, match = match_on(base, asked)
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base.path), peft_config(found, match, asked))
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base.path), found.peft_config(asked, match.ranks))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trained == match.parameters
     assert match.reference == r * sum(m + n for m, n in adapted_maps(base).values())
@@ -72,7 +72,7 @@ def test_ranks_that_differ_are_spread_over_the_layers(base):
 def test_scaling_is_the_one_asked_for_in_every_module(base, method):
     asked = config(method=method, r=4, lora_alpha=12, principal_rank=5)
     found, match = match_on(base, asked)
-    made = peft_config(found, match, asked)
+    made = found.peft_config(asked, match.ranks)
     alphas = {module: made.alpha_pattern.get(module, made.lora_alpha) for module in match.ranks}
     assert all(alphas[module] / rank == pytest.approx(3.0) for module, rank in match.ranks.items())
 
@@ -93,7 +93,7 @@ def test_rank_too_small_for_a_magnitude_is_refused(base):
 
 
 def test_unknown_method_is_refused():
-    with pytest.raises(HiploraError, match="'milora' is no method: choose one of lora, "):
+    with pytest.raises(HiploraError, match="'milora' is not a method: choose one of lora, "):
         config(method="milora")
 
 

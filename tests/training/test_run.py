@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from hiplora.card import Card
 from hiplora.errors import HiploraError
 from hiplora.training import Run, RunConfig, list_runs
+from tests.training.conftest import step
 
 
 def test_new_run_can_be_read_back(small_run):
@@ -18,7 +20,7 @@ def test_new_run_can_be_read_back(small_run):
     assert run.status.state == "new"
     assert run.adapter is None
     assert run.events() == []
-    assert run.card == {}
+    assert run.card == Card()
 
 
 def test_run_is_running_as_long_as_somebody_holds_it(small_run):
@@ -53,10 +55,10 @@ def test_request_to_stop_is_forgotten_at_the_next_start(small_run):
 
 def test_last_event_cut_short_is_left_out_and_an_earlier_one_is_an_error(small_run):
     run = small_run()
-    run.append({"event": "step", "step": 1})
+    run.append(step(1))
     with (run.path / "events.jsonl").open("a") as file:
         file.write('{"event": "st')
-    assert [event["step"] for event in run.events()] == [1]
+    assert [event.step for event in run.events()] == [1]
     (run.path / "events.jsonl").write_text('{"event": \n{"event": "step", "step": 2}\n')
     with pytest.raises(HiploraError, match=r"events.jsonl: line 1 is damaged"):
         run.events()
@@ -64,10 +66,10 @@ def test_last_event_cut_short_is_left_out_and_an_earlier_one_is_an_error(small_r
 
 def test_rewinding_forgets_what_came_later(small_run):
     run = small_run()
-    for step in range(1, 6):
-        run.append({"event": "step", "step": step})
-    assert [event["step"] for event in run.rewind(3)] == [1, 2, 3]
-    assert [event["step"] for event in run.events()] == [1, 2, 3]
+    for number in range(1, 6):
+        run.append(step(number))
+    assert [event.step for event in run.rewind(3)] == [1, 2, 3]
+    assert [event.step for event in run.events()] == [1, 2, 3]
 
 
 def test_folder_with_a_run_or_other_files_is_not_written_over(small_run, tmp_path):
@@ -81,7 +83,7 @@ def test_folder_with_a_run_or_other_files_is_not_written_over(small_run, tmp_pat
 
 
 def test_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(HiploraError, match="is no run: pass the folder"):
+    with pytest.raises(HiploraError, match="is not a run: pass the folder"):
         Run(tmp_path)
 
 
@@ -93,7 +95,7 @@ def test_folder_without_a_run_is_refused(tmp_path):
         ({"base": None}, "base must be a name"),
         ({"data": 5}, "data must be a name"),
         ({"epsilon_pattern": 5}, "epsilon_pattern must be"),
-        ({"epsilon_pattern": {"a": -1}}, "epsilon_pattern must be"),
+        ({"epsilon_pattern": {"a": -1}}, r"epsilon_pattern\['a'\] must be"),
         ({"learning_rate": 10**400}, "learning_rate must be"),
         (None, "It holds no settings"),
     ],
@@ -138,18 +140,28 @@ def test_paths_in_the_settings_are_absolute(tmp_path, monkeypatch):
 def test_nothing_is_written_into_a_run_that_was_removed(small_run):
     run = small_run()
     shutil.rmtree(run.path)
-    for write in (lambda: run.append({"event": "step", "step": 1}), lambda: run.set_status(run.status)):
+    for write in (lambda: run.append(step(1)), lambda: run.set_status(run.status)):
         with pytest.raises(HiploraError, match="was removed while it was being trained"):
             write()
     assert not run.path.exists()
 
 
 @pytest.mark.parametrize(
-    "line", ["null", "[1]", '{"event": "step"}', '{"event": 3, "step": 1}', '{"event": "a", "step": "b"}']
+    "line",
+    [
+        "null",
+        "[1]",
+        '{"event": "step"}',
+        '{"event": 3, "step": 1}',
+        '{"event": "a", "step": "b"}',
+        '{"event": "scores", "step": 1, "task_score": "high", "retention": null, "skills": {}}',
+    ],
 )
 def test_event_of_another_shape_is_an_error_with_its_line(small_run, line):
     run = small_run()
-    (run.path / "events.jsonl").write_text(f'{{"event": "step", "step": 1}}\n{line}\n')
+    run.append(step(1))
+    with (run.path / "events.jsonl").open("a") as file:
+        file.write(f"{line}\n")
     with pytest.raises(HiploraError, match=r"events.jsonl: line 2 is damaged"):
         run.events()
 
@@ -173,7 +185,7 @@ def test_what_a_killed_process_was_writing_is_removed_at_the_next_start(small_ru
     [
         ({"task": None}, "either a task of the demo world or a data file"),
         ({"data": "x.txt"}, "either a task of the demo world or a data file"),
-        ({"task": "prev"}, "'prev' is no task of the demo world: choose one of swap, rot, edit"),
+        ({"task": "prev"}, "'prev' is not a task of the demo world: choose one of swap, rot, edit"),
         ({"probe": "x.txt"}, "A probe file goes with a data file"),
         ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
         ({"steps": 1.5}, "steps must be a whole number"),
@@ -195,3 +207,20 @@ def test_defaults_are_those_of_the_demo_world_for_a_task_and_gentler_for_a_file(
     assert (file.batch_size, file.learning_rate) == (4, 2e-4)
     assert task.default_name == "swap-hiplora-s0"
     assert file.default_name == "notes-hiplora-s0"
+
+
+def test_settings_of_an_earlier_version_are_read(tmp_path):
+    """Flat fields, in another order."""
+    fields = (
+        '"base": "demo", "method": "hiplora", "task": "swap", "data": null, "probe": null, "r": 8, "lora_alpha": 16.0, '
+        '"principal_rank": 16, "core": "diagonal", "budget_mode": "hard", "budget_lambda": 10.0, "epsilon": 0.1, '
+        '"epsilon_pattern": {"q_proj": 0.2}, "budget_power": 1.0, "steps": 300, "batch_size": 64, '
+        '"learning_rate": 0.002, "warmup_steps": 15, '
+        ' "weight_decay": 0.0, "max_length": 256, "seed": 0, "device": "auto", "threads": 1, '
+        '"measure_every": 10, "score_every": 25, "save_every": 25, "evaluation_size": 400'
+    )
+    (tmp_path / "run.json").write_text(f'{{"config": {{{fields}}}, "modules": []}}')
+    config = Run(tmp_path).config
+    assert (config.core, config.budget_mode, config.epsilon) == ("diagonal", "hard", 0.1)
+    assert config.epsilon_pattern == {"q_proj": 0.2}
+    assert config == RunConfig.from_dict(config.to_dict())

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,13 +16,15 @@ from transformers import AutoModelForCausalLM
 from hiplora import analyze
 from hiplora.errors import HiploraError
 from hiplora.training import METHODS, layer_history, score_table, step_table
+from hiplora.training.events import Scores, Step
 from hiplora.training.run import Status
 from hiplora.training.train import train
+from tests.training.conftest import step
 
 
 def numbers(run):
     """All that a run wrote down, but for the clock."""
-    return [{key: value for key, value in event.items() if key != "seconds"} for event in run.events()]
+    return [{**vars(event), "seconds": None} for event in run.events()]
 
 
 def weights(run):
@@ -31,8 +34,8 @@ def weights(run):
 def stop_at(run, step):
     """Ask for a stop as anybody may, while a step is done."""
 
-    def report(text, done):
-        if text.startswith("loss") and done == step - 1:
+    def report(event):
+        if isinstance(event, Step) and event.step == step - 1:
             run.request_stop()
 
     return report
@@ -53,7 +56,7 @@ def test_finished_run_holds_losses_measurements_scores_and_an_adapter(finished_r
     assert sorted(scores["step"].unique()) == [0, 4, 8]
     assert sorted(layers["step"].unique()) == [0, 2, 4, 6, 8]
     assert layers["module"].nunique() == 28
-    assert finished_run.card["task"] == "swap"
+    assert finished_run.card.task == "swap"
     assert [checkpoint.step for checkpoint in finished_run.checkpoints] == [3, 6, 8]
 
 
@@ -96,11 +99,12 @@ def test_killed_run_is_marked_and_goes_on_to_the_same_numbers(small_run, tmp_pat
     script = f"""
         import os, signal
         from hiplora.training import Run
+        from hiplora.training.events import Step
         from hiplora.training.train import train
         import torch; torch.set_num_threads(1)
 
-        def report(text, step):
-            if text.startswith("loss") and step == 5:
+        def report(event):
+            if isinstance(event, Step) and event.step == 5:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         train(Run({str(killed.path)!r}), report=report)
@@ -121,7 +125,7 @@ def test_half_written_checkpoint_does_not_count(small_run):
     half = run.path / "checkpoints" / "checkpoint-5"
     half.mkdir()
     (half / "adapter_model.safetensors").write_bytes(b"half")
-    run.append({"event": "step", "step": 5, "loss": 1.0})
+    run.append(step(5))
     with (run.path / "events.jsonl").open("a") as file:
         file.write('{"event": "st')
     train(run)
@@ -139,8 +143,8 @@ def test_run_stopped_before_its_first_checkpoint_starts_over(small_run):
 
 
 def interrupt_at(step):
-    def report(text, done):
-        if text.startswith("loss") and done == step:
+    def report(event):
+        if isinstance(event, Step) and event.step == step:
             raise KeyboardInterrupt
 
     return report
@@ -154,7 +158,7 @@ def test_run_killed_before_its_last_words_has_only_these_to_say(small_run):
     train(run)
     assert run.status.state == "finished"
     assert_same(train(small_run("whole")), run)
-    assert run.card["scored_at"] == run.card["steps"] == 8
+    assert run.card.scored_at == run.card.steps == 8
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "trainer_state.json", "shadow_prices.json"])
@@ -187,7 +191,7 @@ def test_run_on_a_file_goes_on_to_the_same_numbers(small_run, tmp_path):
     parts.set_status(Status("running"))
     train(parts)
     assert_same(whole, parts)
-    assert parts.card == {**whole.card, "seconds": parts.card["seconds"]}
+    assert parts.card == replace(whole.card, seconds=parts.card.seconds)
 
 
 def test_methods_with_one_seed_see_the_same_examples_in_the_same_order(small_run):
@@ -267,10 +271,11 @@ def test_full_disk_is_one_sentence_and_what_was_done_is_kept(small_run, limit):
         import resource, signal
         from hiplora.errors import HiploraError
         from hiplora.training import Run
+        from hiplora.training.events import Step
         from hiplora.training.train import train
 
-        def report(text, step):
-            if text.startswith("loss") and step == 3:
+        def report(event):
+            if isinstance(event, Step) and event.step == 3:
                 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
                 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))
 
@@ -308,7 +313,7 @@ def test_rank_larger_than_a_layer_is_refused_before_anything_is_loaded(small_run
 
 def test_encoder_is_refused(small_run, tmp_path, write_base):
     base = write_base("encoder", {}, architectures=["BertModel"])
-    with pytest.raises(HiploraError, match=r"encoder is no causal language model \(BertModel\)"):
+    with pytest.raises(HiploraError, match=r"encoder is not a causal language model \(BertModel\)"):
         train(small_run(base=str(base)))
 
 
@@ -335,5 +340,5 @@ def test_run_on_a_file_is_scored_on_what_is_held_out_and_on_a_probe(small_run, t
     assert scores.loc[20, "task"] > 1.5 * scores.loc[0, "task"]
     assert scores.loc[0, "retention"] == pytest.approx(1.0)
     assert scores.loc[20, "retention"] < 1
-    events = [event for event in run.events() if event["event"] == "scores"]
-    assert events[-1]["task_score"] == pytest.approx(math.exp(-events[-1]["validation_loss"]))
+    last = [event for event in run.events() if isinstance(event, Scores)][-1]
+    assert last.task_score == pytest.approx(math.exp(-last.more["validation_loss"]))

@@ -6,6 +6,7 @@ import pytest
 
 from hiplora.paths import demo_base
 from hiplora.training import Run, RunConfig
+from hiplora.training.events import Scores, Step
 from hiplora.training.run import Status
 from hiplora.ui import runs
 
@@ -25,7 +26,18 @@ def create(root: Path, name: str, **fields: object) -> Run:
 def add_steps(run: Run, first: int, last: int) -> None:
     """Steps of half a second with 30 tokens each."""
     for step in range(first, last + 1):
-        run.append({"event": "step", "step": step, "task_loss": 8 / step, "seconds": step / 2, "tokens": 30 * step})
+        run.append(
+            Step(
+                step=step,
+                loss=8 / step,
+                task_loss=8 / step,
+                penalty=0.0,
+                learning_rate=1e-3,
+                grad_norm=None,
+                seconds=step / 2,
+                tokens=30 * step,
+            )
+        )
 
 
 def give_adapter(run: Run) -> None:
@@ -109,7 +121,7 @@ def test_phase_says_what_a_run_does(root: Path) -> None:
 def test_overview_tells_the_card_of_a_finished_run_and_the_last_score_of_another(root: Path) -> None:
     going, done = create(root, "going"), create(root, "done", method="lora")
     for run in (going, done):
-        run.append({"event": "scores", "step": 5, "task_score": 0.5, "retention": 0.75})
+        run.append(Scores(5, 0.5, 0.75, {}))
     give_adapter(done)
     (done.path / "adapter" / "card.json").write_text('{"task_score": 0.875, "retention": 0.625}')
     done.set_status(Status("finished"))

@@ -11,9 +11,9 @@ from torch.utils.data import Subset
 from hiplora import HipLoraConfig
 from hiplora.demo import base_path
 from hiplora.errors import HiploraError
-from hiplora.training import texts as texts_module
-from hiplora.training.records import read_texts
-from hiplora.training.texts import TokenDataset, collator, mean_loss, split, tokenize
+from hiplora.training.data import tokens as tokens_module
+from hiplora.training.data.files import read_texts
+from hiplora.training.data.tokens import TokenDataset, collator, mean_loss, split, tokenize
 
 ALPHABET = " =+-0123456789abcdefghijklmnopqrstuvwxyz"
 PAD, BOS, EOS = 0, 1, 2
@@ -226,9 +226,9 @@ def test_a_long_text_is_tokenized_by_pieces_that_end_with_a_line(tokenizer, plai
     lines = ["abc def=", "0" * 50, "xyz", "", "last line here"]
     texts = read_texts(plain_file("\n".join(lines)))
     whole = [example["input_ids"] for example in tokenize(texts, tokenizer, 16)]
-    monkeypatch.setattr(texts_module, "_PIECE", 20)
+    monkeypatch.setattr(tokens_module, "_PIECE", 20)
     assert [example["input_ids"] for example in tokenize(texts, tokenizer, 16)] == whole
-    pieces = list(texts_module._pieces(texts.records[0]))
+    pieces = list(tokens_module._pieces(texts.records[0]))
     assert pieces == ["abc def=\n", "0" * 20, "0" * 20, "0" * 10 + "\nxyz\n\n", "last line here"]
 
 
@@ -236,7 +236,7 @@ def test_a_text_record_ends_with_the_end_token_and_a_blank_one_is_left_out(token
     dataset = tokenize(read_texts(jsonl({"text": "abc"}, {"text": " "}, {"text": "d"}, {"text": ""})), tokenizer, 8)
     assert [tokenizer.decode(example["input_ids"]) for example in dataset] == ["<bos>abc<eos>", "<bos>d<eos>"]
     assert [heard(tokenizer, example) for example in dataset] == ["abc<eos>", "d<eos>"]
-    assert dataset.note == "2 records were left out: no token to predict within 8 tokens."
+    assert dataset.caveat == "2 records were left out: no token to predict within 8 tokens."
 
 
 @given(question=st.text(ALPHABET, max_size=12), answer=st.text(ALPHABET, max_size=12))
@@ -261,7 +261,7 @@ def test_long_records_are_cut_and_prompts_that_leave_no_room_left_out(tokenizer,
     dataset = tokenize(read_texts(path), tokenizer, 7)
     whole, cut, end_cut = dataset
     assert (heard(tokenizer, whole), heard(tokenizer, cut), heard(tokenizer, end_cut)) == ("de<eos>", "def", "f")
-    assert dataset.note == (
+    assert dataset.caveat == (
         "2 records were cut to 7 tokens. 1 record was left out: no token to predict within 7 tokens."
     )
 
@@ -272,7 +272,7 @@ def test_the_loss_falls_on_the_assistant_where_the_template_marks_it(chat, jsonl
     (example,) = dataset
     assert tokenizer.decode(example["input_ids"]) == "<bos>ab=cd<eos><bos>e=fg"
     assert heard(tokenizer, example) == "cd<eos>fg"
-    assert dataset.note == (
+    assert dataset.caveat == (
         "The loss falls on the assistant's turns. 1 record was cut to 12 tokens. "
         "1 record was left out: no token to predict within 12 tokens."
     )
@@ -282,7 +282,7 @@ def test_the_loss_falls_on_all_tokens_where_the_template_marks_nothing(chat, jso
     tokenizer = chat(PLAIN_CHAT)
     dataset = tokenize(read_texts(jsonl(messages("ab", "cd"))), tokenizer, 12)
     assert heard(tokenizer, dataset[0]) == "ab<eos><bos>cd<eos>"
-    assert dataset.note.startswith("The loss falls on all tokens: the chat template does not mark")
+    assert dataset.caveat.startswith("The loss falls on all tokens: the chat template does not mark")
 
 
 def test_messages_need_a_chat_template_that_takes_them(tokenizer, chat, jsonl):

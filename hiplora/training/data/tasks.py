@@ -5,37 +5,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hiplora.card import Card
 from hiplora.errors import HiploraError
-from hiplora.files import read_json
 from hiplora.sources import BaseModel
 from hiplora.training.config import RunConfig
-from hiplora.training.records import read_texts
+from hiplora.training.data.files import read_texts
+from hiplora.training.events import Scores, finite
 
 if TYPE_CHECKING:
     import torch
     from torch.utils.data import Dataset
 
 _LIVE_SIZE = 50
-"""Examples per skill behind a score while training goes on; the card at the end has the full number."""
+"""Examples per skill behind a score during training; the card at the end has the full number."""
 _PROBE_SIZE = 16
 """Examples of a file behind a loss that is watched: a language model on a CPU is slow."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a model can do at one moment.
-
-    Attributes:
-        task: of what is learned, 0 to 1.
-        retention: share of what the base could do that is kept; None where nothing tells.
-        skills: what retention is made of, by name.
-        more: what else the card says.
-    """
-
-    task: float
-    retention: float | None
-    skills: dict[str, float] = field(default_factory=dict)
-    more: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,24 +29,23 @@ class TrainingData:
     Attributes:
         dataset: of training examples.
         collator: makes a batch of them.
-        score: model, and whether it is the last time -> scores.
-        notes: sentences on what was left out.
+        score: model and steps done -> scores.
+        caveats: sentences on what was left out.
     """
 
     dataset: "Dataset[Any]"
-    collator: Callable[[Any], dict[str, "torch.Tensor"]]
-    score: Callable[["torch.nn.Module", bool], Scores]
-    notes: list[str] = field(default_factory=list)
+    collator: Callable[[Any], Any]
+    score: Callable[["torch.nn.Module", int], Scores]
+    caveats: list[str] = field(default_factory=list)
 
 
-def require_lines(task: str, base: BaseModel) -> None:
+def require_demo_base(task: str, base: BaseModel) -> None:
     """Raise when a base cannot learn a task of the demo world.
 
     Raises:
         HiploraError: the base has no card that says how well it knows the skills.
     """
-    card = base.path / "card.json"
-    if not card.is_file() or not isinstance(read_json(card).get("skills"), dict):
+    if not Card.read(base.path).skills:
         raise HiploraError(
             f"{base.name} does not speak the demo world's lines, so it cannot learn {task}: choose the base `demo`, or "
             "give a data file instead."
@@ -85,7 +68,6 @@ def load_data(config: RunConfig, base: BaseModel, tokenizer: Any, model: "torch.
 
 
 def _of_task(config: RunConfig, base: BaseModel, tokenizer: Any) -> TrainingData:
-    from hiplora.demo import read_card
     from hiplora.demo.data import AnswerCollator, SkillDataset
     from hiplora.demo.scoring import score
     from hiplora.demo.skills import find
@@ -93,15 +75,16 @@ def _of_task(config: RunConfig, base: BaseModel, tokenizer: Any) -> TrainingData
     assert config.task is not None
     assert config.batch_size is not None
     task = config.task
-    before = read_card(base.path)["skills"]
+    before = Card.read(base.path).skills
 
-    def scores(model: "torch.nn.Module", last: bool) -> Scores:
-        size = config.evaluation_size if last else min(config.evaluation_size, _LIVE_SIZE)
+    def scores(model: "torch.nn.Module", step: int) -> Scores:
+        # At the end on more examples than during training.
+        size = config.evaluation_size if step >= config.steps else min(config.evaluation_size, _LIVE_SIZE)
         skills = score(model, tokenizer, before, size)
         # A barely trained base may score 0 on a skill, which then cannot be lost.
         kept = [skills[name] / value if value else 1.0 for name, value in before.items()]
-        more = {"locality": skills["fact"]} if task == "edit" else {}
-        return Scores(score(model, tokenizer, [task], size)[task], sum(kept) / len(kept), skills, more)
+        more: dict[str, float | None] = {"locality": skills["fact"]} if task == "edit" else {}
+        return Scores(step, score(model, tokenizer, [task], size)[task], sum(kept) / len(kept), skills, more)
 
     dataset = SkillDataset({find(task): 1.0}, config.steps * config.batch_size, config.seed)
     return TrainingData(dataset, AnswerCollator(tokenizer), scores)
@@ -110,7 +93,7 @@ def _of_task(config: RunConfig, base: BaseModel, tokenizer: Any) -> TrainingData
 def _of_file(config: RunConfig, tokenizer: Any, model: "torch.nn.Module") -> TrainingData:
     from torch.utils.data import Subset
 
-    from hiplora.training.texts import collator, mean_loss, split, tokenize
+    from hiplora.training.data.tokens import collator, mean_loss, split, tokenize
 
     assert config.data is not None
     assert config.batch_size is not None
@@ -118,20 +101,20 @@ def _of_file(config: RunConfig, tokenizer: Any, model: "torch.nn.Module") -> Tra
     max_length = min(config.max_length, getattr(model.config, "max_position_embeddings", config.max_length))
     whole = tokenize(read_texts(config.data), tokenizer, max_length)
     dataset, validation = split(whole, seed=config.seed, most=_PROBE_SIZE)
-    notes, collate = [whole.note], collator(tokenizer)
+    caveats, collate = [whole.caveat], collator(tokenizer)
     probe, probe_before = None, math.nan
     if config.probe:
         told = tokenize(read_texts(config.probe), tokenizer, max_length)
-        notes.append(told.note)
+        caveats.append(told.caveat)
         probe = Subset(told, range(min(len(told), _PROBE_SIZE)))
         probe_before = mean_loss(model, probe, collate, batch_size)
 
-    def scores(model: "torch.nn.Module", last: bool) -> Scores:
+    def scores(model: "torch.nn.Module", step: int) -> Scores:
         loss = mean_loss(model, validation, collate, batch_size)
-        more, retention = {"validation_loss": loss}, None
+        more, retention = {"validation_loss": finite(loss)}, None
         if probe is not None:
-            more["probe_loss"] = mean_loss(model, probe, collate, batch_size)
-            retention = math.exp(probe_before - more["probe_loss"])
-        return Scores(math.exp(-loss), retention, {}, more)
+            probe_loss = mean_loss(model, probe, collate, batch_size)
+            more["probe_loss"], retention = finite(probe_loss), math.exp(probe_before - probe_loss)
+        return Scores(step, math.exp(-loss), retention, {}, more)
 
-    return TrainingData(dataset, collate, scores, [note for note in notes if note])
+    return TrainingData(dataset, collate, scores, [caveat for caveat in caveats if caveat])

@@ -1,23 +1,23 @@
-"""Training data for language models, from a file that a person hands us: a plain text, or JSONL of one kind."""
+"""Examples for language models from a training file: tokens, and where the loss falls."""
 
+import copy
 import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Subset, random_split
+from transformers import DataCollatorForSeq2Seq
 
 from hiplora.demo.data import IGNORED
 from hiplora.errors import HiploraError
-from hiplora.training.records import FORMS, Texts
+from hiplora.training.data.files import FORMS, Texts
 
 TokenExample: TypeAlias = dict[str, list[int]]
-Collate: TypeAlias = Callable[[Sequence[TokenExample]], dict[str, torch.Tensor]]
+Collate: TypeAlias = Callable[[list[TokenExample]], Any]
 
 _ON_ASSISTANT: Final = "The loss falls on the assistant's turns."
 _ON_ALL: Final = "The loss falls on all tokens: the chat template does not mark the assistant's turns."
@@ -35,12 +35,12 @@ class TokenDataset(Dataset[TokenExample]):
 
     Attributes:
         path: the file they came from.
-        note: in words for the user, where the loss falls and what was cut or left out; may be empty.
+        caveat: in words for the user, where the loss falls and what was cut or left out; may be empty.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        self.note = ""
+        self.caveat = ""
         self._ids = array("i")
         self._targets = bytearray()
         self._ends = array("q", [0])
@@ -77,7 +77,7 @@ def tokenize(texts: Texts, tokenizer: Any, max_length: int) -> TokenDataset:
     prompts begin with what the tokenizer puts before any text (such as `<bos>`); texts and completions end with the
     end token. The loss falls on all text, on the completion and its end token, or on the assistant's turns where the
     chat template marks them with `{% generation %}`. Longer records are cut; those without a token to predict (after
-    the cut), and blank texts, are left out; `note` counts both.
+    the cut), and blank texts, are left out; `caveat` counts both.
 
     Args:
         texts: from `read_texts`.
@@ -93,12 +93,12 @@ def tokenize(texts: Texts, tokenizer: Any, max_length: int) -> TokenDataset:
     if max_length < least:
         raise HiploraError(f"max_length must be at least {least} tokens for this tokenizer, got {max_length}.")
     dataset = TokenDataset(texts.path)
-    notes = []
+    caveats = []
     if texts.plain:
         examples = _blocks(texts, tokenizer, start, max_length - len(start))
     elif texts.kind == "messages":
         marked = _marks_assistant(texts.path, tokenizer)
-        notes.append(_ON_ASSISTANT if marked else _ON_ALL)
+        caveats.append(_ON_ASSISTANT if marked else _ON_ALL)
         examples = _conversations(texts, tokenizer, marked)
     else:
         examples = _records(texts, tokenizer, start)
@@ -109,14 +109,14 @@ def tokenize(texts: Texts, tokenizer: Any, max_length: int) -> TokenDataset:
         elif len(ids) > max_length:
             cut += 1
     if cut:
-        notes.append(f"{_count(cut)} cut to {max_length} tokens.")
+        caveats.append(f"{_count(cut)} cut to {max_length} tokens.")
     if dropped:
-        notes.append(f"{_count(dropped)} left out: no token to predict within {max_length} tokens.")
+        caveats.append(f"{_count(dropped)} left out: no token to predict within {max_length} tokens.")
     if not len(dataset):
         raise HiploraError(
             f"{texts.path} has no token to predict within {max_length} tokens: give more text or a larger max_length."
         )
-    dataset.note = " ".join(notes)
+    dataset.caveat = " ".join(caveats)
     return dataset
 
 
@@ -220,7 +220,7 @@ def _conversations(texts: Texts, tokenizer: Any, marked: bool) -> Iterator[_Toke
 def split(
     dataset: TokenDataset, share: float = 0.05, seed: int = 0, most: int = 64
 ) -> tuple[Subset[TokenExample], Subset[TokenExample]]:
-    """Part a dataset at random into training and validation, the same way for the same seed.
+    """Split a dataset at random into training and validation, the same way for the same seed.
 
     Args:
         dataset: of at least two examples.
@@ -245,26 +245,15 @@ def split(
 def collator(tokenizer: Any) -> Collate:
     """Return what makes a batch of examples: `input_ids, attention_mask, labels`, each of shape (b, t).
 
-    Right-padded to the longest whatever side the tokenizer prefers, since a model with absolute positions counts them
-    from the left. Padding is masked and carries no loss; it is the pad token, else the end token, and neither the
+    Right-padded to the longest on any tokenizer, since a model with absolute positions counts them from the left. The
+    padding is masked and carries no loss; it is the pad token, else the end token, else the first one. Neither the
     tokenizer nor the model is changed.
     """
-    known = [token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None]
-    return _Collator(known[0] if known else 0)
-
-
-@dataclass(frozen=True)
-class _Collator:
-    pad: int
-
-    def __call__(self, examples: Sequence[TokenExample]) -> dict[str, torch.Tensor]:
-        ids = [torch.tensor(example["input_ids"]) for example in examples]
-        labels = [torch.tensor(example["labels"]) for example in examples]
-        return {
-            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad),
-            "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
-            "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
-        }
+    padding = copy.deepcopy(tokenizer)
+    padding.padding_side = "right"
+    if padding.pad_token_id is None:
+        padding.pad_token = padding.eos_token or padding.convert_ids_to_tokens(0)
+    return DataCollatorForSeq2Seq(padding, label_pad_token_id=IGNORED)
 
 
 @torch.no_grad()

@@ -1,0 +1,92 @@
+"""What a checkpoint holds, and the adapter that is read while its run goes on."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hiplora.adapters import INITIAL_FILE
+from hiplora.card import Card
+from hiplora.errors import HiploraError
+from hiplora.files import atomic_path, read_json
+from hiplora.paths import RUN_ADAPTER
+from hiplora.training.run import COMPLETE, Checkpoint, Run
+
+if TYPE_CHECKING:
+    from hiplora.tuner import ShadowPrices
+
+PRICES = "shadow_prices.json"
+"""Written beside the Trainer's own files by methods with a core."""
+_TRAINER_STATES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", INITIAL_FILE)
+
+
+def complete(run: Run, step: int, prices: "ShadowPrices | None") -> Checkpoint:
+    """Complete what the Trainer saved at a step: add what it does not know, and mark it as whole."""
+    path = run.path / "checkpoints" / f"checkpoint-{step}"
+    # The Trainer's own settings as a pickle, which nothing here reads.
+    (path / "training_args.bin").unlink(missing_ok=True)
+    (path / "README.md").unlink(missing_ok=True)
+    if (run.path / INITIAL_FILE).is_file():
+        shutil.copyfile(run.path / INITIAL_FILE, path / INITIAL_FILE)
+    if prices is not None:
+        (path / PRICES).write_text(json.dumps(prices.state()), encoding="utf-8")
+    _sync(path, run.path / "events.jsonl")
+    (path / COMPLETE).touch()
+    _sync(path)
+    return Checkpoint(step, path)
+
+
+def require_resumable(checkpoint: Checkpoint, has_prices: bool) -> None:
+    """Raise before anything is changed when a checkpoint lacks what training needs to go on.
+
+    Raises:
+        HiploraError: a file is missing or damaged.
+    """
+    import torch
+    from transformers.trainer_pt_utils import safe_globals
+
+    for name in (*_TRAINER_STATES, "trainer_state.json", *([PRICES] if has_prices else [])):
+        path = checkpoint.path / name
+        try:
+            if name in _TRAINER_STATES:
+                with safe_globals():
+                    torch.load(path, map_location="cpu", weights_only=True)
+            else:
+                read_json(path)
+        except Exception as error:
+            raise HiploraError(
+                f"{path} is missing or damaged, and training cannot go on without it ({type(error).__name__}): "
+                "start a new run."
+            ) from None
+
+
+def write_adapter(run: Run, checkpoint: Checkpoint, card: Card) -> None:
+    """Put a checkpoint's adapter with its card where the run's adapter is read."""
+    with atomic_path(run.path / RUN_ADAPTER) as draft:
+        draft.mkdir()
+        for name in _ADAPTER_FILES:
+            if (checkpoint.path / name).is_file():
+                shutil.copyfile(checkpoint.path / name, draft / name)
+        card.write(draft)
+
+
+def keep_adapters(run: Run) -> None:
+    """Leave only the adapter of every checkpoint but the last."""
+    for earlier in run.checkpoints[:-1]:
+        for name in (*_TRAINER_STATES, "trainer_state.json", PRICES):
+            (earlier.path / name).unlink(missing_ok=True)
+
+
+def _sync(*paths: Path) -> None:
+    """Ask the system to write files, or a folder's files and their names, to the disk now."""
+    for path in paths:
+        for each in (*path.iterdir(), path) if path.is_dir() else (path,):
+            if os.name == "nt" and each.is_dir():
+                continue
+            handle = os.open(each, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)

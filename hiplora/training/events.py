@@ -1,0 +1,161 @@
+"""What happens in a run. `Step`, `Layers` and `Scores` are written, one JSON object a line; all are reported."""
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final, TypeAlias
+
+from hiplora.card import Card
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Something that takes a while has begun.
+
+    Attributes:
+        text: what is being done.
+    """
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Caveat:
+    """Something about the data that the user should know.
+
+    Attributes:
+        text: one or more sentences.
+    """
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step.
+
+    Attributes:
+        step: its number, from 1.
+        loss: what is minimized.
+        task_loss: without the budget's penalty.
+        penalty: of the budget.
+        learning_rate: at this step.
+        grad_norm: of all trained parameters; None where it is not finite.
+        seconds: of training so far.
+        tokens: seen so far.
+    """
+
+    step: int
+    loss: float
+    task_loss: float
+    penalty: float
+    learning_rate: float
+    grad_norm: float | None
+    seconds: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A measurement of the update, one entry per adapted module, in the order of the run's modules.
+
+    Attributes:
+        step: optimizer steps done.
+        total_relative_norm: `||dW||_F / ||W0||_F` over all modules.
+        epsilon: the budget.
+        tightness: of the budget.
+        principal_norm: Frobenius norm of the block PP.
+        mixed_norm: of PR and RP.
+        residual_norm: of RR.
+        relative_norm: `||dW||_F / ||W0||_F`.
+        shadow_price: task loss per unit of cost; None for methods without a core.
+    """
+
+    step: int
+    total_relative_norm: float
+    epsilon: list[float | None]
+    tightness: list[float | None]
+    principal_norm: list[float | None]
+    mixed_norm: list[float | None]
+    residual_norm: list[float | None]
+    relative_norm: list[float | None]
+    shadow_price: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the model can do at one moment.
+
+    Attributes:
+        step: optimizer steps done.
+        task_score: on what is learned, 0 to 1.
+        retention: share of what the base could do that is kept; None where nothing measures it.
+        skills: what retention is made of, by name.
+        more: further entries of the card, such as `validation_loss`; None where infinite.
+    """
+
+    step: int
+    task_score: float
+    retention: float | None
+    skills: dict[str, float]
+    more: dict[str, float | None] = field(default_factory=dict)
+
+
+Recorded: TypeAlias = Step | Layers | Scores
+Event: TypeAlias = Recorded | Phase | Caveat
+
+_KINDS: Final[dict[str, type[Recorded]]] = {"step": Step, "layers": Layers, "scores": Scores}
+_TYPES: Final[dict[Any, tuple[type, ...]]] = {
+    int: (int,),
+    float: (int, float),
+    float | None: (int, float, type(None)),
+    list[float | None]: (list,),
+    list[float] | None: (list, type(None)),
+    dict[str, float]: (dict,),
+    dict[str, float | None]: (dict,),
+}
+
+
+def to_json(event: Recorded) -> dict[str, Any]:
+    """Return the JSON object of an event; `more` lies flat in it, and prices are left out where there are none."""
+    values = asdict(event)
+    if isinstance(event, Layers) and event.shadow_price is None:
+        del values["shadow_price"]
+    more = values.pop("more", {})
+    return {"event": next(kind for kind, each in _KINDS.items() if type(event) is each)} | values | more
+
+
+def from_json(value: Any) -> Recorded:
+    """Read what `to_json` wrote.
+
+    Raises:
+        ValueError: it is not an event, or a part is missing or of the wrong type.
+    """
+    try:
+        values = dict(value)
+        kind = _KINDS[values.pop("event")]
+        known = {each.name: each.type for each in fields(kind) if each.name != "more"}
+        if kind is Scores:
+            values["more"] = {name: values.pop(name) for name in [*values] if name not in known}
+        event = kind(**values)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"not an event: {error}") from None
+    for name, type_ in known.items():
+        if not isinstance(getattr(event, name), _TYPES[type_]):
+            raise ValueError(f"not an event: {name}")
+    return event
+
+
+def finite(value: float | None) -> float | None:
+    """Return a number as JSON can hold it: None where it is not finite."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def in_words(scores: Scores | Card) -> str:
+    """Return scores as the command line says them: shares for a task, losses for a file."""
+    if "validation_loss" in scores.more:
+        losses = {name: scores.more[name] for name in ("validation_loss", "probe_loss") if name in scores.more}
+        return ", ".join(
+            f"{name.replace('_', ' ')} {'infinite' if loss is None else format(loss, '.4g')}"
+            for name, loss in losses.items()
+        )
+    return f"task score {scores.task_score:.1%}, {scores.retention:.1%} of the base kept"

@@ -1,0 +1,30 @@
+"""The training methods to compare, one file each. To add one, write its file and put it into the tuple below.
+
+All are given the size of a plain LoRA of rank `r`. Methods that train something beside the two factors (a core, a
+magnitude) get a smaller rank for it, so that the trainable parameters agree within 5 %.
+"""
+
+from typing import Final
+
+from hiplora.errors import HiploraError
+from hiplora.training.methods import dora, hiplora, lora, loraplus, pissa, rslora
+from hiplora.training.methods.match import TOLERANCE, Match, match_parameters
+from hiplora.training.methods.method import Method
+
+__all__ = ["METHODS", "TOLERANCE", "Match", "Method", "find_method", "match_parameters"]
+
+METHODS: Final[dict[str, Method]] = {
+    module.METHOD.key: module.METHOD for module in (lora, loraplus, rslora, pissa, dora, hiplora)
+}
+"""All methods by key, in the order in which they are listed everywhere."""
+
+
+def find_method(key: str) -> Method:
+    """Look up a method.
+
+    Raises:
+        HiploraError: the method is unknown.
+    """
+    if key not in METHODS:
+        raise HiploraError(f"'{key}' is not a method: choose one of {', '.join(METHODS)}.")
+    return METHODS[key]

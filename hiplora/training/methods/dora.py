@@ -1,0 +1,19 @@
+"""DoRA."""
+
+from hiplora.settings import HipLoraSettings
+from hiplora.training.methods.method import Method
+
+
+class _Dora(Method):
+    def extra_parameters(self, m: int, n: int, settings: HipLoraSettings) -> int:
+        """Return the size of the magnitude, one number per row."""
+        return m
+
+
+METHOD = _Dora(
+    "dora",
+    "DoRA",
+    "LoRA with the size of each row trained apart",
+    "Liu et al., arXiv 2402.09353",
+    lora_fields={"use_dora": True},
+)

@@ -1,0 +1,81 @@
+"""The events of runs as tidy tables: what the live plots, Compare and a notebook share."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from typing import Any, Final, TypeVar
+
+import pandas as pd
+
+from hiplora.sources import layer_and_kind
+from hiplora.training.events import Layers, Recorded, Scores, Step
+from hiplora.training.methods import METHODS
+from hiplora.training.run import Run
+
+_OF_LAYER: Final = [each.name for each in fields(Layers) if each.name not in ("step", "total_relative_norm")]
+
+
+def step_table(runs: Iterable[Run]) -> pd.DataFrame:
+    """Return one row per run and optimizer step.
+
+    Columns: `run, method`, and the fields of `hiplora.training.events.Step`.
+    """
+    runs = list(runs)
+    rows = [_names(run) | vars(event) for run in runs for event in _events(run, Step)]
+    return _table(runs, rows, [each.name for each in fields(Step)])
+
+
+def score_table(runs: Iterable[Run]) -> pd.DataFrame:
+    """Return one row per run, scored step and score.
+
+    Columns: `run, method, step, name, role, score`. Role `task` is what is learned, `retention` the mean share that the
+    base keeps, `skill` each of the base's skills. For a data file `task` is the mean probability that validation tokens
+    get (geometric), and `retention` the base's perplexity on the probe over the present one.
+    """
+    runs, rows = list(runs), []
+    for run in runs:
+        for event in _events(run, Scores):
+            found = [(run.config.goal, "task", event.task_score)]
+            if event.retention is not None:
+                found.append(("retention", "retention", event.retention))
+            found += [(name, "skill", value) for name, value in event.skills.items()]
+            rows += [
+                _names(run) | {"step": event.step, "name": name, "role": role, "score": score}
+                for name, role, score in found
+            ]
+    return _table(runs, rows, ["step", "name", "role", "score"])
+
+
+def layer_history(runs: Iterable[Run]) -> pd.DataFrame:
+    """Return one row per run, measured step and module.
+
+    Columns: `run, method, step, module, layer, kind, epsilon, tightness, principal_norm, mixed_norm, residual_norm`
+    (Frobenius norms of the blocks), `relative_norm, shadow_price` (task loss per unit of cost; NaN for methods without
+    a core).
+    """
+    runs, rows = list(runs), []
+    for run in runs:
+        places = [(module, *layer_and_kind(module)) for module in run.facts.get("modules", [])]
+        for event in _events(run, Layers):
+            values = [getattr(event, name) or [None] * len(places) for name in _OF_LAYER]
+            for place, *numbers in zip(places, *values, strict=True):
+                where = dict(zip(("module", "layer", "kind"), place, strict=True))
+                rows.append(_names(run) | {"step": event.step} | where | dict(zip(_OF_LAYER, numbers, strict=True)))
+    table = _table(runs, rows, ["step", "module", "layer", "kind", *_OF_LAYER])
+    return table.astype(dict.fromkeys(_OF_LAYER, "float64"))
+
+
+_Kind = TypeVar("_Kind", bound=Recorded)
+
+
+def _events(run: Run, kind: type[_Kind]) -> Iterator[_Kind]:
+    return (event for event in run.events() if isinstance(event, kind))
+
+
+def _names(run: Run) -> dict[str, Any]:
+    return {"run": run.name, "method": METHODS[run.config.method].title}
+
+
+def _table(runs: list[Run], rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
+    """Return rows as a table that keeps the order of the runs, also of those without a row: colors go by it."""
+    table = pd.DataFrame(rows, columns=["run", "method", *columns])
+    return table.astype({"run": pd.CategoricalDtype(list(dict.fromkeys(run.name for run in runs)))})
