@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from numbers import Real
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from hiplora.errors import HiploraError
-from hiplora.settings import HipLoraSettings
+from hiplora.settings import NOT_NEGATIVE, POSITIVE, HipLoraSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,28 +23,6 @@ DEFAULT_EPSILON = HipLoraSettings.epsilon
 """Budget of an update that states none (a plain LoRA), the default of `HipLoraConfig`."""
 
 
-def check_epsilon(epsilon: float) -> float:
-    """Return a budget that can be used.
-
-    Raises:
-        HiploraError: it is not a positive number.
-    """
-    if isinstance(epsilon, bool) or not isinstance(epsilon, Real) or not 0 < epsilon < math.inf:
-        raise HiploraError(f"epsilon must be a positive number, got {epsilon!r}.")
-    return float(epsilon)
-
-
-def check_power(power: float) -> float:
-    """Return an exponent of the budget's weights that can be used.
-
-    Raises:
-        HiploraError: it is not 0 or a positive number.
-    """
-    if isinstance(power, bool) or not isinstance(power, Real) or not 0 <= power < math.inf:
-        raise HiploraError(f"power must be 0 or a positive number, got {power!r}.")
-    return float(power)
-
-
 def direction_weights(sigma: np.ndarray, power: float = 1.0) -> np.ndarray:
     """Return `w_i = (s_i / s_1)^p`: leading directions cost more (our choice; the paper says singular-value-weighted).
 
@@ -59,7 +36,7 @@ def direction_weights(sigma: np.ndarray, power: float = 1.0) -> np.ndarray:
     Raises:
         HiploraError: `power` is negative or not a number.
     """
-    check_power(power)
+    NOT_NEGATIVE.require("power", power)
     if sigma[0] == 0:
         return np.zeros_like(sigma)
     return np.asarray((sigma / sigma[0]) ** power)
@@ -91,7 +68,8 @@ def tightness(cost: float, epsilon: float) -> float:
     Raises:
         HiploraError: `epsilon` is not a positive number.
     """
-    return float(np.sqrt(cost)) / check_epsilon(epsilon)
+    POSITIVE.require("epsilon", epsilon)
+    return float(np.sqrt(cost)) / epsilon
 
 
 def within_budget(C: np.ndarray, sigma: np.ndarray, power: float, epsilon: float) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from hiplora.adapters import Placement, Update, name_apart, place, read_adapter
-from hiplora.budget import check_epsilon, check_power, reallocate
+from hiplora.budget import reallocate
 from hiplora.card import Card
 from hiplora.errors import HiploraError
 from hiplora.measures import (
@@ -34,6 +34,7 @@ from hiplora.measures import (
 from hiplora.measures.layers import require_rank
 from hiplora.memory import Memory
 from hiplora.plots import Plots
+from hiplora.settings import COUNT, NOT_NEGATIVE, POSITIVE
 from hiplora.sources import BaseModel, Weight, open_base
 from hiplora.spectrum import BaseSpectra, Spectrum
 from hiplora.spectrum.cache import round_up
@@ -76,13 +77,15 @@ class Study:
         strangers: Sequence[tuple[Update, str]] = (),
         _memory: Memory | None = None,
     ):
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise HiploraError(f"k must be a whole number of at least 1, got {k!r}.")
+        COUNT.require("k", k)
+        if epsilon is not None:
+            POSITIVE.require("epsilon", epsilon)
+        NOT_NEGATIVE.require("power", power)
         self.spectra = spectra
         self.placements = [place(spectra.base, update) for update in updates]
         self.k = k
-        self.epsilon = None if epsilon is None else check_epsilon(epsilon)
-        self.power = check_power(power)
+        self.epsilon = epsilon
+        self.power = power
         self.source = source or str(spectra.base.path)
         self.problems = list(problems)
         self.strangers = list(strangers)
