@@ -61,6 +61,9 @@ def budget_cost(C: np.ndarray, sigma: np.ndarray, power: float = 1.0) -> float:
 def tightness(cost: float, epsilon: float) -> float:
     """Return `sqrt(cost) / epsilon`: 1.0 means that the budget is spent.
 
+    >>> tightness(cost=0.0025, epsilon=0.1)
+    0.5
+
     Args:
         cost: from `budget_cost`.
         epsilon: the share of the weighted principal spectrum that training may move.
@@ -74,6 +77,9 @@ def tightness(cost: float, epsilon: float) -> float:
 
 def within_budget(C: np.ndarray, sigma: np.ndarray, power: float, epsilon: float) -> np.ndarray:
     """Return `C min(1, epsilon / sqrt(cost(C)))`: what the hard mode lets through (our choice).
+
+    >>> within_budget(np.array([[2.0]]), sigma=np.array([4.0]), power=1.0, epsilon=0.25)
+    array([[1.]])
 
     Args:
         C: (k, k), the core.

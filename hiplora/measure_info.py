@@ -1,6 +1,6 @@
 """What a measure is, as people meet it: its name, unit, formula and meaning."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Scale = Literal["chance", "share", "log", "linear", "count", "budget", "signed"]
@@ -19,6 +19,7 @@ class MeasureInfo:
         scale: `chance` (a ratio whose neutral value is 1), `share` (0 to 1), `log`, `linear` or `count` (from 0),
             `budget` (1 is the limit), `signed` (-1 to 1).
         source: the paper, or our choice.
+        null: LaTeX of its mean for a random update of the same size and rank; empty where that has none of its own.
     """
 
     column: str
@@ -28,6 +29,7 @@ class MeasureInfo:
     meaning: str
     scale: Scale
     source: str
+    null: str = field(default="", kw_only=True)
 
     @property
     def title(self) -> str:

@@ -315,6 +315,13 @@ class Study:
     def octaves(self) -> pd.DataFrame:
         """Return the energy of all modules together by octave of direction: see `hiplora.measures.octave_table`.
 
+        >>> table = open_study("demo", ["swap-lora"]).octaves()
+        >>> table[["start", "end"]].head(3)
+           start  end
+        0      1    1
+        1      2    2
+        2      3    4
+
         Raises:
             HiploraError: an update holds NaN, or `k` is larger than a layer.
         """
@@ -562,9 +569,16 @@ def open_study(
 ) -> Study:
     """Open a base and adapters as a study.
 
-    >>> study = open_study("demo", ["swap-lora", "swap-hiplora"], k=16)
+    >>> import hiplora
+    >>> study = hiplora.open("demo", ["swap-lora", "swap-hiplora"], k=16)
     >>> study.names
     ['swap-lora', 'swap-hiplora']
+    >>> study.summary()[["adapter", "enrichment", "retention"]].round(2)
+            adapter  enrichment  retention
+    0     swap-lora        6.27       0.90
+    1  swap-hiplora        2.19       0.93
+    >>> study.at(k=8, epsilon=0.1).k
+    8
 
     Args:
         base: a folder, a known name (`demo`), or a hub name.
@@ -594,6 +608,10 @@ def analyze(
     intruders: bool = False,
 ) -> pd.DataFrame:
     """Return the layer table of adapters on a base: the short form of `open_study(...).layers()`.
+
+    >>> table = analyze("demo", ["swap-lora"], k=16)
+    >>> len(table), table["module"].iloc[0]
+    (28, 'model.layers.0.self_attn.q_proj')
 
     Args:
         base: as in `open_study`.

@@ -14,6 +14,16 @@ class Delta(ABC):
     """An update `dW` (m x n, out x in) of one weight. All arithmetic is in float64.
 
     Deltas of one shape can be added and subtracted, and scaled by a number; low-rank ones stay low-rank.
+
+    >>> a = LowRankDelta(np.array([[1.0], [0.0]]), np.array([[3.0, 4.0, 0.0]]))
+    >>> b = LowRankDelta(np.array([[0.0], [1.0]]), np.array([[0.0, 0.0, 2.0]]))
+    >>> a.energy, a.inner(b)
+    (25.0, 0.0)
+    >>> (a - 0.5 * b).dense()
+    array([[ 3.,  4.,  0.],
+           [ 0.,  0., -1.]])
+    >>> (a + b).rank
+    2
     """
 
     @property

@@ -57,6 +57,13 @@ class Placement:
 def place(base: BaseModel, update: Update) -> Placement:
     """Find the weights of a base that an update changes. Modules that the base does not have are left out.
 
+    >>> from hiplora.adapters import read_adapter
+    >>> from hiplora.sources import open_base
+    >>> placement = place(open_base("demo"), read_adapter("swap-lora"))
+    >>> weight, delta = next(iter(placement))
+    >>> weight.module, delta.shape, delta.rank
+    ('model.layers.0.self_attn.q_proj', (128, 128), 8)
+
     Raises:
         HiploraError: no module is in the base, or a module's shape differs: the update is of another base.
     """

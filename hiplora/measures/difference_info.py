@@ -41,13 +41,15 @@ _ALL = (
             f"The part of the difference {where}.",
             "share",
             OURS,
+            null=null,
         )
-        for column, name, part, where in (
+        for column, name, part, where, null in (
             (
                 "pp",
                 "Principal",
                 r"\lVert U_k^\top \Delta W V_k\rVert_F^2",
                 "inside the leading singular directions on both sides",
+                "k^2/(mn)",
             ),
             (
                 "mixed",
@@ -55,12 +57,14 @@ _ALL = (
                 r"\bigl(\lVert U_k^\top \Delta W\rVert_F^2 + \lVert\Delta W V_k\rVert_F^2"
                 r" - 2\,\lVert U_k^\top \Delta W V_k\rVert_F^2\bigr)",
                 "inside the leading singular directions on one side only",
+                "k/m + k/n - 2k^2/(mn)",
             ),
             (
                 "rr",
                 "Residual",
                 r"\lVert (I - U_k U_k^\top) \Delta W (I - V_k V_k^\top)\rVert_F^2",
                 "outside the leading singular directions on both sides",
+                "(1 - k/m)(1 - k/n)",
             ),
         )
     ),
@@ -73,6 +77,7 @@ _ALL = (
             meaning,
             "signed",
             STANDARD,
+            null="0",
         )
         for column, name, a, b, where, meaning in (
             (
@@ -110,8 +115,9 @@ _ALL = (
             f"How much the two updates share of what they {verb}, whatever they do with it.",
             "share",
             OURS,
+            null=rf"\max(r_A, r_B) / {size}",
         )
-        for side, space, verb in (("left", "column", "write into"), ("right", "row", "read from"))
+        for side, space, verb, size in (("left", "column", "write into", "m"), ("right", "row", "read from", "n"))
     ),
     MeasureInfo(
         "joint_tightness",

@@ -18,6 +18,7 @@ ENRICHMENT = Measure(
     "How many times its share by chance the update puts into the leading k x k singular directions.",
     "chance",
     OURS,
+    null="1",
     value=_enrichment,
     beside={
         "enrichment_left": lambda m: m.channels.left_share / (m.k / m.shape[0]),

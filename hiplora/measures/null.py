@@ -29,6 +29,10 @@ class Null:
 def isotropic_null(k: int | np.ndarray, shape: tuple[int, int], parts: np.ndarray, side: Side = "both") -> Null:
     """Return the null of an update with the same singular values but singular vectors uniform on the sphere.
 
+    >>> null = isotropic_null(16, (128, 128), parts=np.array([0.5, 0.5]))
+    >>> float(null.mean)
+    0.015625
+
     A rank-one part puts `Beta(k/2, (m-k)/2)` of its energy into `k` given directions of dimension `m`; for
     `side="both"` the parts also interfere. Mean (`k/m`, `k/n` or `k^2/(mn)`) and variance are exact, with the parts'
     vectors orthonormal as those of an SVD are; the band is that of the Beta with this mean and variance (our choice,

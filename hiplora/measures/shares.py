@@ -11,6 +11,7 @@ PRINCIPAL_SHARE = Measure(
     "The part of the update inside the leading singular directions on both sides; chance puts k²/(mn) there.",
     "share",
     PAPER,
+    null="k^2/(mn)",
     value=lambda m: m.channels.share("pp"),
     beside={
         "pr": lambda m: m.channels.share("pr"),
@@ -31,6 +32,7 @@ LEFT_SHARE = Measure(
     "The part of the update that writes into the leading left singular directions; chance puts k/m there.",
     "share",
     OURS,
+    null="k/m",
     value=lambda m: m.channels.left_share,
 )
 
@@ -42,5 +44,6 @@ RIGHT_SHARE = Measure(
     "The part of the update that reads from the leading right singular directions; chance puts k/n there.",
     "share",
     OURS,
+    null="k/n",
     value=lambda m: m.channels.right_share,
 )
