@@ -1,6 +1,6 @@
-"""Parts of the documentation that come from the code: the measures, the difference measures and the layers.
+"""Parts of the documentation that come from the code: measures, difference measures, training methods and layers.
 
-A directive each: `{measures}`, `{differences}` and `{layers}`.
+A directive each: `{measures}`, `{differences}`, `{methods}` and `{layers}`.
 """
 
 import ast
@@ -16,6 +16,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from hiplora.measure_info import MeasureInfo
 from hiplora.measures import DIFFERENCES, MEASURES
+from hiplora.training import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 _WIDTH, _GAP, _LINE, _CHARACTER = 800, 10, 17, 6.4
@@ -81,6 +82,14 @@ class _Differences(_Measures):
     registry = DIFFERENCES.values()
 
 
+class _Methods(SphinxDirective):
+    """A table of the training methods."""
+
+    def run(self) -> list[nodes.Node]:
+        rows = [f"| `{m.key}` | {m.title} | {m.summary} | {m.source} |" for m in METHODS.values()]
+        return self.parse_text_to_nodes("\n".join(["| key | method | in short | source |", "|---|---|---|---|", *rows]))
+
+
 def _described(info: MeasureInfo) -> str:
     columns = [info.column, *getattr(info, "beside", ())]
     facts = [
@@ -104,6 +113,8 @@ def _keep_prose(app: Sphinx, what: str, name: str, obj: object, options: object,
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives."""
     app.connect("autodoc-process-docstring", _keep_prose, priority=400)
-    for name, directive in (("layers", _Layers), ("measures", _Measures), ("differences", _Differences)):
-        app.add_directive(name, directive)
+    app.add_directive("layers", _Layers)
+    app.add_directive("measures", _Measures)
+    app.add_directive("differences", _Differences)
+    app.add_directive("methods", _Methods)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -8,10 +8,14 @@ import tomllib
 from html import unescape
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import hiplora
+from hiplora import training
 from hiplora.measures import DIFFERENCES, MEASURES
+from hiplora.training import METHODS
 from tests.docs.reading import ROOT, tokens
 
 
@@ -42,6 +46,22 @@ def test_every_measure_has_its_formula_and_null_on_the_measures_page(site: Path)
         assert f">{info.name}<" in page
         assert info.formula in page
         assert info.null in page
+
+
+def test_every_training_method_is_on_the_page_of_runs(site: Path) -> None:
+    page = unescape((site / "runs.html").read_text())
+    for method in METHODS.values():
+        assert f">{method.key}<" in page
+        assert method.summary in page
+
+
+@pytest.mark.parametrize("package", [hiplora, training], ids=lambda package: package.__name__)
+def test_every_public_name_is_on_the_page_of_the_api(site: Path, package: ModuleType) -> None:
+    page = (site / "api.html").read_text()
+    modules = {name for name in package.__all__ if isinstance(getattr(package, name), ModuleType)}
+    constants = {name for name in package.__all__ if name.isupper() or name.startswith("_")}
+    for name in set(package.__all__) - modules - constants:
+        assert f'id="{package.__name__}.{name}"' in page
 
 
 def test_picture_of_the_layers_shows_the_contract_from_top_to_bottom(site: Path) -> None:
