@@ -62,8 +62,6 @@ class Probe:
         from peft import PeftModel
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        import hiplora.tuner  # noqa: F401  (registers the method with PEFT)
-
         base = Path(base)
         spectra = spectra or BaseSpectra(BaseModel(base))
         self.base = base

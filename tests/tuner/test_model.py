@@ -70,7 +70,7 @@ for case in json.loads(sys.argv[1]):
     with torch.no_grad():
         torch.testing.assert_close(exported(input_ids=tokens).logits, want, atol=1e-5, rtol=1e-5)
 
-        import hiplora.tuner
+        import hiplora
         loaded = PeftModel.from_pretrained(base(), case["adapter"]).eval()
         assert torch.equal(loaded(input_ids=tokens).logits, want)
         merged = loaded.merge_and_unload()
