@@ -22,13 +22,13 @@ without `base_model.model.`:
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from hiplora.adapters.lora import matches_pattern
+from hiplora.adapters.patterns import match_patterns
 from hiplora.budget import within_budget
 from hiplora.errors import HiploraError
 from hiplora.sources import strip_peft_prefix
@@ -66,33 +66,41 @@ class ModuleSettings:
         return self.alpha / self.r
 
 
-def module_settings(config: Mapping[str, Any], module: str) -> ModuleSettings:
-    """Return what a config says about one module. Of several patterns that match it, the first by alphabet counts.
+def module_settings(config: Mapping[str, Any], modules: Collection[str]) -> dict[str, ModuleSettings]:
+    """Return what a config says about modules. Of several patterns that match one, the first by alphabet counts.
 
     Args:
         config: the fields of `HipLoraConfig`, as saved.
-        module: the module's name without `base_model.model.`.
+        modules: names without `base_model.model.`.
 
     Raises:
-        HiploraError: a field is missing or of the wrong type, or a pattern is no regular expression.
+        HiploraError: a field is missing or of the wrong type, or a pattern cannot be used.
     """
+    found = {}
+    for field in ("rank_pattern", "alpha_pattern", "principal_rank_pattern", "epsilon_pattern"):
+        patterns = config.get(field) or {}
+        if not isinstance(patterns, Mapping):
+            raise HiploraError(f"adapter_config.json has {field} {patterns!r}, not an object: save the adapter again.")
+        # PEFT sorts the keys when it saves: so does this, or overlapping patterns would mean another value once loaded.
+        found[field] = match_patterns(dict(sorted(patterns.items())), modules, field)
+    return {
+        module: _settings(config, {field: matches.get(module) for field, matches in found.items()})
+        for module in modules
+    }
+
+
+def _settings(config: Mapping[str, Any], matches: Mapping[str, tuple[str, Any] | None]) -> ModuleSettings:
+    """Return the settings of one module, given the pattern of each field that matches it and the pattern's value."""
 
     def field(name: str, kind: Any, pattern: str = "") -> Any:
         if name not in config:
             raise HiploraError(
                 f"adapter_config.json has no {name!r}: it was not written by HipLoraConfig, save it again."
             )
-        # PEFT sorts the keys when it saves: so does this, or overlapping patterns would mean another value once loaded.
-        patterns = config.get(pattern) or {}
-        if not isinstance(patterns, Mapping):
-            raise HiploraError(
-                f"adapter_config.json has {pattern} {patterns!r}, not an object: save the adapter again."
-            )
-        found = sorted(patterns.items())
-        label, value = next(
-            ((f"{pattern}[{key!r}]", value) for key, value in found if matches_pattern(key, module)),
-            (name, config[name]),
-        )
+        label, value = name, config[name]
+        if match := matches.get(pattern):
+            key, value = match
+            label = f"{pattern}[{key!r}]"
         # JSON's true and false are whole numbers to Python.
         if isinstance(value, bool) or not isinstance(value, kind):
             word = "a text" if kind is str else "a whole number" if kind is int else "a number"

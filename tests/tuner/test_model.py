@@ -178,6 +178,30 @@ def _save(model: nn.Module, folder):
     return folder
 
 
+ENDLESS = {
+    # `regex` sees that no name holds an X; `re` tries all ways to part the name first.
+    "([a-z_.0-9]+)+X": None,
+    r"(.+?)(.+?)(.+?)(.+?)(.+?)(.+?)(.+?)\3\4\5\6\7\8[A-Z]": "takes too long to match: write the names of the modules",
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("pattern", ENDLESS)
+@pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern", "principal_rank_pattern", "epsilon_pattern"])
+def test_a_saved_pattern_does_not_hold_up_who_loads_it(load_base, tokens, tmp_path, field, pattern):
+    model = perturb(get_peft_model(load_base(), HipLoraConfig(**SMALL | {"alpha_pattern": {"q_proj": 9}})))
+    path = _save(model, tmp_path) / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {field: config[field] | {pattern: 3}}))
+    if ENDLESS[pattern]:
+        with pytest.raises(HiploraError, match=f"{field}, which {ENDLESS[pattern]}"):
+            PeftModel.from_pretrained(load_base(), tmp_path)
+        return
+    loaded = PeftModel.from_pretrained(load_base(), tmp_path)
+    assert torch.equal(logits(loaded, tokens), logits(model, tokens))
+    assert getattr(loaded.peft_config["default"], field) == config[field] | {pattern: 3}
+
+
 @pytest.mark.parametrize("base", ["other", "bfloat16"])
 def test_another_base_is_refused_and_left_alone(load_base, tmp_path, base):
     model = get_peft_model(load_base(), HipLoraConfig(**SMALL))
