@@ -16,6 +16,7 @@ from hiplora.adapters import INITIAL_FILE
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path, read_json
 from hiplora.sources import BaseModel, layer_and_kind, open_base
+from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer
 from hiplora.spectrum.prepare import BaseSpectra, resolve_device
 from hiplora.training.config import RunConfig
 from hiplora.training.data import Scores, load_data, require_lines
@@ -154,7 +155,7 @@ class Training:
         self.device = resolve_device(config.device)
         self.phase("Loading torch and transformers")
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+        from transformers import set_seed
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
@@ -164,15 +165,8 @@ class Training:
         if checkpoint:
             self._check_resumable(checkpoint)
         self.phase("Loading the model")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True)
-        except (ValueError, OSError):
-            raise HiploraError(
-                f"{base.path} has no tokenizer that transformers can load: put the model's tokenizer.json and "
-                "tokenizer_config.json beside its weights."
-            ) from None
-        # In its own dtype: a bfloat16 and a float32 copy of one base are two bases.
-        model = AutoModelForCausalLM.from_pretrained(base.path, local_files_only=True, dtype="auto")
+        tokenizer = load_tokenizer(base.path)
+        model = load_causal_lm(base.path)
         model.to(self.device)
         self.data = load_data(config, base, tokenizer, model)
         for note in self.data.notes:
