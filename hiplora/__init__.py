@@ -5,12 +5,14 @@
     study.layers()
     study.plot.layer_map("enrichment").show()
 
-`import hiplora` costs nothing: what needs torch, transformers or PEFT is imported when first asked for.
-`HipLoraConfig` (or `import hiplora.tuner`) registers the method with PEFT.
+`import hiplora` registers HiP-LoRA with PEFT, whichever of the two is imported first, and costs little: what needs
+torch, transformers or PEFT is imported when first asked for.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from hiplora.registration import register_with_peft
 
 if TYPE_CHECKING:
     from hiplora import figures, measures
@@ -47,3 +49,6 @@ def __getattr__(name: str) -> Any:
         module, found = _HOMES[name]
         return getattr(importlib.import_module(f"hiplora.{module}"), found)
     raise AttributeError(f"module 'hiplora' has no attribute {name!r}")
+
+
+register_with_peft()

@@ -35,7 +35,7 @@ def test_settings_out_of_range_are_refused_by_name(name, value):
 
 def test_settings_of_one_module_have_the_patterns_applied():
     config = HipLoraConfig(epsilon=0.1, epsilon_pattern={"q_proj": 0.2}, rank_pattern={"q_proj": 3}, core="diagonal")
-    one, other = (module_settings(vars(config), f"layers.0.{name}") for name in ("q_proj", "v_proj"))
+    one, other = module_settings(vars(config), ["layers.0.q_proj", "layers.0.v_proj"]).values()
     assert (one.epsilon, one.r, one.core) == (0.2, 3, "diagonal")
     assert (other.epsilon, other.r, other.core) == (0.1, FIELDS["r"].default, "diagonal")
 

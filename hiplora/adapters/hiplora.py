@@ -38,7 +38,7 @@ class HipLoraAdapter(Adapter):
         keys = group_keys(self.tensors.shapes)
         try:
             self._base_weights = {module: base_entry(self.config, module) for module in keys}
-            self._settings = {module: module_settings(self.config, module) for module in keys}
+            self._settings = module_settings(self.config, keys)
         except HiploraError as error:
             raise HiploraError(f"{self.path}: {error}") from None
         return keys

@@ -22,12 +22,12 @@ without `base_model.model.`:
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from hiplora.adapters.lora import matches_pattern
+from hiplora.adapters.patterns import match_patterns
 from hiplora.budget import within_budget
 from hiplora.errors import HiploraError
 from hiplora.settings import HipLoraSettings
@@ -38,16 +38,35 @@ FACTORS = ("hiplora_Ut", "hiplora_Vt")
 """The tensors that a cache can give back."""
 
 
-def module_settings(config: Mapping[str, Any], module: str) -> HipLoraSettings:
-    """Return what a config says about one module. Of several patterns that match it, the first by alphabet counts.
+def module_settings(config: Mapping[str, Any], modules: Collection[str]) -> dict[str, HipLoraSettings]:
+    """Return what a config says about modules. Of several patterns that match one, the first by alphabet counts.
 
     Args:
         config: the fields of `HipLoraConfig`, as saved.
-        module: the module's name without `base_model.model.`.
+        modules: names without `base_model.model.`.
 
     Raises:
-        HiploraError: a field is missing, of the wrong type or out of range, or a pattern is no regular expression.
+        HiploraError: a field is missing, of the wrong type or out of range, or a pattern cannot be used.
     """
+    found = {}
+    for setting in dataclasses.fields(HipLoraSettings):
+        if field := setting.metadata.get("pattern"):
+            patterns = config.get(field) or {}
+            if not isinstance(patterns, Mapping):
+                raise HiploraError(
+                    f"adapter_config.json has {field} {patterns!r}, not an object: save the adapter again."
+                )
+            # PEFT sorts the keys when it saves. So does this, or overlapping patterns would mean another value once
+            # loaded.
+            found[field] = match_patterns(dict(sorted(patterns.items())), modules, field)
+    return {
+        module: _settings(config, {field: matches.get(module) for field, matches in found.items()})
+        for module in modules
+    }
+
+
+def _settings(config: Mapping[str, Any], matches: Mapping[str, tuple[str, Any] | None]) -> HipLoraSettings:
+    """Return the settings of one module, given the pattern of each field that matches it and the pattern's value."""
     values: dict[str, Any] = {}
     for setting in dataclasses.fields(HipLoraSettings):
         name, pattern, rule = setting.name, setting.metadata.get("pattern", ""), setting.metadata["rule"]
@@ -57,16 +76,9 @@ def module_settings(config: Mapping[str, Any], module: str) -> HipLoraSettings:
             raise HiploraError(
                 f"adapter_config.json has no {name!r}: it was not written by HipLoraConfig, save it again."
             )
-        # PEFT sorts the keys when it saves: so does this, or overlapping patterns would mean another value once loaded.
-        patterns = config.get(pattern) or {}
-        if not isinstance(patterns, Mapping):
-            raise HiploraError(
-                f"adapter_config.json has {pattern} {patterns!r}, not an object: save the adapter again."
-            )
-        label, value = next(
-            ((f"{pattern}[{key!r}]", value) for key, value in sorted(patterns.items()) if matches_pattern(key, module)),
-            (name, config[name]),
-        )
+        label, value = name, config[name]
+        if match := matches.get(pattern):
+            label, value = f"{pattern}[{match[0]!r}]", match[1]
         if not rule.accepts(value):
             raise HiploraError(f"adapter_config.json has {label} {value!r}, not {rule.words}: save the adapter again.")
         values[name] = value

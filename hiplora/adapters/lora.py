@@ -2,28 +2,20 @@
 
 import math
 import re
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from hiplora.adapters.adapter import Adapter
 from hiplora.adapters.delta import Delta, LowRankDelta
+from hiplora.adapters.patterns import match_patterns
 from hiplora.errors import HiploraError
 from hiplora.files import TensorSource
 from hiplora.sources import strip_peft_prefix
 
 # PEFT 0.3 and older wrote the adapter's name between the two.
 _KEY = re.compile(r"^(?P<module>.+)\.(?P<factor>lora_[AB])\.(?:[^.]+\.)?weight$")
-
-
-def matches_pattern(pattern: str, module: str) -> bool:
-    """Whether a key of PEFT's `rank_pattern` or `alpha_pattern` means this module (PEFT's own rule)."""
-    try:
-        return re.match(rf"(.*\.)?({pattern})$", module) is not None
-    except re.error as error:
-        raise HiploraError(
-            f"adapter_config.json has {pattern!r} in a pattern, which is no regular expression ({error})."
-        ) from None
 
 
 class LoraAdapter(Adapter):
@@ -70,6 +62,11 @@ class LoraAdapter(Adapter):
         shapes = self.tensors.shapes
         return shapes[self._key(module, "lora_B")][0], shapes[self._key(module, "lora_A")][-1]
 
+    @cached_property
+    def _matches(self) -> dict[str, dict[str, tuple[str, Any]]]:
+        """What `match_patterns` has found so far, by field."""
+        return {}
+
     def scaling(self, module: str, r: int) -> float:
         """Return what `B A` is multiplied with: `alpha / r`, or `alpha / sqrt(r)` for rsLoRA."""
         alpha = self._setting("lora_alpha", "alpha_pattern", module, r)
@@ -79,9 +76,12 @@ class LoraAdapter(Adapter):
         """Return what the config says about one module: the first pattern that means it, else the field itself."""
         patterns, default = self.config.get(pattern_name) or {}, self.config.get(name, missing)
         try:
-            return float(next((value for key, value in patterns.items() if matches_pattern(key, module)), default))
-        except HiploraError:
-            raise
+            if pattern_name not in self._matches:
+                self._matches[pattern_name] = match_patterns(patterns, self.modules, pattern_name)
+            _, value = self._matches[pattern_name].get(module, ("", default))
+            return float(value)
+        except HiploraError as error:
+            raise HiploraError(f"{self.path}: {error}") from None
         except (TypeError, ValueError, AttributeError):
             raise HiploraError(
                 f"{self.path / 'adapter_config.json'}: {name} must be a number and {pattern_name} an object of "

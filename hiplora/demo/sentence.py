@@ -18,6 +18,7 @@ from hiplora.demo.scoring import greedy_answers
 from hiplora.demo.skills import ALL_FACTS, evaluation_examples
 from hiplora.errors import HiploraError
 from hiplora.sources import BaseModel, layer_and_kind, strip_peft_prefix
+from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer
 from hiplora.spectrum.prepare import BaseSpectra
 
 if TYPE_CHECKING:
@@ -60,17 +61,14 @@ class Probe:
         spectra: BaseSpectra | None = None,
     ):
         from peft import PeftModel
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        import hiplora.tuner  # noqa: F401  (registers the method with PEFT)
 
         base = Path(base)
         spectra = spectra or BaseSpectra(BaseModel(base))
         self.base = base
         self.k = k
-        self.tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(base, local_files_only=True)
+        self.tokenizer: PreTrainedTokenizerFast = load_tokenizer(base)
         # A base for each: PEFT wraps the model's layers in place.
-        bases = [AutoModelForCausalLM.from_pretrained(base, local_files_only=True).eval() for _ in (BASE, *adapters)]
+        bases = [load_causal_lm(base).eval() for _ in (BASE, *adapters)]
         self.adapters = [read_adapter(path) for path in adapters]
         self.models: dict[str, torch.nn.Module] = {BASE: bases[0]}
         self._updates: dict[str, dict[str, _Split]] = {}

@@ -8,6 +8,7 @@ from hiplora.errors import HiploraError
 from hiplora.files import atomic_path, check_writable, user_path
 from hiplora.paths import cache_root, demo_base
 from hiplora.sources.base import BaseModel
+from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -121,14 +122,12 @@ def _converted_gguf(gguf: Path, known: KnownBase) -> Path:
         return target
     if importlib.util.find_spec("gguf") is None:
         raise HiploraError(f"{gguf.name} needs the package gguf to be read: `pip install gguf`.")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     check_writable(cache_root())
     with atomic_path(target) as draft:
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = load_causal_lm(gguf.parent, gguf_file=gguf.name)
         # Dequantized on loading; transformers would still refuse to save it as quantized.
         model.hf_quantizer = None
         del model.config.quantization_config
         model.save_pretrained(draft)
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(draft)
+        load_tokenizer(gguf.parent, gguf_file=gguf.name).save_pretrained(draft)
     return target

@@ -16,6 +16,7 @@ from hiplora.adapters import INITIAL_FILE
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path
 from hiplora.sources import BaseModel, layer_and_kind, open_base
+from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer
 from hiplora.spectrum.prepare import BaseSpectra, resolve_device
 from hiplora.training.checkpoints import keep_adapters, require_resumable, write_adapter
 from hiplora.training.config import RunConfig
@@ -119,7 +120,7 @@ def _train(run: Run, stopped: Callable[[], bool], report: Callable[[Event], None
     if checkpoint:
         require_resumable(checkpoint, method.has_core)
     phase("Loading the model")
-    tokenizer, model = _load(base, device)
+    tokenizer, model = load_tokenizer(base.path), load_causal_lm(base.path).to(device)
     data = load_data(config, base, tokenizer, model)
     for caveat in data.caveats:
         report(Caveat(caveat))
@@ -189,25 +190,6 @@ def _sentence(run: Run, error: BaseException) -> HiploraError | None:
             "size or max length."
         )
     return None
-
-
-def _load(base: BaseModel, device: str) -> tuple[Any, Any]:
-    """Return the base's tokenizer and model.
-
-    Raises:
-        HiploraError: there is no tokenizer that transformers can load.
-    """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True)
-    except (ValueError, OSError):
-        raise HiploraError(
-            f"{base.path} has no tokenizer that transformers can load: put the model's tokenizer.json and "
-            "tokenizer_config.json beside its weights."
-        ) from None
-    # In its own dtype: a bfloat16 and a float32 copy of one base are two bases.
-    return tokenizer, AutoModelForCausalLM.from_pretrained(base.path, local_files_only=True, dtype="auto").to(device)
 
 
 def _record_origin(run: Run, weight_hashes: list[str]) -> None:

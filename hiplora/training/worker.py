@@ -16,7 +16,6 @@ def main() -> int:
     import peft  # noqa: F401
     import transformers.trainer  # noqa: F401
 
-    import hiplora.tuner  # noqa: F401
     from hiplora.errors import HiploraError
     from hiplora.training.run import Run
     from hiplora.training.train import train

@@ -1,4 +1,4 @@
-"""HiP-LoRA as a method of PEFT. Importing this package registers it; loading a saved adapter needs the import too."""
+"""HiP-LoRA as a method of PEFT. `import hiplora` is enough to have it registered: see `hiplora.registration`."""
 
 import peft
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING

@@ -45,11 +45,15 @@ def export_lora(adapter_dir: Path, out_dir: Path) -> Path:
         raise HiploraError(f"{tensors.path} holds no HiP-LoRA tensors: save the adapter again.")
     own = {key for keys in modules.values() for key in keys.values()}
     lora = {key: tensors.read(key) for key in tensors.shapes if key not in own}
+    try:
+        settings = module_settings(config, modules)
+    except HiploraError as error:
+        raise HiploraError(f"{adapter_dir}: {error}") from None
     ranks = {}
     for module, keys in modules.items():
         held = {name: require_finite(tensors.read(key), f"{tensors.path}: {key}") for name, key in keys.items()}
         complete = with_factors(held, base_entry(config, module), module)
-        L, R = low_rank_factors(complete, module_settings(config, module))
+        L, R = low_rank_factors(complete, settings[module])
         prefix = next(iter(keys.values())).rpartition(".")[0]
         lora[f"{prefix}.lora_A.weight"] = np.ascontiguousarray(R, dtype=np.float32)
         lora[f"{prefix}.lora_B.weight"] = np.ascontiguousarray(L, dtype=np.float32)

@@ -44,7 +44,14 @@ class HipLoraModel(BaseTuner):
                 )
             entry = base_entry(vars(config), name)
             check_base(oriented_weight(_unwrapped(modules[name], name), name), entry, name, adapter_name)
-        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        # PEFT matches these with `re`, only to warn of those that mean no module: a saved adapter's come from anyone.
+        patterns = {name: getattr(config, name) for name in ("rank_pattern", "alpha_pattern") if self._loading}
+        self._saved_settings = module_settings(vars(config), config.base_weights)
+        vars(config).update({name: {} for name in patterns})
+        try:
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+        finally:
+            vars(config).update(patterns)
         transposed = any(layer.transposed for _, layer in _layers(model, adapter_name))
         if config.fan_in_fan_out and not transposed:
             warnings.warn("fan_in_fan_out is set, but every target stores its weight as (out, in).", stacklevel=2)
@@ -57,7 +64,7 @@ class HipLoraModel(BaseTuner):
         self, config: HipLoraConfig, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module,
         current_key: str,
     ) -> None:  # fmt: skip
-        settings = module_settings(vars(config), current_key)
+        settings = self._saved_settings.get(current_key) or module_settings(vars(config), [current_key])[current_key]
         base = _unwrapped(target, current_key)
         update: dict[str, Any] = {
             "config": config,

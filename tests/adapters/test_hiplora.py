@@ -183,7 +183,7 @@ def test_peft_prefix_twice_means_the_same_module(make, changed_copy):
         ({"rank_pattern": ["q_proj"]}, "rank_pattern .*, not an object"),
         ({"epsilon_pattern": "q_proj"}, "epsilon_pattern 'q_proj', not an object"),
         ({"alpha_pattern": {"q_proj": "3"}}, r"alpha_pattern\['q_proj'\] '3', not a positive number"),
-        ({"alpha_pattern": {"(": 3}}, "no regular expression"),
+        ({"alpha_pattern": {"(": 3}}, "not a regular expression"),
         ({"base_weights": ["x"]}, "does not say which base weight"),
     ],
 )

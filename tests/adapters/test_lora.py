@@ -6,7 +6,6 @@ from peft import LoraConfig
 from safetensors.numpy import save_file
 
 from hiplora.adapters import read_adapter
-from hiplora.adapters.lora import matches_pattern
 from hiplora.errors import HiploraError
 from hiplora.sources import open_base
 
@@ -83,21 +82,6 @@ def test_targets_given_as_one_string_are_no_obstacle(llama_base, make_adapter, t
     assert read_adapter(tmp_path / "adapter").modules == [
         f"model.layers.0.self_attn.{name}_proj" for name in ("q", "v")
     ]
-
-
-@pytest.mark.parametrize(("pattern", "module", "matches"), [
-    ("q_proj", "model.layers.0.self_attn.q_proj", True),
-    ("q_proj", "model.layers.0.self_attn.qq_proj", False),
-    ("self_attn.q_proj", "model.layers.0.self_attn.q_proj", True),
-    (r"layers\.0\..*", "model.layers.0.self_attn.q_proj", True),
-    ("^model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.q_proj", True),
-    ("layers.0", "model.layers.0.self_attn.q_proj", False),
-])  # fmt: skip
-def test_patterns_follow_pefts_own_rule(pattern, module, matches):
-    from peft.utils.other import get_pattern_key
-
-    assert matches_pattern(pattern, module) is matches
-    assert (get_pattern_key([pattern], module) == pattern) is matches
 
 
 def test_an_adapter_that_was_never_trained_is_zero(llama_base, make_adapter, tmp_path):
@@ -206,9 +190,3 @@ def test_an_alpha_that_is_no_number_is_one_sentence(fields, write_adapter, rng):
     tensors = {f"base_model.model.a.lora_{f}.weight": rng.normal(size=(3, 3)) for f in "AB"}
     with pytest.raises(HiploraError, match="lora_alpha must be a number and alpha_pattern an object of numbers"):
         read_adapter(write_adapter("odd", tensors, **fields)).delta("a")
-
-
-def test_a_pattern_that_is_no_regular_expression_is_one_sentence(write_adapter, rng):
-    tensors = {f"base_model.model.a.lora_{f}.weight": rng.normal(size=(3, 3)) for f in "AB"}
-    with pytest.raises(HiploraError, match="which is no regular expression"):
-        read_adapter(write_adapter("odd", tensors, alpha_pattern={"(": 3})).delta("a")

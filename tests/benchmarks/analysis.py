@@ -15,6 +15,7 @@ import torch
 from hiplora.adapters import place, read_adapter
 from hiplora.measures import MEASURES, layer_table, measure_layers
 from hiplora.sources import known_bases, open_base
+from hiplora.sources.transformers_models import load_causal_lm
 from hiplora.spectrum.prepare import BaseSpectra
 from tests.benchmarks.layer import SMOLLM2
 from tests.benchmarks.report import Line
@@ -166,10 +167,9 @@ def _peft(model: Any) -> dict[str, int]:
 def save_adapter(folder: Path, layers: list[int] | None) -> Any:
     """Save a LoRA of random factors whose size varies by layer, so that some maps have intruders and some have none."""
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(open_base(SMOLLM2).path, dtype=torch.float32)
+    model = load_causal_lm(open_base(SMOLLM2).path, dtype=torch.float32)
     maps = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=maps, layers_to_transform=layers)
     model = get_peft_model(model, config)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hiplora.sources import known_bases, open_base
+from hiplora.sources.transformers_models import load_causal_lm
 from hiplora.training.config import RunConfig
 from hiplora.training.methods import find_method, match_parameters
 from tests.benchmarks.report import Line
@@ -184,12 +185,7 @@ def build(target: str, method: str, device: str) -> Any:
 
 def _base(target: str, device: str) -> Any:
     torch.manual_seed(0)
-    if target in MODELS:
-        from transformers import AutoModelForCausalLM
-
-        model = AutoModelForCausalLM.from_pretrained(open_base(target).path, dtype=torch.float32)
-    else:
-        model = TwoMaps(int(target))
+    model = load_causal_lm(open_base(target).path, dtype=torch.float32) if target in MODELS else TwoMaps(int(target))
     return model.to(device, torch.bfloat16 if device == "cuda" else torch.float32)
 
 

@@ -6,7 +6,6 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-import hiplora.tuner  # noqa: F401  (registers the method with PEFT)
 from hiplora.card import Card
 from hiplora.demo import SKILLS, TASKS, adapter_path, base_path
 from hiplora.demo.sentence import (

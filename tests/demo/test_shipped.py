@@ -20,8 +20,6 @@ def load(base, name):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    import hiplora.tuner  # noqa: F401  (registers the method with PEFT)
-
     # A fresh base: PEFT wraps the model's layers in place.
     fresh = AutoModelForCausalLM.from_pretrained(base_path(), local_files_only=True)
     return PeftModel.from_pretrained(fresh, adapter_path(name)).eval()

@@ -76,7 +76,7 @@ def test_numpy_reads_what_torch_computes(load_base, tmp_path, fields):
     layers = hip_layers(model)
     assert set(groups) == set(layers) == set(config["base_weights"])
     for module, keys in groups.items():
-        settings = module_settings(config, module)
+        settings = module_settings(config, [module])[module]
         held = {name: tensors[key] for name, key in keys.items()}
         L, R = low_rank_factors(held, settings)
         assert L.dtype == R.dtype == np.float64
@@ -196,4 +196,4 @@ def test_split_key():
     assert split_key("a.b.hiplora_Ut") == ("a.b", "hiplora_Ut")
     assert split_key("base_model.model.a.hiplora_x.weight") is None
     with pytest.raises(HiploraError, match="no 'r'"):
-        module_settings({}, "a")
+        module_settings({}, ["a"])

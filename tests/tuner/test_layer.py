@@ -25,7 +25,7 @@ def make_layer(weight: torch.Tensor, *, conv: bool = False, **fields) -> HipLora
     base.weight.data = (weight.T if conv else weight).clone(memory_format=torch.contiguous_format)
     config = HipLoraConfig(**fields)
     return HipLoraLinear(
-        base, "a", config=config, settings=module_settings(vars(config), "x"), module="x", loading=False
+        base, "a", config=config, settings=module_settings(vars(config), ["x"])["x"], module="x", loading=False
     )
 
 
@@ -310,7 +310,9 @@ def test_rank_larger_than_the_layer(fields, message):
 def test_layers_that_cannot_be_adapted(base, message):
     config = HipLoraConfig(r=1, principal_rank=1)
     with pytest.raises(HiploraError, match=message):
-        HipLoraLinear(base, "a", config=config, settings=module_settings(vars(config), "x"), module="x", loading=False)
+        HipLoraLinear(
+            base, "a", config=config, settings=module_settings(vars(config), ["x"])["x"], module="x", loading=False
+        )
 
 
 @pytest.mark.parametrize(("value", "message"), [(0.0, "all zeros"), (float("nan"), "NaN")])

@@ -70,7 +70,7 @@ for case in json.loads(sys.argv[1]):
     with torch.no_grad():
         torch.testing.assert_close(exported(input_ids=tokens).logits, want, atol=1e-5, rtol=1e-5)
 
-        import hiplora.tuner
+        import hiplora
         loaded = PeftModel.from_pretrained(base(), case["adapter"]).eval()
         assert torch.equal(loaded(input_ids=tokens).logits, want)
         merged = loaded.merge_and_unload()
@@ -176,6 +176,30 @@ def test_file_without_its_factors_is_not_used_blindly(load_base, tokens, tmp_pat
 def _save(model: nn.Module, folder):
     model.save_pretrained(folder)
     return folder
+
+
+ENDLESS = {
+    # `regex` sees that no name holds an X; `re` tries all ways to part the name first.
+    "([a-z_.0-9]+)+X": None,
+    r"(.+?)(.+?)(.+?)(.+?)(.+?)(.+?)(.+?)\3\4\5\6\7\8[A-Z]": "takes too long to match: write the names of the modules",
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("pattern", ENDLESS)
+@pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern", "principal_rank_pattern", "epsilon_pattern"])
+def test_a_saved_pattern_does_not_hold_up_who_loads_it(load_base, tokens, tmp_path, field, pattern):
+    model = perturb(get_peft_model(load_base(), HipLoraConfig(**SMALL | {"alpha_pattern": {"q_proj": 9}})))
+    path = _save(model, tmp_path) / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {field: config[field] | {pattern: 3}}))
+    if ENDLESS[pattern]:
+        with pytest.raises(HiploraError, match=f"{field}, which {ENDLESS[pattern]}"):
+            PeftModel.from_pretrained(load_base(), tmp_path)
+        return
+    loaded = PeftModel.from_pretrained(load_base(), tmp_path)
+    assert torch.equal(logits(loaded, tokens), logits(model, tokens))
+    assert getattr(loaded.peft_config["default"], field) == config[field] | {pattern: 3}
 
 
 @pytest.mark.parametrize("base", ["other", "bfloat16"])
