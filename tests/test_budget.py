@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from hiplora.budget import budget_cost, direction_weights, reallocate, shadow_price, tightness
 from hiplora.errors import HiploraError
+from tests import numerics
 from tests.measures import dense_reference as reference
 
 
@@ -93,7 +94,7 @@ def test_reallocation_keeps_the_total_and_the_limit(case):
     epsilon, price, spent, limit = case
     new = reallocate(epsilon, price, spent, limit)
     assert list(new) == list(epsilon)
-    assert total(new) == pytest.approx(total(epsilon), rel=1e-9)
+    assert total(new) == pytest.approx(total(epsilon), rel=numerics.EXACT)
     for module, value in new.items():
         assert epsilon[module] / limit * (1 - 1e-12) <= value <= epsilon[module] * limit * (1 + 1e-12)
 
@@ -113,7 +114,7 @@ def test_reallocation_knows_no_order_of_modules(case, random):
     shuffled = random.sample(list(epsilon), len(epsilon))
     new = reallocate({module: epsilon[module] for module in shuffled}, price, spent, limit)
     assert list(new) == shuffled
-    assert new == pytest.approx(reallocate(epsilon, price, spent, limit), rel=1e-9)
+    assert new == pytest.approx(reallocate(epsilon, price, spent, limit), rel=numerics.EXACT)
 
 
 @given(allocations(), st.floats(1e-6, 1e6))
@@ -121,14 +122,14 @@ def test_the_unit_of_the_prices_does_not_matter(case, unit):
     epsilon, price, spent, limit = case
     scaled = {module: unit * value for module, value in price.items()}
     assert reallocate(epsilon, scaled, spent, limit) == pytest.approx(
-        reallocate(epsilon, price, spent, limit), rel=1e-9
+        reallocate(epsilon, price, spent, limit), rel=numerics.EXACT
     )
 
 
 @given(allocations(), st.floats(0.01, 100))
 def test_equal_prices_change_nothing(case, price):
     epsilon, _, _, limit = case
-    assert reallocate(epsilon, dict.fromkeys(epsilon, price), limit=limit) == pytest.approx(epsilon, rel=1e-9)
+    assert reallocate(epsilon, dict.fromkeys(epsilon, price), limit=limit) == pytest.approx(epsilon, rel=numerics.EXACT)
 
 
 def test_where_no_limit_is_met_a_budget_is_in_proportion_to_price_times_size():
@@ -171,9 +172,9 @@ def test_repeated_reallocation_finds_the_best_split_of_the_model(gains, data):
 
     for _ in range(30):
         new = reallocate(epsilon, {module: a[module] / (2 * epsilon[module]) for module in a})
-        assert gain(new) >= gain(epsilon) * (1 - 1e-9)
+        assert gain(new) >= gain(epsilon) * (1 - numerics.EXACT)
         epsilon = new
-    assert epsilon == pytest.approx({module: best * a[module] for module in a}, rel=1e-6)
+    assert epsilon == pytest.approx({module: best * a[module] for module in a}, rel=numerics.EXACT)
 
 
 @given(st.lists(st.floats(0.05, 20), min_size=2, max_size=5), st.integers(0, 2**32 - 1))
@@ -187,7 +188,7 @@ def test_within_the_limit_no_other_split_gains_more(gains, seed):
         other = new + 0.05 * direction * new
         other *= np.linalg.norm(old) / np.linalg.norm(other)
         if np.all((other >= old / 2) & (other <= old * 2)):
-            assert np.dot(gains, other) <= np.dot(gains, new) * (1 + 1e-9)
+            assert np.dot(gains, other) <= np.dot(gains, new) * (1 + numerics.EXACT)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from hiplora.paths import demo_adapters
 from hiplora.sources import known_bases, open_base
 from hiplora.study import Study
 from hiplora.training import Run, RunConfig
+from tests import numerics
 
 K = 16
 NAMES = ["swap-lora", "swap-hiplora"]
@@ -65,7 +66,7 @@ def test_the_short_form_is_the_layer_table(study: Study) -> None:
 def test_hiplora_fills_no_mixed_block_where_lora_does(study: Study) -> None:
     table = study.layers()
     mixed = table[["pr", "rp"]].max(axis=1).groupby(table["adapter"]).agg(["min", "max"])
-    assert mixed.loc["swap-hiplora", "max"] < 1e-6
+    assert mixed.loc["swap-hiplora", "max"] < numerics.kept_error(K)
     assert mixed.loc["swap-lora", "min"] > 1e-2
 
 
@@ -101,7 +102,7 @@ def test_two_updates_are_compared_module_by_module(study: Study) -> None:
     found = table.set_index("module")
     expected = apart["swap-lora"] ** 2 + apart["swap-hiplora"] ** 2
     expected -= 2 * found["cosine"] * apart["swap-lora"] * apart["swap-hiplora"]
-    np.testing.assert_allclose(found["norm"] ** 2, expected.loc[found.index], rtol=1e-9)
+    np.testing.assert_allclose(found["norm"] ** 2, expected.loc[found.index])
     assert len(table) == 28
 
 
@@ -118,7 +119,8 @@ def test_all_modules_are_followed_along_the_octaves_of_their_directions(study: S
     for adapter in NAMES:
         rows = layers["adapter"] == adapter
         expected = (energy * layers["left_share"])[rows].sum() / energy[rows].sum()
-        assert head[adapter] == pytest.approx(expected, rel=1e-6)
+        # A mixed block below zero is cut off in the one and not in the other.
+        assert head[adapter] == pytest.approx(expected, abs=numerics.kept_error(K))
 
 
 def test_another_k_reuses_what_is_measured(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +133,7 @@ def test_another_k_reuses_what_is_measured(study: Study, monkeypatch: pytest.Mon
 
 def test_another_k_gives_what_a_fresh_study_gives(study: Study) -> None:
     fresh = hiplora.open("demo", NAMES, k=40, epsilon=0.1, power=0.5)
-    pd.testing.assert_frame_equal(study.at(k=40, epsilon=0.1, power=0.5).layers(), fresh.layers(), rtol=1e-9)
+    pd.testing.assert_frame_equal(study.at(k=40, epsilon=0.1, power=0.5).layers(), fresh.layers(), rtol=numerics.EXACT)
 
 
 def test_a_table_may_be_changed_without_changing_the_study(study: Study) -> None:

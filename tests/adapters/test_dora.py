@@ -7,6 +7,7 @@ from peft import LoraConfig
 from hiplora.adapters import DenseDelta, read_adapter
 from hiplora.errors import HiploraError
 from hiplora.sources import open_base
+from tests import numerics
 
 VARIANTS = {
     "plain": {},
@@ -33,7 +34,7 @@ def test_every_update_is_what_pefts_merge_adds(variant, train, llama_base, gap):
     found = updates(adapter, open_base(llama_base))
     assert len(found) == 14
     for module, dW in found.items():
-        assert gap(dW, trained.changes[module]) < 1e-5, module
+        assert gap(dW, trained.changes[module]) < 1e-12, module  # both in float64
         assert adapter.shape(module) == dW.shape
     assert (adapter.method, adapter.caveats, adapter.needs_base) == ("DoRA", [], True)
 
@@ -44,14 +45,16 @@ def test_conv1d_magnitudes_are_of_outputs_too(train, gpt2_base, gap):
     found = updates(read_adapter(trained.folder), open_base(gpt2_base))
     assert len(found) == 6
     for module, dW in found.items():
-        assert gap(dW, trained.changes[module]) < 1e-5, module
+        assert gap(dW, trained.changes[module]) < 1e-12, module  # both in float64
 
 
 def test_before_the_first_step_the_update_is_zero_to_rounding(train, llama_base):
     trained = train(llama_base, LoraConfig(r=4, target_modules=["q_proj"], use_dora=True), move=0.0)
     base = open_base(llama_base)
     for module, dW in updates(read_adapter(trained.folder), base).items():
-        assert np.linalg.norm(dW) < 1e-6 * np.linalg.norm(base.read(base.find(module)))
+        # PEFT takes the norms of the rows in float32.
+        error = numerics.gamma(dW.shape[1] + 2, "float32")
+        assert np.linalg.norm(dW) < error * np.linalg.norm(base.read(base.find(module)))
 
 
 def test_it_is_dense_and_of_full_rank(dora, llama_base):

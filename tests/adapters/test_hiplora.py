@@ -10,6 +10,7 @@ from hiplora.measures import caveats_on, channels, layer_table, measure_layers
 from hiplora.sources import open_base
 from hiplora.spectrum import SpectrumCache
 from hiplora.spectrum.prepare import BaseSpectra
+from tests import numerics
 from tests.placing import placed
 
 VARIANTS = {
@@ -46,6 +47,12 @@ def deltas_of(model):
     }
 
 
+def assert_same(delta, dW):
+    """The tuner projects, scales and multiplies in float32."""
+    error = numerics.product_error(delta.L, delta.R, dtype="float32", steps=2 * sum(dW.shape))
+    np.testing.assert_allclose(delta.dense(), dW, rtol=0, atol=error)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_update_is_the_tuners_own(make, variant):
     model, folder = make(**VARIANTS[variant])
@@ -53,7 +60,7 @@ def test_every_update_is_the_tuners_own(make, variant):
     assert set(adapter.modules) == set(expected)
     assert len(expected) == 14
     for module, dW in expected.items():
-        np.testing.assert_allclose(adapter.delta(module).dense(), dW, rtol=1e-4, atol=1e-6)
+        assert_same(adapter.delta(module), dW)
         assert adapter.shape(module) == dW.shape
     assert (adapter.method, adapter.caveats) == ("HiP-LoRA", [])
 
@@ -62,7 +69,7 @@ def test_conv1d_updates_are_out_x_in(make, gpt2_base):
     model, folder = make(gpt2_base, target_modules=["c_attn", "c_fc"])
     adapter, base = read_adapter(folder), open_base(gpt2_base)
     for module, dW in deltas_of(model).items():
-        np.testing.assert_allclose(adapter.delta(module).dense(), dW.T, rtol=1e-4, atol=1e-6)
+        assert_same(adapter.delta(module), dW.T)
         assert adapter.shape(module) == base.find(module).shape
 
 
@@ -87,7 +94,7 @@ def test_at_its_own_k_nothing_lies_in_the_mixed_blocks(make, llama_base):
     for module in adapter.modules:
         spectrum = spectra.get(spectra.base.weights[module], 4)
         found = channels(adapter.delta(module), spectrum.Ut, spectrum.Vt)
-        assert found.share("pr") + found.share("rp") < 1e-6
+        assert found.share("pr") + found.share("rp") < 2 * numerics.kept_error(4)
         assert found.share("pp") > 0.01
         assert found.share("rr") > 0.01
 
@@ -97,7 +104,8 @@ def test_a_hard_budget_holds_in_the_measured_tightness(make, llama_base):
     spectra = BaseSpectra(open_base(llama_base))
     table = layer_table(measure_layers(spectra, placed(spectra, adapter), 4))
     assert list(table["epsilon"].unique()) == [1e-3]
-    np.testing.assert_allclose(table["tightness"], 1, rtol=1e-4)
+    # The core comes back by two products with vectors kept in float32, and its budget by singular values that are.
+    np.testing.assert_allclose(table["tightness"], 1, rtol=0, atol=3 * numerics.kept_error(4))
 
 
 def test_another_k_than_its_own_is_noted(make, llama_base):
@@ -123,7 +131,7 @@ def test_factors_left_out_of_the_file_come_from_the_cache_or_are_missed_in_words
     model, folder = make(save_factors=False)
     assert not any("hiplora_Ut" in key for key in read_adapter(folder).tensors.shapes)
     for module, dW in deltas_of(model).items():
-        np.testing.assert_allclose(read_adapter(folder).delta(module).dense(), dW, rtol=1e-4, atol=1e-6)
+        assert_same(read_adapter(folder).delta(module), dW)
     SpectrumCache(cache_folder).clear()
     adapter = read_adapter(folder)
     with pytest.raises(HiploraError, match="saved without its singular vectors and the cache does not hold those of"):

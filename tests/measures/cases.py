@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from hiplora.adapters import DenseDelta, LowRankDelta
 from hiplora.spectrum import decompose
+from tests import numerics
 
 
 @dataclass
@@ -40,6 +41,28 @@ class Case:
     @property
     def V(self):  # noqa: N802
         return self.spectrum.Vt[: self.k].T.astype(np.float64)
+
+    @property
+    def product_error(self):
+        """How far rounding may take two ways to `U^T dW V` apart, in norm."""
+        return numerics.factored_error(self.L, self.R)
+
+    @property
+    def energy_error(self):
+        """The same for two ways to an energy of it."""
+        return 2 * self.product_error * self.scale
+
+    @property
+    def scale(self):
+        """`||L|| ||R||`, which the update may be smaller than."""
+        return np.linalg.norm(self.L) * np.linalg.norm(self.R)
+
+    @property
+    def turned(self):
+        """How far the kept singular subspaces may lie from those that numpy finds (2-norm of the projectors)."""
+        sigma = np.linalg.svd(self.W0, compute_uv=False)
+        solved = numerics.subspace_error(sigma, self.k, 2 * numerics.solver_error(self.W0.shape, sigma[0]))
+        return numerics.kept_error(self.k) + solved
 
     def __repr__(self):
         return f"Case(W0 {self.W0.shape}, rank {np.linalg.matrix_rank(self.W0)}, r={self.L.shape[1]}, k={self.k})"

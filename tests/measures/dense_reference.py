@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from tests import numerics
+
 
 def bases(W0, k):
     """Return `U_k (m, k), s_k (k,), V_k (n, k)` of numpy's own SVD."""
@@ -40,3 +42,27 @@ def intruders(W0, dW, q=10, tau=0.5):
     changed, s, _ = np.linalg.svd(W0 + dW, full_matrices=False)
     cosines = np.abs(U.T @ changed[:, :q]).max(axis=0)
     return int((cosines < tau).sum()), float((s[:q][cosines < tau] ** 2).sum() / (s**2).sum())
+
+
+def basis_errors(W0, dW, U, s, V):
+    """Return the relative error of the blocks' energies and of the cost that the kept bases leave, the largest of them.
+
+    A block's energy moves by at most four times `basis_error`, in parts of the whole update; the cost of the principal
+    one counts its entries by `w_i >= s_k / s_1`.
+    """
+    of_whole = 4 * numerics.basis_error(W0, len(s))
+    return of_whole * energy(dW) / min(blocks(dW, U, V).values()) * (s[0] / s[-1]) ** 2
+
+
+def intruder_errors(W0, dW, q=10):
+    """Return how far rounding may move the largest cosines (q,) and the intruders' share.
+
+    The library keeps the bases of `W0` in float32 and takes `dW` into them: both bases, `L`, `R` and two products
+    are rounded, each by `u` of its norm, since the errors of its entries have no common sign (Higham and Mary 2019).
+    """
+    sigma, s = (np.linalg.svd(matrix, compute_uv=False) for matrix in (W0, W0 + dW))
+    u = numerics.unit_roundoff("float32")
+    moved = 6 * u * (sigma[0] + np.linalg.norm(dW, 2))
+    kept = u + numerics.vector_errors(sigma, 2 * numerics.solver_error(W0.shape, sigma[0])).max()
+    share = 2 * moved * q**0.5 / np.linalg.norm(s) + 12 * u
+    return numerics.vector_errors(s, moved)[:q] + kept, share

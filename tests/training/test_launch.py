@@ -53,7 +53,7 @@ def test_two_methods_run_side_by_side_and_nothing_else_starts_meanwhile(tmp_path
         wait(lambda: not launcher.running())
         assert lora.status.state == hiplora.status.state == "stopped"
         assert lora.adapter
-        # The same data in the same order: the first loss is that of the unchanged base.
+        # The same data in the same order: the first loss is that of the unchanged base, to float32 rounding.
         first = step_table([lora, hiplora]).groupby("run", observed=True)["task_loss"].first()
         assert first.iloc[0] == pytest.approx(first.iloc[1], rel=1e-5)
 

@@ -19,6 +19,7 @@ from hiplora.training import METHODS, layer_history, score_table, step_table
 from hiplora.training.events import Scores, Step
 from hiplora.training.run import Status
 from hiplora.training.train import train
+from tests import numerics
 from tests.training.conftest import step
 
 
@@ -63,10 +64,10 @@ def test_finished_run_holds_losses_measurements_scores_and_an_adapter(finished_r
 def test_last_event_has_the_numbers_that_analyze_finds_in_the_saved_adapter(finished_run):
     last = layer_history([finished_run]).query("step == 8").set_index("module")
     table = analyze("demo", [finished_run.path], k=16).set_index("module")
-    np.testing.assert_allclose(last["tightness"], table.loc[last.index, "tightness"], rtol=1e-5)
-    np.testing.assert_allclose(last["relative_norm"], table.loc[last.index, "relative_norm"], rtol=1e-5)
+    np.testing.assert_allclose(last["tightness"], table.loc[last.index, "tightness"])
+    np.testing.assert_allclose(last["relative_norm"], table.loc[last.index, "relative_norm"])
     principal = table.loc[last.index, "norm"] * np.sqrt(table.loc[last.index, "pp"])
-    np.testing.assert_allclose(last["principal_norm"], principal, rtol=1e-5)
+    np.testing.assert_allclose(last["principal_norm"], principal)
     assert table["adapter"].unique().tolist() == ["finished"]
 
 
@@ -76,7 +77,9 @@ def test_loss_in_soft_mode_is_the_task_loss_and_the_penalty(small_run):
     cost = ((layers["tightness"] * layers["epsilon"]) ** 2).mean()
     # The loss of step 7 is of the update that six steps have made.
     step = step_table([run]).query("step == 7").iloc[0]
-    assert step["penalty"] == pytest.approx(1e3 * cost, rel=1e-5)
+    # Charged are float32 sums of 16 x 16 products of four and their mean, measured is what their bases say.
+    error = numerics.gamma(16 * 16 + 4 + 28, "float32") + 4 * numerics.kept_error(16)
+    assert step["penalty"] == pytest.approx(1e3 * cost, rel=error)
     assert step["loss"] == pytest.approx(step["task_loss"] + step["penalty"])
 
 
@@ -200,6 +203,7 @@ def test_methods_with_one_seed_see_the_same_examples_in_the_same_order(small_run
         method: step_table([train(small_run(method, method=method, steps=2))])["task_loss"].iloc[0]
         for method in ("lora", "dora", "hiplora")
     }
+    # To float32 rounding: an update of zeros is added, and a DoRA divides rows by their own norms.
     assert first["dora"] == pytest.approx(first["lora"], rel=1e-5)
     assert first["hiplora"] == pytest.approx(first["lora"], rel=1e-5)
     other = step_table([train(small_run("other", method="lora", steps=2, seed=1))])["task_loss"].iloc[0]
@@ -209,7 +213,8 @@ def test_methods_with_one_seed_see_the_same_examples_in_the_same_order(small_run
 def test_hard_budget_is_never_exceeded_in_any_event(small_run):
     run = train(small_run(budget_mode="hard", epsilon=0.002, learning_rate=2e-2, measure_every=1))
     tightness = layer_history([run])["tightness"]
-    assert tightness.max() <= 1 + 1e-6
+    # The core comes back by two products with vectors kept in float32, and its budget by singular values that are.
+    assert tightness.max() <= 1 + 3 * numerics.kept_error(16)
     assert tightness.max() > 0.999
 
 
@@ -233,12 +238,15 @@ def test_run_is_analysed_as_what_it_changes_in_the_original_base(small_run, meth
     base = open_base("demo")
     original = AutoModelForCausalLM.from_pretrained(base.path).state_dict()
     # PEFT makes PiSSA's start anew on loading, and so the base that its factors belong to.
-    merged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.path), run.adapter).merge_and_unload()
+    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.path), run.adapter)
+    merged = loaded.double().merge_and_unload()
     adapter, name = read_adapter(run.path), "model.layers.2.mlp.down_proj"
     change = (merged.state_dict()[f"{name}.weight"] - original[f"{name}.weight"]).numpy()
     delta = adapter.delta(name, base.read(base.weights[name])).dense()
     assert adapter.method == METHODS[method].title
-    np.testing.assert_allclose(delta, change, atol=2e-6)
+    # In float64, but for what PiSSA takes off the weight: a product of rank r, no larger than the weight.
+    rank, size = run.config.r, np.linalg.norm(original[f"{name}.weight"].numpy(), 2)
+    np.testing.assert_allclose(delta, change, rtol=0, atol=numerics.gamma(rank + 3, "float32") * 2 * size)
     assert np.linalg.norm(change) > 1e-2
 
 

@@ -14,6 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hiplora.errors import HiploraError
 from hiplora.tuner import HipLoraConfig, HipLoraLayer, ShadowPrices
+from tests import numerics
 
 BINDING = 0.02
 MODES = {
@@ -45,8 +46,14 @@ def layers(model: nn.Module) -> dict[str, HipLoraLayer]:
     return {m.hiplora_records["default"].module: m for m in model.modules() if isinstance(m, HipLoraLayer)}
 
 
-def backward(model: nn.Module, tokens: torch.Tensor, share: float = 1.0) -> None:
-    (share * model(input_ids=tokens, labels=tokens).loss).backward()
+def backward(model: nn.Module, tokens: torch.Tensor) -> None:
+    model(input_ids=tokens, labels=tokens).loss.backward()
+
+
+def task_loss(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """The loss of transformers, which would round it to float32."""
+    logits = model(input_ids=tokens).logits[:, :-1]
+    return cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
 
 
 def prices_of(model: nn.Module, tokens: torch.Tensor) -> dict[str, float]:
@@ -65,13 +72,8 @@ def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
 def test_a_price_is_the_fall_of_the_task_loss_per_cost_as_the_core_grows(load_base, tokens, fields):
     """In float64 throughout: GPT-2 keeps to it, while a Llama rounds its norms to float32."""
     model = adapt(load_base("gpt2"), **fields).double()
-
-    def task_loss():
-        logits = model(input_ids=tokens).logits[:, :-1]
-        return cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
-
     with ShadowPrices(model) as recorder:
-        task_loss().backward()
+        task_loss(model, tokens).backward()
         recorder.step()
         prices = recorder.prices()
     assert prices.keys() == layers(model).keys()
@@ -84,16 +86,19 @@ def test_a_price_is_the_fall_of_the_task_loss_per_cost_as_the_core_grows(load_ba
             layer.hiplora_settings["default"] = replace(settings, epsilon=growth * BINDING)
         else:
             layer.hiplora_C["default"].data = growth * core
-        found = task_loss().item(), layer.cost("default").item()
+        found = task_loss(model, tokens).item(), layer.cost("default").item()
         layer.hiplora_settings["default"], layer.hiplora_C["default"].data = settings, core
         return found
 
-    h, size = 1e-5, max(map(abs, prices.values()))
+    h, size = 1e-4, max(map(abs, prices.values()))
     assert size > 0
+    # Each loss is a mean over the labels. What the Taylor series leaves is of the order of h^2, far below h.
+    rounding = 2 * numerics.gamma(tokens.numel()) * task_loss(model, tokens).item()
     for module, layer in layers(model).items():
         (above, cost_above), (below, cost_below) = (loss_and_cost(layer, 1 + sign * h) for sign in (1, -1))
         assert cost_above > cost_below
-        assert prices[module] == pytest.approx(-(above - below) / (cost_above - cost_below), rel=1e-5, abs=1e-5 * size)
+        cost = cost_above - cost_below
+        assert prices[module] == pytest.approx(-(above - below) / cost, abs=rounding / cost + h * size)
 
 
 def test_a_binding_budget_has_a_price_where_the_raw_core_has_no_radial_gradient(load_base, tokens):
@@ -101,9 +106,11 @@ def test_a_binding_budget_has_a_price_where_the_raw_core_has_no_radial_gradient(
     prices = prices_of(model, tokens)
     size = max(map(abs, prices.values()))
     assert size > 1e-2
-    for layer in layers(model).values():
+    for module, layer in layers(model).items():
         core = layer.hiplora_C["default"]
-        assert abs((core.grad * core).sum() / (2 * layer.cost("default"))) < 1e-4 * size
+        # A float32 sum of 5 x 5 products that cancel, of a gradient that the radial part was taken off.
+        terms = (core.grad * core).abs().sum() + 2 * layer.cost("default") * abs(prices[module])
+        assert abs((core.grad * core).sum()) < 2 * numerics.gamma(5 * 5 + 2, "float32") * terms
 
 
 def test_the_penalty_has_no_part_in_the_price(load_base, tokens):
@@ -114,14 +121,18 @@ def test_the_penalty_has_no_part_in_the_price(load_base, tokens):
 
 
 @each_mode
+@pytest.mark.filterwarnings("ignore:The model returned no loss")
 def test_micro_batches_add_up_to_one_sample(load_base, tokens, fields):
-    model = adapt(load_base(), **fields)
-    whole = prices_of(model, tokens)
+    model = adapt(load_base("gpt2"), **fields).double()
     with ShadowPrices(model) as recorder:
-        for half in tokens.split(4):
-            backward(model, half, share=0.5)
+        task_loss(model, tokens).backward()
         recorder.step()
-        assert recorder.prices() == pytest.approx(whole, rel=1e-4, abs=1e-6)
+        whole = recorder.prices()
+        for half in tokens.split(4):
+            (0.5 * task_loss(model, half)).backward()
+        recorder.step()
+        # In float64: two orders of adding, of sums that may cancel.
+        assert recorder.prices() == pytest.approx(whole, abs=1e-10 * max(map(abs, whole.values())))
 
 
 def test_prices_are_means_over_the_steps_since_the_last_call(load_base, tokens):
@@ -132,7 +143,9 @@ def test_prices_are_means_over_the_steps_since_the_last_call(load_base, tokens):
             backward(model, half)
             recorder.step()
         recorder.step()
-        assert recorder.prices() == pytest.approx({name: (first[name] + second[name]) / 2 for name in first}, rel=1e-5)
+        # The same passes; a sum and a quotient in float32.
+        mean = {name: (first[name] + second[name]) / 2 for name in first}
+        assert recorder.prices() == pytest.approx(mean, rel=numerics.gamma(2, "float32"))
         assert recorder.prices() == {}
         backward(model, tokens[:4])
         recorder.step()
@@ -163,6 +176,7 @@ def test_gradient_checkpointing_gives_the_same_prices(load_base, tokens, fields,
     want = prices_of(model, tokens)
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     model.enable_input_require_grads()
+    # The same operations again.
     assert prices_of(model, tokens) == pytest.approx(want, rel=1e-5, abs=1e-7)
 
 
@@ -305,4 +319,5 @@ def test_an_unchanged_trainer_with_a_callback(load_base, tokens, tmp_path):
     assert [prices.keys() for prices in whole] == 3 * [layers(model).keys()]
     assert whole[0] != whole[1] != whole[2]
     for one, two in zip(whole, halves, strict=True):
+        # Float32 moves them by parts in a million, and Adam's first steps may enlarge that; a wrong weight by tenths.
         assert two == pytest.approx(one, rel=1e-2, abs=1e-3 * max(map(abs, one.values())))
