@@ -8,8 +8,10 @@ from hiplora.measures.channels import channels
 from hiplora.measures.null import isotropic_null
 from hiplora.measures.ranks import energy_shares
 from hiplora.spectrum import Spectrum
+from hiplora.spectrum.blas import one_blas_thread
 
 
+@one_blas_thread()
 def direction_table(spectrum: Spectrum, delta: Delta, adapter: str = "") -> pd.DataFrame:
     """Return one row per singular direction of the weight.
 
@@ -47,6 +49,7 @@ def direction_table(spectrum: Spectrum, delta: Delta, adapter: str = "") -> pd.D
     return table
 
 
+@one_blas_thread()
 def sweep_table(spectrum: Spectrum, delta: Delta, adapter: str = "") -> pd.DataFrame:
     """Return the principal block's share for every `k` at once: the split depends on `k`, so show the curve.
 

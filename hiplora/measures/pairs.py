@@ -8,8 +8,10 @@ import pandas as pd
 from hiplora.adapters import Delta
 from hiplora.budget import budget_cost, tightness
 from hiplora.spectrum import Spectrum
+from hiplora.spectrum.blas import one_blas_thread
 
 
+@one_blas_thread()
 def pair_table(
     spectrum: Spectrum, deltas: dict[str, Delta], k: int, epsilon: float, power: float = 1.0
 ) -> pd.DataFrame:

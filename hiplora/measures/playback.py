@@ -7,8 +7,10 @@ import pandas as pd
 from hiplora.adapters import Delta
 from hiplora.measures.directions import direction_table
 from hiplora.spectrum import Spectrum
+from hiplora.spectrum.blas import one_blas_thread
 
 
+@one_blas_thread()
 def checkpoint_table(spectrum: Spectrum, deltas: Mapping[int, Delta], run: str = "") -> pd.DataFrame:
     """Return one row per step and singular direction of the weight, with energies relative to the weight's own.
 
