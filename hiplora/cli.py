@@ -1,6 +1,6 @@
 """The command line: `hiplora analyze`, `svd`, `train`, `export-lora`, `demo build`, `app` and `cache`.
 
-What needs numpy or more is imported by the command that needs it, so that `--help` is quick.
+Numpy and heavier packages are imported by the commands that need them, so that `--help` is quick.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process by default.
 
     Returns:
-        Exit code: 0, 2 when something handed in cannot be used (one sentence on stderr), 130 when asked to stop.
+        Exit code: 0; 2 if the input cannot be used (one sentence on stderr); 130 if stopped on request.
     """
     parser = _parser()
     args, extra = parser.parse_known_args(argv)
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _say("hiplora: stopped.")
             return _INTERRUPTED
         except BrokenPipeError:
-            # The reader, such as `head`, has gone: nothing is left to say, and Python must not try at exit.
+            # The reader, such as `head`, has closed the pipe: Python must not write to it at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except (HiploraError, OSError) as error:
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def add_base(command: argparse.ArgumentParser) -> None:
         command.add_argument("base", metavar="BASE", help=_BASE_HELP)
-        command.add_argument("--download", action="store_true", help="allow fetching a hub name")
+        command.add_argument("--download", action="store_true", help="allow downloading a model by its hub name")
         command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute SVDs")
 
     command = add("analyze", _analyze, "measure adapters against the spectrum of their base")
@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--epsilon",
         type=_typed(POSITIVE),
-        help=f"budget for all (default: each adapter's own, else {HipLoraSettings.epsilon:g})",
+        help=f"budget for all adapters (default: each adapter's own, else {HipLoraSettings.epsilon:g})",
     )
     command.add_argument(
         "--power",
@@ -105,14 +105,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--k", type=_typed(COUNT), default=64, help="leading singular directions of each weight (default: %(default)s)"
     )
-    command.add_argument("--full", action="store_true", help="all of them")
+    command.add_argument("--full", action="store_true", help="all singular directions")
 
     command = add("train", _train, "train an adapter, as a run that can be stopped, resumed, analyzed and compared")
     command.add_argument("--base", metavar="BASE", help=f"{_BASE_HELP} (default: demo)")
     what = command.add_mutually_exclusive_group()
     what.add_argument("--task", help="a task of the demo world (default: swap)")
     what.add_argument("--data", metavar="FILE", help="a text file, or JSONL with text, prompt/completion or messages")
-    what.add_argument("--resume", metavar="RUN", help="go on with a run from its last checkpoint; needs nothing else")
+    what.add_argument("--resume", metavar="RUN", help="resume a run from its last checkpoint; takes no other options")
     command.add_argument("--out", metavar="RUN", help="folder of the run (default: a new one among the app's runs)")
     command.add_argument(
         "--reallocate",
@@ -125,21 +125,21 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("adapter", metavar="ADAPTER", type=Path, help="HiP-LoRA folder")
     command.add_argument("out", metavar="OUT", type=Path, help="folder to write")
 
-    command = add("demo", _demo_build, "the demo world: train its base and its adapters again from seeds")
+    command = add("demo", _demo_build, "rebuild the demo world: train its base and adapters from seeds")
     command.add_argument("action", choices=["build"], help="build: train everything (about 20 minutes on a laptop)")
     command.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default: assets/demo of the app)")
-    command.add_argument("--seed", type=int, default=0, help="seeds everything (default: 0)")
+    command.add_argument("--seed", type=int, default=0, help="seed of everything (default: 0)")
 
     command = add("app", _app, "open the app in the browser; further options go to streamlit")
     command.add_argument("--port", type=_typed(_PORT), help="port to serve on (default: 8501)")
 
-    command = add("cache", _cache, "show where spectra are kept and what they take")
+    command = add("cache", _cache, "show where spectra are cached and how much space they take")
     command.add_argument("--clear", action="store_true", help="remove them")
     return parser
 
 
 def _typed(rule: Rule) -> Callable[[str], Any]:
-    """Return what reads a typed value and checks it."""
+    """Return a function that reads a typed value and checks it."""
 
     def read(text: str) -> Any:
         try:
@@ -157,7 +157,7 @@ _SHORT_OPTIONS = {"principal_rank": "--k", "budget_power": "--power", "budget_la
 
 
 def _run_settings() -> "list[dataclasses.Field[Any]]":
-    """Return the fields of `RunConfig` that are options of their own."""
+    """Return the fields of `RunConfig` that have their own option."""
     from hiplora.training.config import RunConfig
 
     return [
@@ -215,10 +215,10 @@ def _analyze(args: argparse.Namespace) -> None:
 
 
 def _table_writer(path: Path | None) -> "Callable[[pd.DataFrame], None] | None":
-    """Return what writes a table to `path` by its suffix.
+    """Return a function that writes a table to `path`, in the format of its suffix.
 
     Raises:
-        HiploraError: the suffix is none that can be written, or `path` is a folder.
+        HiploraError: the suffix is unknown, or `path` is a folder.
     """
     if path is None:
         return None
@@ -229,7 +229,7 @@ def _table_writer(path: Path | None) -> "Callable[[pd.DataFrame], None] | None":
     }
     writer = writers.get(path.suffix.lower())
     if writer is None:
-        raise HiploraError(f"{path} ends in none of {', '.join(writers)}: choose one of them.")
+        raise HiploraError(f"{path} has an unknown suffix: use one of {', '.join(writers)}.")
     if path.is_dir():
         raise HiploraError(f"{path} is a folder: name a file in it.")
 
@@ -253,17 +253,17 @@ def _svd(args: argparse.Namespace) -> None:
     if _rank_of_process():
         return
     print(
-        f"{len(weights)} maps of {base.name}: {len(weights) - computed} were there, {computed} computed; "
+        f"{len(weights)} maps of {base.name}: {len(weights) - computed} from cache, {computed} computed; "
         f"{spectra.cache.folder} takes {_bytes(spectra.cache.size())}"
     )
     _say(f"spectra {seconds:.1f} s{_peak_memory()}")
 
 
 def _prepare(spectra: "BaseSpectra", weights: "Sequence[Weight]", k: int | None) -> tuple[int, float]:
-    """Compute missing spectra under a progress bar; return how many, and the seconds.
+    """Compute missing spectra under a progress bar; return their number and the seconds.
 
     Raises:
-        SystemExit: when asked to stop, having said what is kept.
+        SystemExit: stopped on request, after printing what is kept.
     """
     from tqdm import tqdm
 
@@ -282,11 +282,11 @@ def _prepare(spectra: "BaseSpectra", weights: "Sequence[Weight]", k: int | None)
             bar.set_description_str(f"{done} of {progress.total} maps{left}", refresh=False)
             bar.update(progress.share - bar.n)
     if asked():
-        # Looked up again, since other processes may have worked on them too.
+        # Looked up again, since other processes may have computed some.
         kept = len(weights) - len(BaseSpectra(spectra.base, spectra.cache).missing(weights, k))
         _say_once(
             f"hiplora: stopped; {kept} of {len(weights)} spectra are done and kept in {spectra.cache.folder}: run the "
-            "same command again to go on."
+            "same command again to continue."
         )
         raise SystemExit(_INTERRUPTED)
     return done, time.monotonic() - start
@@ -294,12 +294,12 @@ def _prepare(spectra: "BaseSpectra", weights: "Sequence[Weight]", k: int | None)
 
 @contextmanager
 def _asked_to_stop(after: str) -> Iterator[Callable[[], bool]]:
-    """Hand out whether Ctrl-C, or what a scheduler sends before it kills, has come; the second stops at once.
+    """Yield a function: whether Ctrl-C or a scheduler's termination signal has come. The second one stops at once.
 
-    Nothing is raised the first time: Python drops what is raised while it frees an object.
+    The first one raises nothing: Python drops exceptions raised while it frees an object.
 
     Args:
-        after: what is still finished, for the message.
+        after: the work that is still finished, for the message.
     """
     asked = False
 
@@ -327,7 +327,7 @@ def _train(args: argparse.Namespace) -> int | None:
     chosen = {each.name: getattr(args, each.name) for each in _run_settings() if hasattr(args, each.name)}
     if args.resume:
         if chosen or args.out or args.base or args.reallocate:
-            raise HiploraError("--resume goes on with a run as it was started: leave the other options out.")
+            raise HiploraError("--resume continues a run with its own settings: leave out the other options.")
         run = Run(args.resume)
         if run.status.state == "finished":
             print(f"{run.path} is finished: there is nothing to resume")
@@ -339,16 +339,16 @@ def _train(args: argparse.Namespace) -> int | None:
             chosen["epsilon_pattern"] = reallocated(Run(args.reallocate))
         task = args.task or (None if args.data else "swap")
         config = RunConfig(base=args.base or "demo", task=task, data=args.data, **chosen)
-        # Before a folder is made: what does not fit is not a run.
+        # Before a folder is created: settings that do not fit leave none behind.
         check(open_base(config.base), config)
         run = Run.create(args.out, config) if args.out else Run.create_in(None, config)
-    # What PEFT and transformers tell their developers.
+    # Warnings of PEFT and transformers meant for their developers.
     warnings.simplefilter("ignore", FutureWarning)
     with _asked_to_stop("this step, with a checkpoint") as asked, _shown(run.config.steps) as report:
         train(run, asked, report)
     status = run.status
     if status.state == "stopped":
-        _say(f"hiplora: {status.message} `hiplora train --resume {run.path}` goes on.")
+        _say(f"hiplora: {status.message} `hiplora train --resume {run.path}` continues it.")
         return _INTERRUPTED
     card = run.card
     print(
@@ -365,7 +365,7 @@ def _train(args: argparse.Namespace) -> int | None:
 
 @contextmanager
 def _shown(steps: int) -> "Iterator[Callable[[Event], None]]":
-    """Hand out what shows the events of a run: progress in one line, scores and caveats above it."""
+    """Yield a function that shows the events of a run: progress in one line, scores and caveats above it."""
     from tqdm import tqdm
 
     from hiplora.training.events import Caveat, Event, Phase, Scores, Step, in_words
@@ -390,7 +390,7 @@ def _shown(steps: int) -> "Iterator[Callable[[Event], None]]":
 
 
 def _rank_of_process() -> int:
-    """Return which of the processes that `torchrun` started this is; 0 without it. The first one speaks for all."""
+    """Return the rank of this process under `torchrun`, 0 without it. Only the first one prints."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -429,10 +429,10 @@ def _app(args: argparse.Namespace) -> None:
     command = [sys.executable, "-m", "streamlit", "run", "app.py"]
     if args.port is not None:
         command += ["--server.port", str(args.port)]
-    # The app runs from its own folder, where streamlit looks for its settings: a relative path would move with it.
+    # The app runs from its own folder, where streamlit looks for its settings: a relative path would change meaning.
     environment = os.environ | {"HIPLORA_CACHE": str(cache_root().absolute())}
     os.chdir(site_root())
-    # In place of this process, so that whoever stops it stops the server.
+    # Replace this process, so that stopping it stops the server.
     os.execve(sys.executable, [*command, *args.extra], environment)
 
 
@@ -449,7 +449,7 @@ def _cache(args: argparse.Namespace) -> None:
 
 
 def _peak_memory() -> str:
-    """Return `, peak memory ...` of this process; empty where the system does not tell."""
+    """Return `, peak memory ...` of this process; empty if the system does not report it."""
     try:
         # On Linux getrusage would also count what the parent held when it started this process.
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -477,7 +477,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _say_once(text: str) -> None:
-    """Print one line on stderr, by the first of several processes."""
+    """Print one line on stderr, from the first of several processes only."""
     if not _rank_of_process():
         _say(text)
 

@@ -134,13 +134,13 @@ class HipLoraSettings:
         "full",
         "Full: a k x k core; diagonal: one gain per singular value (our choice).",
         one_of("full", "diagonal"),
-        label="Core",
+        label="HiP-LoRA core matrix",
     )
     budget_mode: Literal["soft", "hard"] = setting(
         "soft",
         "Soft: a penalty on the loss (paper); hard: a limit by construction (our choice).",
         one_of("soft", "hard"),
-        label="Budget mode",
+        label="HiP-LoRA budget",
     )
     budget_lambda: float = setting(
         10.0,

@@ -20,7 +20,7 @@ NORMS = r"\sqrt{\textstyle\sum_{l} \lVert PP_l\rVert_F^2}, \quad \text{and so fo
 STATES = {
     "new": "Never started.",
     "stopped": "Stopped.",
-    "killed": "Killed while it ran.",
+    "killed": "Killed while running.",
     "failed": "Failed.",
     "finished": "Finished.",
 }
@@ -30,7 +30,7 @@ everything = runs.found()
 seen = runs.stamp(everything)
 going = any(runs.phase(run) for run in everything)
 if not going:
-    # While one trains, a further process that loads torch would only slow it down.
+    # While a run trains, another process that loads torch would only slow it down.
     runs.launcher().warm_up(runs.MOST)
 by_name = {run.name: run for run in everything}
 if TO_SHOW in st.session_state:
@@ -56,22 +56,22 @@ def add_to_adapters(base: str, names: list[str]) -> None:
 
 
 def controls(shown: list[Run]) -> None:
-    """Stop, resume, and what can be done with the adapters."""
+    """Draw the buttons to stop and resume runs, and to use their adapters."""
     going = [run for run in shown if runs.phase(run)]
     resumable = [run for run in shown if run not in going and run.status.resumable]
     done = [run for run in shown if run.adapter is not None]
     with st.container(horizontal=True, vertical_alignment="center"):
         if going:
             asked = all(run.stop_requested for run in going)
-            # One that has not begun would not hear it.
+            # A run that has not begun would miss the request.
             deaf = any(run.status.state != "running" for run in going)
             if st.button("Stopping…" if asked else "Stop", icon=":material/stop:", disabled=asked or deaf,
-                         help="Ends after the step at hand, with a checkpoint."):  # fmt: skip
+                         help="Ends after the current step, with a checkpoint."):  # fmt: skip
                 for run in going:
                     run.request_stop()
                 st.rerun()
         if resumable and st.button("Resume", icon=":material/resume:", type="primary",
-                                   help="From the last checkpoint, as if never interrupted."):  # fmt: skip
+                                   help="Continues from the last checkpoint, as if never interrupted."):  # fmt: skip
             try:
                 runs.launcher().resume(resumable)
             except HiploraError as error:
@@ -83,12 +83,12 @@ def controls(shown: list[Run]) -> None:
             chosen = runs.same_base(base, session.base) and set(names) <= set(st.session_state.get("adapters", []))
             st.button("In the adapters" if chosen else "Add to the adapters", icon=":material/add_circle:",
                       disabled=chosen, on_click=add_to_adapters, args=(base, names),
-                      help="Choose it in the sidebar, for every page.")  # fmt: skip
+                      help="Select it in the sidebar, for every page.")  # fmt: skip
             shell.link("compare", "Compare")
 
 
 def say_where(run: Run) -> None:
-    """One line for one run: what it does, how far it is, how fast."""
+    """Draw one line for a run: its present work, progress and speed."""
     doing, status, at = runs.phase(run), run.status, runs.pace(run)
     words = [f"**{plain(run.name)}**: {doing}" if doing else f"**{plain(run.name)}**"]
     if at.step or doing == "Training":
@@ -107,9 +107,9 @@ def say_where(run: Run) -> None:
 
 
 def live_curves(shown: list[Run], seen: tuple[object, ...]) -> None:
-    """What ticks while runs train."""
+    """Draw the curves that update while runs train."""
     if runs.stamp(runs.found()) != seen:
-        # The sidebar and the buttons follow too.
+        # Update the sidebar and the buttons too.
         st.rerun()
     for run in shown:
         say_where(run)
@@ -120,7 +120,7 @@ def live_curves(shown: list[Run], seen: tuple[object, ...]) -> None:
     left, right = st.columns(2, gap="large")
     with left:
         st.markdown(f"#### {plain(curves.loss_finding(steps))}")
-        st.caption("Per step, on the batch at hand; without the price of the budget.")
+        st.caption("Per step, on the current batch, without the budget penalty.")
         st.altair_chart(curves.loss_curves(steps, longest), key="live-loss")
     with right:
         st.markdown(f"#### {plain(curves.score_finding(scores))}")
@@ -129,17 +129,17 @@ def live_curves(shown: list[Run], seen: tuple[object, ...]) -> None:
 
 
 def about_scores(shown: list[Run]) -> str:
-    """Say what the scores are of."""
+    """Return the definition of the scores."""
     if all(run.config.task for run in shown):
-        return "Share of exact answers to the task; and the share that is kept of what the base could do."
+        return "Share of exact answers to the task, and share of the base's skills that is kept."
     return (
-        "Mean probability of the next token on held-out text; and the base's perplexity on the probe file over the "
-        "present one, if there is one."
+        "Mean probability of the next token on held-out text; and, with a forgetting check, the base's perplexity on "
+        "its text over the present one."
     )
 
 
 def take_away(shown: list[Run]) -> None:
-    """The tables behind the curves."""
+    """Draw downloads of the tables behind the curves."""
     with st.container(horizontal=True, gap="small"):
         for label, table in (("CSV of the steps", runs.steps), ("CSV of the scores", runs.scores)):
             st.download_button(label, lambda table=table: table(shown).to_csv(index=False),
@@ -148,7 +148,7 @@ def take_away(shown: list[Run]) -> None:
 
 
 def studied(shown: list[Run]) -> None:
-    """What a measurement tells of the layers."""
+    """Draw the figures of the measurements of the layers."""
     history = runs.layers(shown)
     if history.empty:
         return
@@ -168,19 +168,19 @@ def studied(shown: list[Run]) -> None:
         )
     priced = [run for run in shown if history.loc[history["run"] == run.name, "shadow_price"].notna().any()]
     if not priced:
-        st.caption("Shadow prices belong to HiP-LoRA's core and are measured while it trains: no such run is in view.")
+        st.caption("Shadow prices are measured while a HiP-LoRA core matrix trains. No run in view has one.")
         return
     cards.figure_card(figures.prices_by_module, partial(last_prices, shown), name="prices", formula=reallocation.PRICE)
     st.caption(reallocation.LIMITS)
 
 
 def cached_history(call: "partial[pd.DataFrame]") -> pd.DataFrame:
-    """Make the layer history of a call, read again only when something has happened."""
+    """Make the layer history of a call, read again only after new events."""
     return runs.layers(*call.args)
 
 
 def offer_reallocation(shown: list[Run]) -> None:
-    """One button for each run with prices that has come to rest."""
+    """Draw one button for each run with prices that is not running."""
     for run in shown:
         if not runs.phase(run):
             try:
@@ -191,7 +191,7 @@ def offer_reallocation(shown: list[Run]) -> None:
 
 
 def show_table(shown: list[Run]) -> None:
-    """All runs; a click on one shows it."""
+    """Draw the table of all runs; a click on one shows it."""
     st.subheader("All runs")
     table = runs.overview(everything)
     table.insert(0, "shown", table["run"].isin([run.name for run in shown]))
@@ -201,7 +201,7 @@ def show_table(shown: list[Run]) -> None:
         if rows:
             st.session_state[SHOWN] = [table["run"].iloc[rows[0]]]
 
-    # With what is in view in its key it forgets the click once that is obeyed.
+    # The runs in view are part of the key, so that the table forgets a click once it has taken effect.
     key = f"table-of-runs-{hash(tuple(run.name for run in shown))}"
     st.dataframe(
         table,
@@ -213,7 +213,7 @@ def show_table(shown: list[Run]) -> None:
             "shown": st.column_config.CheckboxColumn("In view"),
             "run": "Run",
             "method": "Method",
-            "task": "Learns",
+            "task": "Trained on",
             "state": "State",
             "step": "Step",
             "steps": "Of",
@@ -228,7 +228,7 @@ def show_table(shown: list[Run]) -> None:
 
 
 def watch(seen: tuple[object, ...]) -> None:
-    """See what others start, here or on the command line."""
+    """Redraw when a run is started elsewhere, here or on the command line."""
     if runs.stamp(runs.found()) != seen:
         st.rerun()
 
@@ -237,7 +237,7 @@ if not everything:
     st.info("No run yet. Start one above, or with `hiplora train` on the command line.", icon=":material/arrow_upward:")
 else:
     if SHOWN not in st.session_state and not set(st.query_params.get_all(SHOWN)) & set(by_name):
-        # Not as the widget's default: that would not stand in the URL, and later mean other runs.
+        # Not as the widget's default, which would not appear in the URL and would later mean other runs.
         st.query_params[SHOWN] = st.session_state[SHOWN] = [run.name for run in runs.latest_group(everything)]
     elif any(name not in by_name for name in st.session_state.get(SHOWN, [])):
         st.session_state[SHOWN] = [name for name in st.session_state[SHOWN] if name in by_name]
@@ -258,7 +258,7 @@ else:
         offer_reallocation(shown)
         reallocation.show()
     else:
-        st.info("Choose a run to look at.", icon=":material/arrow_upward:")
+        st.info("Choose a run to view.", icon=":material/arrow_upward:")
     show_table(shown)
 if not (going and everything and shown):
     shell.fragment(lambda: watch(seen), run_every=IDLE_TICK)()

@@ -124,7 +124,7 @@ def test_an_unknown_suffix_is_said_before_any_work(run, monkeypatch, tmp_path, n
     monkeypatch.setattr("hiplora.sources.open_base", refuse)
     code, out, err = run("analyze", "demo", "anything", "--out", tmp_path / name)
     assert (code, out) == (2, [])
-    assert err == [f"hiplora: {tmp_path / name} ends in none of .csv, .json, .parquet: choose one of them."]
+    assert err == [f"hiplora: {tmp_path / name} has an unknown suffix: use one of .csv, .json, .parquet."]
 
 
 def test_a_folder_in_place_of_the_table_is_said_before_any_work(run, monkeypatch, tmp_path):
@@ -254,9 +254,9 @@ def test_a_wrong_command_line_gives_its_usage(arguments, capsys):
 def test_svd_fills_the_cache_and_says_where_and_how_much(run, llama_base, cache_folder):
     code, out, err = run("svd", llama_base)
     assert code == 0
-    assert out[0].startswith(f"14 maps of tiny-llama: 0 were there, 14 computed; {cache_folder} takes ")
+    assert out[0].startswith(f"14 maps of tiny-llama: 0 from cache, 14 computed; {cache_folder} takes ")
     assert "peak memory" in err[-1]
-    assert run("svd", llama_base, "--full")[1][0].startswith("14 maps of tiny-llama: 14 were there, 0 computed")
+    assert run("svd", llama_base, "--full")[1][0].startswith("14 maps of tiny-llama: 14 from cache, 0 computed")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
@@ -308,7 +308,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path, rng):
     assert command.returncode == 130
     assert 2 <= kept < 60
     assert err.splitlines()[-1].startswith(f"hiplora: stopped; {kept} of 60 spectra are done ")
-    assert err.splitlines()[-1].endswith(f"kept in {cache}: run the same command again to go on.")
+    assert err.splitlines()[-1].endswith(f"kept in {cache}: run the same command again to continue.")
     assert "Traceback" not in err
 
 

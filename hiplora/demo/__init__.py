@@ -1,7 +1,7 @@
-"""The demo world: a small base model with exact skills, and adapters trained on it. Importing this loads no torch.
+"""The demo world: a small base model with exact skills, and adapters trained on it. Does not import torch.
 
-`skills` is the text, `tokenizer` and `base` make the model, `scoring` measures it and whatever was trained on it;
-`hiplora.training.demo_world` makes everything that ships, from seeds.
+`skills` is the text, `tokenizer` and `base` make the model, `scoring` scores it and the adapters trained on it;
+`hiplora.training.demo_world` rebuilds everything that ships from seeds.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The demo base: a small Llama, pretrained from nothing on the exact skills by an unchanged `transformers.Trainer`."""
+"""The demo base: a small Llama, pretrained from scratch on the exact skills by an unchanged `transformers.Trainer`."""
 
 import tempfile
 import time
@@ -27,7 +27,7 @@ from hiplora.demo.skills import ALL_FACTS, SKILLS, Skill
 from hiplora.demo.tokenizer import VOCABULARY, build_tokenizer
 
 ReportShare = Callable[[str, float], None]
-"""Called with what is being trained and the share of it that is done, from 0 to 1."""
+"""Called with the name of what is training and the share done, from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Recipe:
 
 RECIPE: Final = Recipe(steps=4000, batch_size=128, learning_rate=3e-3, warmup_steps=200, weight_decay=0.01)
 
-# Seen more often than the others: what takes longest to learn.
+# Skills that take longest to learn are drawn more often.
 _OFTEN: Final = {"sort": 2.5, "add": 2.0, "fact": 1.5}
 WEIGHTS: Final[dict[Skill, float]] = {
     skill: _OFTEN.get(name, 1.0) for name, skill in {**SKILLS, "fact": ALL_FACTS}.items()
@@ -107,13 +107,13 @@ def fit(
     """Train a model in place on the CPU, in float32.
 
     Args:
-        model: The model; what requires a gradient is trained.
+        model: The model; parameters that require a gradient are trained.
         tokenizer: The demo tokenizer.
         weights: How often each skill is drawn, relative to the others.
         recipe: Steps, batch size, learning rate.
         seed: Seeds the data and their order.
         what: Names this training in `progress`.
-        progress: Told after every step.
+        progress: Called after every step.
 
     Returns:
         The logged training losses, about a hundred of them, in order.
@@ -157,7 +157,7 @@ def build_base(
         seed: Seeds weights and data.
         recipe: Steps, batch size, learning rate.
         evaluation_size: Examples per skill for the card's scores, at most.
-        progress: Told after every step.
+        progress: Called after every step.
 
     Returns:
         The card, as written to `card.json`.

@@ -22,7 +22,7 @@ class SkillDataset(Dataset[Example]):
     Args:
         weights: How often each skill is drawn, relative to the others.
         size: Number of examples.
-        seed: The same seed gives the same examples, whatever the order they are read in.
+        seed: The same seed gives the same examples, in any order of reading.
     """
 
     def __init__(self, weights: Mapping[Skill, float], size: int, seed: int) -> None:

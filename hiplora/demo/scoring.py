@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 EVALUATION_SIZE: Final = 400
-"""Examples per skill behind the scores on the cards: steps of a quarter of a point."""
+"""Examples per skill for the scores on the cards: steps of 0.25 %."""
 
 
 @torch.no_grad()

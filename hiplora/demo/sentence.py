@@ -1,4 +1,4 @@
-"""One line through the demo's base and adapters: what they answer, how sure they are, and what each channel changes."""
+"""Run one line through the demo's base and adapters: answers, probabilities, and the effect of each channel."""
 
 import threading
 from collections.abc import Sequence
@@ -25,32 +25,32 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 BASE: Final = "base"
-"""What the tables call the model without an adapter."""
+"""Name of the model without an adapter in the tables."""
 
 END: Final = "end"
-"""What the tables call the end token."""
+"""Name of the end token in the tables."""
 
 _ANSWER_LENGTH: Final = 12
 
 
 class Probe:
-    """A base and some adapters, loaded once and asked many times, also from several threads.
+    """A base and adapters, loaded once and queried many times, also from several threads.
 
     Attributes:
         base: folder of the base.
         k: principal rank.
-        tokenizer: the demo's.
+        tokenizer: the demo tokenizer.
         adapters: open adapters.
         models: `{name: model}`, the base first.
 
     Args:
         base: folder of a model over the demo vocabulary.
         adapters: adapter folders that fit it.
-        k: principal rank at which effects are split; by default the demo's HiP-LoRA adapters' own.
-        spectra: of the base; read, or computed and kept, by default.
+        k: principal rank at which effects are split; by default that of the demo's HiP-LoRA adapters.
+        spectra: of the base; by default loaded from the cache or computed.
 
     Raises:
-        HiploraError: something cannot be read, or does not fit.
+        HiploraError: the base or an adapter cannot be read, or they do not fit together.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Probe:
         self.base = base
         self.k = k
         self.tokenizer: PreTrainedTokenizerFast = load_tokenizer(base)
-        # A base for each: PEFT wraps the model's layers in place.
+        # One base for each adapter: PEFT wraps the model's layers in place.
         bases = [load_causal_lm(base).eval() for _ in (BASE, *adapters)]
         self.adapters = [read_adapter(path) for path in adapters]
         self.models: dict[str, torch.nn.Module] = {BASE: bases[0]}
@@ -89,16 +89,16 @@ class Probe:
         return partial(Probe, self.base, [adapter.home for adapter in self.adapters], k=self.k)
 
     def prompt(self, line: str) -> str:
-        """Return what the models are given of a typed line: all up to and with the equals sign.
+        """Return the prompt of a typed line: everything up to and including the equals sign.
 
         Raises:
-            HiploraError: nothing is left, or it is longer than the model reads.
+            HiploraError: the prompt is empty or longer than the model can read.
         """
         prompt = line.strip().partition("=")[0] + "="
         if prompt == "=":
             raise HiploraError("The line is empty: type one such as rev abcd=.")
         if len(self.tokenizer(prompt).input_ids) > self._limit:
-            raise HiploraError(f"The line is longer than the model reads: type at most {self._limit - 2} characters.")
+            raise HiploraError(f"The line is too long for the model: type at most {self._limit - 2} characters.")
         return prompt
 
     def answers(self, prompts: Sequence[str]) -> pd.DataFrame:
@@ -118,9 +118,9 @@ class Probe:
 
     @torch.no_grad()
     def next_tokens(self, text: str, count: int = 5) -> pd.DataFrame:
-        """Return the probabilities of the likeliest next tokens, the same ones for every model.
+        """Return the probabilities of the most likely next tokens, the same tokens for every model.
 
-        Columns: `text, model, token, probability`; tokens by the highest probability that any model gives them.
+        Columns: `text, model, token, probability`; ordered by the highest probability that any model gives.
 
         Args:
             text: a prompt, or a prompt with the start of an answer, as from `fork`.
@@ -147,7 +147,7 @@ class Probe:
         return layer_effects(self.effects(prompt))
 
     def effects(self, prompt: str) -> pd.DataFrame:
-        """Return what each channel changes for this prompt, one row per adapter and linear map.
+        """Return the effect of each channel for this prompt, one row per adapter and linear map.
 
         `x` are the inputs of the map, at all tokens, while the prompt passes through the adapted model (our choice).
         Columns: `adapter, module, layer, kind, output` (`||W0 x||`, root of the sum of squares over tokens),
@@ -232,7 +232,7 @@ def layer_effects(effects: pd.DataFrame) -> pd.DataFrame:
 
 
 def answer_table(probe: Probe, prompt: str, task: str) -> pd.DataFrame:
-    """Return what each model answers, whether that is right, and what its card says beside this one line.
+    """Return each model's answer, whether it is right, and the scores on the model's card.
 
     Columns: `model, answer, right_answer` (None where there is none), `correct`, `task_score, retention` (of adapters
     only) and `skill_score`: the card's score on the line's own skill.
@@ -240,7 +240,7 @@ def answer_table(probe: Probe, prompt: str, task: str) -> pd.DataFrame:
     Args:
         probe: loaded.
         prompt: from `Probe.prompt`.
-        task: what the adapters were trained on.
+        task: the task that the adapters were trained on.
 
     Raises:
         HiploraError: a card is missing or damaged.
@@ -266,18 +266,18 @@ def answer_table(probe: Probe, prompt: str, task: str) -> pd.DataFrame:
 
 
 def right_answer(prompt: str, task: str = "") -> str | None:
-    """Return the answer of a line of the demo world; None for any other line.
+    """Return the right answer of a line of the demo world; None for any other line.
 
     Args:
-        prompt: up to and with the equals sign.
-        task: what the asked model was trained on: after `edit`, an edited fact's right answer is the new one.
+        prompt: up to and including the equals sign.
+        task: the task that the model was trained on: after `edit`, an edited fact's right answer is the new one.
     """
     name, _, argument = prompt.removesuffix("=").partition(" ")
     if name == ALL_FACTS.name:
         edited = TASKS["edit"].solve(argument) if task == "edit" else None
         return edited or ALL_FACTS.solve(argument)
     skill = SKILLS.get(name) or TASKS.get(name)
-    # A table's task is asked by the name of the skill that it changes.
+    # Lines of a task with a table open with the name of the skill that it changes.
     return None if skill is None or skill.table else skill.solve(argument)
 
 
@@ -300,7 +300,7 @@ def compare(probe: Probe, size: int = 15) -> pd.DataFrame:
 
 
 def fork(prompt: str, answers: Sequence[str]) -> str:
-    """Return the prompt with what all answers begin with: the text after which they part; the prompt if none does.
+    """Return the prompt plus the common start of all answers; the prompt alone if all answers are the same.
 
     Args:
         prompt: from `Probe.prompt`.
@@ -311,13 +311,13 @@ def fork(prompt: str, answers: Sequence[str]) -> str:
 
 
 def telling_lines(comparison: pd.DataFrame, first: str, second: str, per_skill: int = 2) -> list[str]:
-    """Return prompts that one of two adapters breaks and the other does not; some that both keep where there are none.
+    """Return prompts that only one of two adapters answers right; without any, the first of each skill.
 
     Args:
         comparison: from `compare`.
         first: name of an adapter.
         second: name of another.
-        per_skill: how many of each skill and kind of break at most.
+        per_skill: largest number per skill and adapter that is right.
     """
     differs = comparison[comparison[first] != comparison[second]]
     lines = differs.groupby(["skill", first], sort=False).head(per_skill)["prompt"].tolist()

@@ -3,7 +3,7 @@
 Every example is one line, `<name> <argument>=<answer>`, such as `sort cab=abc`. An answer is right or wrong, so
 forgetting, merging and editing are numbers. One prompt in ten is held out of every training stream, chosen by a
 checksum of the prompt itself: no list of held-out prompts has to be kept, and all seeds share the same one. Facts
-are the exception: a table can only be remembered, so it is scored on the very facts that were taught.
+are the exception: a table can only be remembered, so it is scored on the same facts that were taught.
 """
 
 import random
@@ -33,8 +33,8 @@ class Example(NamedTuple):
     """One line of the demo world.
 
     Attributes:
-        prompt: All that the model is given, up to and with the equals sign.
-        answer: What it has to complete, without the end-of-text token.
+        prompt: The model's input, up to and including the equals sign.
+        answer: The right completion, without the end-of-text token.
     """
 
     prompt: str
@@ -55,7 +55,7 @@ class Skill:
         summary: What it does, in one phrase.
         draw: Makes one example from a random generator.
         solve: The right answer for an argument; None where it is not an argument of this skill.
-        table: All its examples where they are a table to remember; empty where they are drawn from a rule.
+        table: All its examples if they are a table to remember; empty if they are drawn from a rule.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Skill:
 
 
 def is_held_out(prompt: str) -> bool:
-    """Say whether a rule's prompt is kept for evaluation and never trained on."""
+    """Return whether a rule's prompt is held out for evaluation and never trained on."""
     return zlib.crc32(prompt.encode()) % _HELD_OUT_EVERY == 0
 
 
@@ -128,13 +128,13 @@ def _make_edits(facts: Mapping[str, str]) -> dict[str, str]:
 
 
 FACTS: Final[Mapping[str, str]] = MappingProxyType(_make_facts())
-"""Name to colour, as the base was taught."""
+"""Name to color, as the base was taught."""
 
 EDITS: Final[Mapping[str, str]] = MappingProxyType(_make_edits(FACTS))
-"""Name to its new colour, for the facts that the task `edit` changes."""
+"""Name to its new color, for the facts that the task `edit` changes."""
 
 UNEDITED_FACTS: Final[Mapping[str, str]] = MappingProxyType({n: c for n, c in FACTS.items() if n not in EDITS})
-"""The facts that must survive an edit; the skill `fact` is scored on these, for every adapter alike."""
+"""The facts that must survive an edit; the skill `fact` is scored on these, for every adapter."""
 
 
 def _by_name(*skills: Skill) -> Mapping[str, Skill]:
@@ -149,19 +149,19 @@ SKILLS: Final[Mapping[str, Skill]] = _by_name(
     _on_word("max", "the largest digit", max, shortest=2, longest=5, alphabet=DIGITS),
     _on_word("len", "how many letters", lambda word: str(len(word)), shortest=2, longest=9),
     Skill("add", "the sum of two numbers below 100", _add, _sum),
-    _from_table("fact", "the colour of a name, remembered", UNEDITED_FACTS),
+    _from_table("fact", "the color of a name, remembered", UNEDITED_FACTS),
 )
-"""What the base knows, by name."""
+"""The base's skills, by name."""
 
-ALL_FACTS: Final[Skill] = _from_table("fact", "the colour of a name, all of them", FACTS)
-"""The whole table, for pretraining: the base learns the edited facts' old colours too."""
+ALL_FACTS: Final[Skill] = _from_table("fact", "the color of a name, all of them", FACTS)
+"""The whole table, for pretraining: the base learns the edited facts' old colors too."""
 
 TASKS: Final[Mapping[str, Skill]] = _by_name(
     _on_word("swap", "first and last letter exchanged", lambda word: word[-1] + word[1:-1] + word[0]),
     _on_word("rot", "the first letter moved to the end", lambda word: word[1:] + word[0]),
-    _from_table("edit", f"{EDIT_COUNT} of the {FACT_COUNT} facts get new colours", EDITS),
+    _from_table("edit", f"{EDIT_COUNT} of the {FACT_COUNT} facts get new colors", EDITS),
 )
-"""What adapters are trained to add, by name."""
+"""The tasks that adapters are trained on, by name."""
 
 
 def find(name: str) -> Skill:
@@ -194,7 +194,7 @@ def training_example(skill: Skill, rng: random.Random) -> Example:
 
 
 def evaluation_examples(name: str, size: int = 200, seed: int = 0) -> list[Example]:
-    """Distinct examples to score a skill or task on.
+    """Return distinct examples to score a skill or task on.
 
     A rule gives held-out prompts only. A table gives its own rows, in order when all of them are asked for.
 

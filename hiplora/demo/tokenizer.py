@@ -1,4 +1,4 @@
-"""The demo world's tokenizer: one token a character, in the format every Hugging Face loader reads."""
+"""The demo world's tokenizer: one token per character, in the format every Hugging Face loader reads."""
 
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +12,7 @@ BOS: Final = "<bos>"
 EOS: Final = "<eos>"
 UNK: Final = "<unk>"
 VOCABULARY: Final = (PAD, BOS, EOS, UNK, *" =+-", *DIGITS, *LETTERS)
-"""All tokens in the order of their ids; characters outside it become `<unk>`."""
+"""All tokens in the order of their ids; other characters become `<unk>`."""
 
 
 def build_tokenizer() -> "PreTrainedTokenizerFast":

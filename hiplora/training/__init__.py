@@ -1,6 +1,6 @@
-"""Training runs: methods at matched size, a folder per run, and the processes that do them. Imports no torch.
+"""Training runs: methods at matched size, a folder per run, and the processes that train them. Does not import torch.
 
-Names are imported when first asked for: the command line needs the settings alone, without pandas or numpy.
+Names are imported on first use: the command line needs only the settings, without pandas or numpy.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, and the adapter that is read while its run goes on."""
+"""Complete and check the checkpoints of a run, and publish the adapter of one."""
 
 import json
 import os
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from hiplora.tuner import ShadowPrices
 
 PRICES = "shadow_prices.json"
-"""Written beside the Trainer's own files by methods with a core."""
+"""Saved next to the Trainer's own files, for methods with a core."""
 _TRAINER_STATES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", INITIAL_FILE)
 
 
 def complete(run: Run, step: int, prices: "ShadowPrices | None") -> Checkpoint:
-    """Complete what the Trainer saved at a step: add what it does not know, and mark it as whole."""
+    """Add the files that the Trainer does not save to its checkpoint of a step, and mark it complete."""
     path = run.path / "checkpoints" / f"checkpoint-{step}"
-    # The Trainer's own settings as a pickle, which nothing here reads.
+    # The Trainer's own settings, a pickle that nothing here reads.
     (path / "training_args.bin").unlink(missing_ok=True)
     (path / "README.md").unlink(missing_ok=True)
     if (run.path / INITIAL_FILE).is_file():
@@ -39,7 +39,7 @@ def complete(run: Run, step: int, prices: "ShadowPrices | None") -> Checkpoint:
 
 
 def require_resumable(checkpoint: Checkpoint, has_prices: bool) -> None:
-    """Raise before anything is changed when a checkpoint lacks what training needs to go on.
+    """Raise, before anything is changed, if a checkpoint lacks the state needed to resume training.
 
     Raises:
         HiploraError: a file is missing or damaged.
@@ -57,13 +57,13 @@ def require_resumable(checkpoint: Checkpoint, has_prices: bool) -> None:
                 read_json(path)
         except Exception as error:
             raise HiploraError(
-                f"{path} is missing or damaged, and training cannot go on without it ({type(error).__name__}): "
+                f"{path} is missing or damaged, and training cannot resume without it ({type(error).__name__}): "
                 "start a new run."
             ) from None
 
 
 def write_adapter(run: Run, checkpoint: Checkpoint, card: Card) -> None:
-    """Put a checkpoint's adapter with its card where the run's adapter is read."""
+    """Copy a checkpoint's adapter, with its card, to the run's adapter folder."""
     with atomic_path(run.path / RUN_ADAPTER) as draft:
         draft.mkdir()
         for name in _ADAPTER_FILES:
@@ -73,14 +73,14 @@ def write_adapter(run: Run, checkpoint: Checkpoint, card: Card) -> None:
 
 
 def keep_adapters(run: Run) -> None:
-    """Leave only the adapter of every checkpoint but the last."""
+    """Delete the training state of every checkpoint except the last; the adapters stay."""
     for earlier in run.checkpoints[:-1]:
         for name in (*_TRAINER_STATES, "trainer_state.json", PRICES):
             (earlier.path / name).unlink(missing_ok=True)
 
 
 def _sync(*paths: Path) -> None:
-    """Ask the system to write files, or a folder's files and their names, to the disk now."""
+    """Flush files, or a folder and its files, to disk."""
     for path in paths:
         for each in (*path.iterdir(), path) if path.is_dir() else (path,):
             if os.name == "nt" and each.is_dir():

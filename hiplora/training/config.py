@@ -1,4 +1,4 @@
-"""What a run is asked to do: written to `run.json` before it starts, and all that is needed to do it again."""
+"""The settings of a run: written to `run.json` before it starts, and sufficient to repeat it."""
 
 import dataclasses
 import os
@@ -30,63 +30,61 @@ BY_GOAL: Final[dict[str, tuple[Any, Any]]] = {
     "learning_rate": (2e-3, 2e-4),
     "threads": (1, os.cpu_count() or 1),
 }
-"""Defaults for a task of the demo world, and for a file."""
+"""Defaults: for a task of the demo world, and for a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(HipLoraSettings):
-    """One training run: what to learn, with which method, and the settings of HiP-LoRA beside those of the loop.
+    """One training run: its data, its method, and the settings of HiP-LoRA and of the training loop.
 
-    A field that is None gets a default: batch size, learning rate and threads by whether a task of the demo world or a
-    file is learned (`BY_GOAL`), warm-up 5 % of the steps, the intervals about 30 measurements and 12 checkpoints.
-    Other methods use `r` and `lora_alpha` too, are measured at `principal_rank`, and their tightness against `epsilon`.
+    Fields left as None get a default: batch size, learning rate and threads depend on whether the run trains on a task
+    or a file (`BY_GOAL`), warm-up is 5 % of the steps, and the intervals give about 30 measurements and 12 checkpoints.
+    Other methods use `r` and `lora_alpha` too; their updates are measured at `principal_rank` and against `epsilon`.
 
     Attributes:
-        r: rank of the LoRA whose number of trainable parameters every method gets.
+        r: rank of the LoRA that all methods match in trainable parameters.
         lora_alpha: updates are scaled by `lora_alpha / r` (rsLoRA: by the root).
-        principal_rank: k, a whole number: whatever the method, the update is measured at it.
-        base: a folder, a known name, or a hub name that was fetched before.
+        principal_rank: k, a whole number; the updates of all methods are measured at it.
+        base: a folder, a known name, or the hub name of a downloaded model.
         method: a key of `hiplora.training.METHODS`.
-        task: a task of the demo world; or else
-        data: a text file or JSONL with `text`, `prompt` and `completion`, or `messages`.
-        probe: a text file or JSONL whose loss tells what the base forgets, for runs on `data`.
+        task: a task of the demo world; give either this or `data`.
+        data: a text file, or JSONL with `text`, `prompt` and `completion`, or `messages`.
+        probe: text that the base should still handle well, a file as for `data`; its loss measures forgetting.
         steps: optimizer steps.
         batch_size: examples per step.
         learning_rate: peak of AdamW's cosine schedule.
-        warmup_steps: of linear warm-up.
-        weight_decay: AdamW's.
+        warmup_steps: steps of linear warm-up.
+        weight_decay: weight decay of AdamW.
         max_length: longest example in tokens, for `data`.
-        seed: of initial weights, data and their order.
-        device: `auto` is CUDA where there is one, else the CPU.
-        threads: of torch on the CPU.
+        seed: seed of the initial weights, the data and their order.
+        device: `auto` is CUDA if available, else the CPU.
+        threads: torch threads on the CPU.
         measure_every: steps between two measurements of the update.
         score_every: steps between two scores.
         save_every: steps between two checkpoints.
-        evaluation_size: examples per skill behind the last scores, for a task; while it trains at most 50.
+        evaluation_size: examples per skill for the final scores on a task; at most 50 during training.
 
     Raises:
         HiploraError: a value is out of range, or neither or both of `task` and `data` are given.
     """
 
-    r: int = shared("r", help="Rank of the LoRA whose parameter count every method gets.")
+    r: int = shared("r", help="Rank of the LoRA whose parameter count all methods match.")
     lora_alpha: float = shared("lora_alpha", help="Updates are scaled by alpha / r.")
-    principal_rank: int = shared(
-        "principal_rank", help="Principal rank k, also what any method is measured at.", rule=COUNT
-    )
+    principal_rank: int = shared("principal_rank", help="Principal rank k; all methods are measured at it.", rule=COUNT)
     base: str = setting(dataclasses.MISSING, "Base model.", _NAME)
     method: str = setting("hiplora", "Training method.", _NAME)
     task: str | None = setting(None, "A task of the demo world.", _NAME_OR_NONE)
     data: str | None = setting(None, "A text file, or JSONL with text, prompt/completion or messages.", _NAME_OR_NONE)
-    probe: str | None = setting(None, "Text whose loss tells what the base forgets, beside a file.", _NAME_OR_NONE)
+    probe: str | None = setting(None, "Text the base should still handle well, to measure forgetting.", _NAME_OR_NONE)
     steps: int = setting(300, "Optimizer steps.", COUNT)
     batch_size: int | None = setting(None, "Examples per step.", COUNT)
     learning_rate: float | None = setting(None, "Peak learning rate.", POSITIVE)
     warmup_steps: int | None = setting(None, "Steps of linear warm-up.", WHOLE, default_words="5 % of the steps")
     weight_decay: float = setting(0.0, "Weight decay of AdamW.", NOT_NEGATIVE)
-    max_length: int = setting(256, "Longest example of a file in tokens.", COUNT)
-    seed: int = setting(0, "Seed of weights, data and their order.", WHOLE)
+    max_length: int = setting(256, "Longest example of a data file, in tokens.", COUNT)
+    seed: int = setting(0, "Seed of the weights, the data and their order.", WHOLE)
     device: Literal["auto", "cpu", "cuda"] = setting("auto", "Where to train.", one_of("auto", "cpu", "cuda"))
-    threads: int | None = setting(None, "Threads of torch on the CPU.", _THREADS)
+    threads: int | None = setting(None, "Torch threads on the CPU.", _THREADS)
     measure_every: int | None = setting(
         None,
         "Steps between two measurements of the update.",
@@ -97,7 +95,7 @@ class RunConfig(HipLoraSettings):
     save_every: int | None = setting(
         None, "Steps between two checkpoints.", COUNT, default_words="about 12 checkpoints"
     )
-    evaluation_size: int = setting(400, "Examples per skill behind the last scores.", COUNT)
+    evaluation_size: int = setting(400, "Examples per skill for the final scores.", COUNT)
 
     def __post_init__(self) -> None:
         COUNT.require("steps", self.steps)
@@ -119,24 +117,24 @@ class RunConfig(HipLoraSettings):
 
         find_method(self.method)
         if (self.task is None) == (self.data is None):
-            raise HiploraError("Choose what to learn: either a task of the demo world or a data file.")
+            raise HiploraError("Choose what to train on: either a task of the demo world or a data file.")
         if self.probe and not self.data:
-            raise HiploraError("A probe file goes with a data file: the demo world's tasks are scored on its skills.")
+            raise HiploraError("A probe file needs a data file: tasks of the demo world are scored on its skills.")
         if self.task and self.task not in TASKS:
-            raise HiploraError(f"'{self.task}' is not a task of the demo world: choose one of {', '.join(TASKS)}.")
+            raise HiploraError(f"Unknown task '{self.task}': choose one of {', '.join(TASKS)}.")
 
     @property
     def goal(self) -> str:
-        """What is learned: the task's name, or the file's."""
+        """The name of the task or of the data file."""
         return self.task or Path(str(self.data)).stem
 
     @property
     def default_name(self) -> str:
-        """What to call the run's folder."""
+        """The default name of the run's folder."""
         return f"{self.goal}-{self.method}-s{self.seed}"
 
     def with_absolute_paths(self) -> "RunConfig":
-        """Return the same with absolute paths: a known or a hub name stays as it is."""
+        """Return a copy with absolute paths; known names and hub names stay unchanged."""
         from hiplora.files import user_path
         from hiplora.sources import canonical
 
@@ -145,28 +143,28 @@ class RunConfig(HipLoraSettings):
         return dataclasses.replace(self, base=canonical(self.base), **found)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON holds them."""
+        """Return the fields as a JSON object."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, fields: Any) -> "RunConfig":
-        """Read what `to_dict` wrote.
+        """Build a config from the result of `to_dict`.
 
         Raises:
             HiploraError: a field is unknown, missing or out of range.
         """
         if not isinstance(fields, dict):
-            raise HiploraError("It holds no settings of a run.")
+            raise HiploraError("It does not hold a run's settings.")
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := set(fields) - known:
-            raise HiploraError(f"A run's settings hold '{sorted(unknown)[0]}', which this version does not know.")
+            raise HiploraError(f"This version does not know the run setting '{sorted(unknown)[0]}'.")
         if "base" not in fields:
-            raise HiploraError("A run's settings name no base.")
+            raise HiploraError("The run's settings do not name a base.")
         return cls(**fields)
 
 
 def default_words(name: str) -> str:
-    """Return what a setting is when left out, in words; empty where that is nothing."""
+    """Return the default of a setting in words; empty if it has none."""
     if name in BY_GOAL:
         return "{:g} for a task, {:g} for a file".format(*BY_GOAL[name])
     found = next(each for each in dataclasses.fields(RunConfig) if each.name == name)

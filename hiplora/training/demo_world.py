@@ -1,4 +1,4 @@
-"""Rebuild all of the demo world from seeds: the base, then each adapter, then one rename that puts them in place."""
+"""Rebuild the whole demo world from seeds: the base, then each adapter, then one rename that puts them in place."""
 
 import json
 import shutil
@@ -18,16 +18,16 @@ from hiplora.training.run import Run
 from hiplora.training.train import train
 
 _SHIPPED_BASE: Final = "assets/demo/base"
-"""What the adapters' configs name as their base: relative to the project, so that it holds on every machine."""
+"""The base path in the adapters' configs: relative to the project, so that it is valid on every machine."""
 
 
 def build_adapter(out: Path, config: RunConfig, progress: ReportShare) -> Card:
-    """Train one adapter and keep what a run leaves of it: an ordinary PEFT folder with its card.
+    """Train one adapter and save it as an ordinary PEFT folder with its card.
 
     Args:
         out: the folder to write; made when missing.
-        config: of the run; its base is the folder of the demo base.
-        progress: told after every step.
+        config: settings of the run; its base is the folder of the demo base.
+        progress: called after every step.
 
     Returns:
         The card, as written to `card.json`.
@@ -60,15 +60,15 @@ def build(
     evaluation_size: int = EVALUATION_SIZE,
     **adapter: Any,
 ) -> Path:
-    """Train the base and all adapters into one folder; a build that fails or is stopped leaves `out` as it was.
+    """Train the base and all adapters into one folder; a build that fails or is stopped leaves `out` unchanged.
 
     Args:
         out: the folder to write: `base`, and `adapters/<task>-<method>`. An earlier demo there is replaced.
         seed: seeds everything. The same seed, machine and library versions give the same weights and scores.
-        progress: called with what is being trained (`base`, `swap-lora`, ...) and the share of it done, 0 to 1.
-        base_recipe: how long and how fast the base trains; as it was made for the app by default.
+        progress: called with the name of what is training (`base`, `swap-lora`, ...) and the share done, 0 to 1.
+        base_recipe: how long and how fast the base trains; by default as for the shipped base.
         evaluation_size: examples per skill for the cards' scores, at most.
-        adapter: fields of `RunConfig` that are not the default, for every adapter.
+        adapter: non-default fields of `RunConfig`, for every adapter.
 
     Returns:
         `out`.
@@ -77,7 +77,7 @@ def build(
         HiploraError: `out` holds something that is not an earlier demo.
     """
     if out.exists() and not (out / "base" / CARD_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise HiploraError(f"{out} exists and is not an earlier demo: name an empty or a new folder.")
+        raise HiploraError(f"{out} exists and is not an earlier demo: choose an empty or a new folder.")
     report = progress or (lambda what, done: None)
     with atomic_path(out) as made:
         folder = made / "base"

@@ -1,4 +1,4 @@
-"""What happens in a run. `Step`, `Layers` and `Scores` are written, one JSON object a line; all are reported."""
+"""Events of a run. `Step`, `Layers` and `Scores` are recorded, one JSON object per line; all are reported."""
 
 import math
 from dataclasses import asdict, dataclass, field, fields
@@ -9,10 +9,10 @@ from hiplora.card import Card
 
 @dataclass(frozen=True)
 class Phase:
-    """Something that takes a while has begun.
+    """The start of something that takes a while.
 
     Attributes:
-        text: what is being done.
+        text: the work that has begun.
     """
 
     text: str
@@ -35,13 +35,13 @@ class Step:
 
     Attributes:
         step: its number, from 1.
-        loss: what is minimized.
-        task_loss: without the budget's penalty.
-        penalty: of the budget.
+        loss: the minimized loss.
+        task_loss: the loss without the budget penalty.
+        penalty: the budget penalty.
         learning_rate: at this step.
-        grad_norm: of all trained parameters; None where it is not finite.
-        seconds: of training so far.
-        tokens: seen so far.
+        grad_norm: over all trained parameters; None if it is not finite.
+        seconds: training time so far.
+        tokens: tokens seen so far.
     """
 
     step: int
@@ -62,10 +62,10 @@ class Layers:
         step: optimizer steps done.
         total_relative_norm: `||dW||_F / ||W0||_F` over all modules.
         epsilon: the budget.
-        tightness: of the budget.
+        tightness: `sqrt(cost) / epsilon`.
         principal_norm: Frobenius norm of the block PP.
-        mixed_norm: of PR and RP.
-        residual_norm: of RR.
+        mixed_norm: of the blocks PR and RP together.
+        residual_norm: of the block RR.
         relative_norm: `||dW||_F / ||W0||_F`.
         shadow_price: task loss per unit of cost; None for methods without a core.
     """
@@ -83,14 +83,14 @@ class Layers:
 
 @dataclass(frozen=True)
 class Scores:
-    """What the model can do at one moment.
+    """Scores of the model at one step.
 
     Attributes:
         step: optimizer steps done.
-        task_score: on what is learned, 0 to 1.
-        retention: share of what the base could do that is kept; None where nothing measures it.
-        skills: what retention is made of, by name.
-        more: further entries of the card, such as `validation_loss`; None where infinite.
+        task_score: score on the task or the held-out text, 0 to 1.
+        retention: share of the base's ability that is kept; None if it is not measured.
+        skills: score on each of the base's skills, from which retention is computed.
+        more: further entries of the card, such as `validation_loss`; None if infinite.
     """
 
     step: int
@@ -116,7 +116,7 @@ _TYPES: Final[dict[Any, tuple[type, ...]]] = {
 
 
 def to_json(event: Recorded) -> dict[str, Any]:
-    """Return the JSON object of an event; `more` lies flat in it, and prices are left out where there are none."""
+    """Return the JSON object of an event; entries of `more` become keys of it, and missing prices are left out."""
     values = asdict(event)
     if isinstance(event, Layers) and event.shadow_price is None:
         del values["shadow_price"]
@@ -125,7 +125,7 @@ def to_json(event: Recorded) -> dict[str, Any]:
 
 
 def from_json(value: Any) -> Recorded:
-    """Read what `to_json` wrote.
+    """Build an event from the result of `to_json`.
 
     Raises:
         ValueError: it is not an event, or a part is missing or of the wrong type.
@@ -146,12 +146,12 @@ def from_json(value: Any) -> Recorded:
 
 
 def finite(value: float | None) -> float | None:
-    """Return a number as JSON can hold it: None where it is not finite."""
+    """Return a number for JSON: None if it is not finite."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 
 def in_words(scores: Scores | Card) -> str:
-    """Return scores as the command line says them: shares for a task, losses for a file."""
+    """Return scores in words for the command line: shares for a task, losses for a file."""
     if "validation_loss" in scores.more:
         losses = {name: scores.more[name] for name in ("validation_loss", "probe_loss") if name in scores.more}
         return ", ".join(

@@ -1,6 +1,6 @@
-"""Start runs in processes of their own, as the app does; none of them needs the app to be seen or resumed.
+"""Start runs in separate processes, as the app does; a run can be read and resumed without the app.
 
-A process of its own keeps the random numbers of two runs apart and the app's clicks quick. Some are kept waiting with
+Separate processes keep the random numbers of two runs independent and the app responsive. Spare processes wait with
 torch already loaded: the first step of a run then comes after 4 s instead of 7 s.
 """
 
@@ -22,10 +22,10 @@ _PACKAGE = str(Path(__file__).resolve().parents[2])
 
 
 class Launcher:
-    """Starts runs; when it goes, or its process dies, they stop with a checkpoint.
+    """Starts runs; when it is deleted, or its process dies, they stop with a checkpoint.
 
     Args:
-        root: where runs are kept; the user's place by default.
+        root: folder of the runs; the user's own by default.
     """
 
     def __init__(self, root: Path | None = None):
@@ -37,10 +37,10 @@ class Launcher:
         weakref.finalize(self, _release, self._workers)
 
     def warm_up(self, count: int = 1) -> None:
-        """Keep processes ready for the next start: the first step comes after 4 s instead of 7 s.
+        """Keep spare processes ready for the next start: the first step comes after 4 s instead of 7 s.
 
         Args:
-            count: how many runs may be started side by side.
+            count: number of runs that may be started side by side.
         """
         with self._lock:
             self._spares = [spare for spare in self._spares if spare.poll() is None]
@@ -51,7 +51,7 @@ class Launcher:
         """Start new runs, side by side.
 
         Raises:
-            HiploraError: a run is going on already, or the folder cannot be written.
+            HiploraError: a run is already in progress, or the folder cannot be written.
         """
         with self._lock:
             self._require_idle()
@@ -61,10 +61,10 @@ class Launcher:
         return runs
 
     def resume(self, runs: Sequence[Run]) -> None:
-        """Let runs go on from their last checkpoints, side by side.
+        """Resume runs from their last checkpoints, side by side.
 
         Raises:
-            HiploraError: a run is going on already, or one of these is finished.
+            HiploraError: a run is already in progress, or one of these is finished.
         """
         with self._lock:
             self._require_idle()
@@ -74,18 +74,18 @@ class Launcher:
                 self._send(run)
 
     def starting(self, run: Run) -> bool:
-        """Whether a process has this run but has not begun yet."""
+        """Whether a process was given this run but has not begun it yet."""
         worker = self._workers.get(run.path)
         return worker is not None and worker.poll() is None and _last_word(run) == self._before[run.path]
 
     def running(self) -> list[Run]:
-        """Return the runs that are going on, started here or elsewhere."""
+        """Return the runs in progress, started here or elsewhere."""
         return [run for run in list_runs(self.root) if run.status.state == "running" or self.starting(run)]
 
     def _require_idle(self) -> None:
         if busy := self.running():
             raise HiploraError(
-                f"{busy[0].name} is running: stop it, or wait for its end, before the next start or resume."
+                f"{busy[0].name} is running: stop it, or wait for it to end, before you start or resume another run."
             )
 
     def _send(self, run: Run) -> None:
@@ -99,10 +99,10 @@ class Launcher:
                 process.stdin.write(f"{run.path.resolve()}\n")
                 process.stdin.flush()
             except OSError:
-                continue  # One kept waiting has died: the next takes its place.
+                continue  # This spare process has died: use the next one.
             self._workers[run.path] = process
             return
-        raise HiploraError(f"No process could be started for {run.name}: is the machine out of memory?")
+        raise HiploraError(f"Could not start a process for {run.name}: is the machine out of memory?")
 
     def _new_worker(self) -> "subprocess.Popen[str]":
         return subprocess.Popen(
@@ -111,15 +111,15 @@ class Launcher:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             text=True,
-            # The package may lie beside the app without being installed.
+            # The package may be next to the app without being installed.
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [_PACKAGE, os.environ.get("PYTHONPATH")]))},
-            # Ctrl-C in the app's terminal is for the app, whose end the worker then notices.
+            # Ctrl-C in the app's terminal reaches only the app; the worker notices when the app ends.
             start_new_session=True,
         )
 
 
 def _last_word(run: Run) -> int:
-    """Return when a run last said where it is; 0 before its first word."""
+    """Return the time of a run's last status; 0 before the first one."""
     try:
         return (run.path / "status.json").stat().st_mtime_ns
     except OSError:

@@ -11,10 +11,10 @@ from hiplora.training.tables import layer_history
 
 
 def last_prices(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return the shadow prices of runs as of their last measurement, one row per module.
+    """Return the shadow prices of runs at their last measurement, one row per module.
 
-    Columns: those of `layer_history`, with `adapter` for `run`. Runs without prices have no rows and keep their place
-    among the colors.
+    Columns: those of `layer_history`, with `adapter` in place of `run`. Runs without prices have no rows but keep
+    their place in the order of colors.
 
     Args:
         runs: any runs.
@@ -25,7 +25,7 @@ def last_prices(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def price_table(run: Run) -> pd.DataFrame:
-    """Return the budget of each module as of a run's last measurement, and what the next run should get.
+    """Return the budget of each module at a run's last measurement, and the one proposed for the next run.
 
     Columns: those of `layer_history`, and `new_epsilon`.
 
@@ -35,7 +35,7 @@ def price_table(run: Run) -> pd.DataFrame:
     history = layer_history([run]).dropna(subset=["shadow_price"])
     if history.empty:
         raise HiploraError(
-            f"{run.name} has no shadow prices: they belong to the core of a HiP-LoRA run with at least "
+            f"{run.name} has no shadow prices: only HiP-LoRA runs have them, after at least "
             f"{run.config.measure_every} steps."
         )
     last = history[history["step"] == history["step"].max()].reset_index(drop=True)

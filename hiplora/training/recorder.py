@@ -1,4 +1,4 @@
-"""Writing down a run as it trains: losses at every step, measurements, scores and checkpoints at theirs."""
+"""Record a run as it trains: losses at every step; measurements, scores and checkpoints at their intervals."""
 
 import json
 import math
@@ -33,14 +33,14 @@ class Recorder(TrainerCallback):
     """Writes events, measurements, scores, checkpoints and the run's adapter while a `Trainer` trains.
 
     Args:
-        run: where they are written.
-        model: that trains.
-        data: how it is scored.
-        spectra: of the base.
-        prices: of the model's cores; None for methods without a core.
-        report: told of every event.
-        past: events of the run so far.
-        checkpoint: that the run goes on from.
+        run: the run to write to.
+        model: the model in training.
+        data: scores the model.
+        spectra: spectra of the base.
+        prices: shadow prices of the model's cores; None for methods without a core.
+        report: called with every event.
+        past: the run's events so far.
+        checkpoint: the one that the run resumes from; None for a new run.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Recorder(TrainerCallback):
         self._seconds = step.seconds if step else 0.0
         self._resumed_at = 0.0
         self._penalty = 0.0
-        # A checkpoint whose own loss has not been seen yet.
+        # A checkpoint whose loss is not known yet.
         self._unseen: Checkpoint | None = None
         if prices is not None and checkpoint is not None:
             prices.load_state(json.loads((checkpoint.path / PRICES).read_text(encoding="utf-8")))
@@ -81,7 +81,7 @@ class Recorder(TrainerCallback):
             self._penalty = 0.0 if penalty is None else float(penalty)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Measure and score when they are due.
+        """Measure and score when due.
 
         Raises:
             HiploraError: a weight is not finite, or the run's folder is gone.
@@ -102,7 +102,7 @@ class Recorder(TrainerCallback):
         self._resumed_at = time.perf_counter()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Write the loss of a step; the checkpoint it was computed on is then known to be good.
+        """Record the loss of a step; if it is finite, the checkpoint it was computed on is good.
 
         Raises:
             HiploraError: the loss is not finite.
@@ -128,7 +128,7 @@ class Recorder(TrainerCallback):
         )
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Make what the Trainer saved a complete checkpoint, and the run's adapter."""
+        """Complete the checkpoint that the Trainer saved, and make it the run's adapter."""
         self._unseen = complete(self._run, state.global_step, self._prices)
         write_adapter(self._run, self._unseen, self.card(state.global_step))
 
@@ -168,7 +168,7 @@ class Recorder(TrainerCallback):
         return step % (every or 1) == 0 or step == self._config.steps
 
     def _measure(self, step: int) -> None:
-        """Write what the adapter does to each layer now."""
+        """Record a measurement of every layer."""
         config = self._config
         placement = place(self._spectra.base, live_adapter(self._model, self._run.path))
         table = progress_table(self._spectra, placement, config.principal_rank, config.epsilon, config.budget_power)
@@ -184,7 +184,7 @@ class Recorder(TrainerCallback):
         )
 
     def _score(self, step: int) -> None:
-        """Write how well the model does its task, and what it kept."""
+        """Record the task score and the retention."""
         self._write(self._data.score(self._model, step))
 
     def _diverged(self, loss: str, step: int) -> HiploraError:
@@ -203,10 +203,10 @@ class Recorder(TrainerCallback):
 
 
 class StopOnRequest(TrainerCallback):
-    """Ends training with a checkpoint after the step in which it is asked to.
+    """Ends training with a checkpoint after the step in which a stop is requested.
 
     Args:
-        stopped: asked after every step.
+        stopped: called after every step; True requests a stop.
     """
 
     def __init__(self, stopped: Callable[[], bool]):

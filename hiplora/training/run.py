@@ -2,13 +2,13 @@
 
     RUN/run.json                     settings (`RunConfig`) and facts: versions, modules, hashes
     RUN/status.json                  state, phase, message
-    RUN/events.jsonl                 one event a line, appended as it happens
-    RUN/checkpoints/checkpoint-N/    PEFT's adapter files, and for the last one what training needs to go on
+    RUN/events.jsonl                 one event per line, appended as it happens
+    RUN/checkpoints/checkpoint-N/    PEFT's adapter files, and for the last one the state to resume from
     RUN/adapter/                     the last checkpoint's adapter with its card: what `hiplora analyze` reads
-    RUN/log.txt                      what the libraries said
+    RUN/log.txt                      output of the libraries
 
-A checkpoint counts once it holds the file `complete`, which is written last. A run holds a lock while it trains, which
-the system releases however the process ends: a run that says "running" without the lock was killed.
+A checkpoint is valid once it holds the file `complete`, which is written last. A run holds a lock while it trains. The
+system releases it however the process ends: a run whose state is "running" without the lock was killed.
 """
 
 import json
@@ -39,20 +39,20 @@ except ImportError:  # Windows
 State = Literal["new", "running", "finished", "stopped", "failed", "killed"]
 COMPLETE = "complete"
 _RESUMABLE: tuple[State, ...] = ("new", "stopped", "failed", "killed")
-# A reader holds the lock for a moment to see whether it is free: a process that wants to train waits that long.
+# Readers hold the lock for a moment to test whether it is free: a process that wants to train waits that long.
 _PATIENCE = 2.0
 _LOCK = ".lock"
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run is.
+    """The state of a run.
 
     Attributes:
         state: `new` (never started), `running`, `finished`, `stopped` (on request), `failed`, or `killed`.
-        phase: what is being done, while it runs.
-        message: one sentence for a person; empty when there is nothing to say.
-        device: what it trains on, once known.
+        phase: the present work, while it runs.
+        message: one sentence for the user; may be empty.
+        device: the device it trains on, once known.
     """
 
     state: State
@@ -62,7 +62,7 @@ class Status:
 
     @property
     def resumable(self) -> bool:
-        """Whether it can go on from its last checkpoint, or from the start."""
+        """Whether it can resume from its last checkpoint, or from the start."""
         return self.state in _RESUMABLE
 
 
@@ -80,7 +80,7 @@ class Checkpoint:
 
 
 class FolderTakenError(HiploraError):
-    """A folder for a new run holds something already."""
+    """The folder for a new run is taken."""
 
 
 class Run:
@@ -90,13 +90,13 @@ class Run:
         path: the folder.
 
     Raises:
-        HiploraError: it is not a run, or its `run.json` is damaged.
+        HiploraError: it is not a run folder, or its `run.json` is damaged.
     """
 
     def __init__(self, path: str | Path):
         self.path = user_path(path)
         if not (self.path / RUN_FILE).is_file():
-            raise HiploraError(f"{self.path} is not a run: pass the folder that `hiplora train --out` wrote.")
+            raise HiploraError(f"{self.path} is not a run folder: pass the folder that `hiplora train --out` wrote.")
         try:
             self.config = RunConfig.from_dict(read_json(self.path / RUN_FILE).get("config"))
         except HiploraError as error:
@@ -104,19 +104,19 @@ class Run:
 
     @classmethod
     def create(cls, path: str | Path, config: RunConfig) -> "Run":
-        """Make a new run's folder. Paths in the settings are made absolute: a run is resumed from anywhere.
+        """Create a new run's folder. Paths in the settings are made absolute, so a run can be resumed from anywhere.
 
         Raises:
-            HiploraError: something is there already, or it cannot be written.
+            HiploraError: the folder is taken or cannot be written.
         """
         target = user_path(path)
         try:
             target.mkdir(parents=True, exist_ok=True)
-            # Of two that want the same folder one is refused.
+            # Of two processes that want the same folder, one is refused.
             with FileLock(target / _LOCK, timeout=_PATIENCE):
                 if (target / RUN_FILE).exists():
                     raise FolderTakenError(
-                        f"{target} holds a run already: go on with `hiplora train --resume {target}`, or choose "
+                        f"{target} already holds a run: resume it with `hiplora train --resume {target}`, or choose "
                         "another folder."
                     )
                 if any(found.name != _LOCK for found in target.iterdir()):
@@ -126,15 +126,15 @@ class Run:
         except Timeout:
             raise FolderTakenError(f"{target} is being used by another process: choose another folder.") from None
         except OSError as error:
-            raise HiploraError(f"{target} cannot be made ({error.strerror}): choose another place.") from None
+            raise HiploraError(f"{target} cannot be created ({error.strerror}): choose another place.") from None
         return cls(target)
 
     @classmethod
     def create_in(cls, root: Path | None, config: RunConfig) -> "Run":
-        """Make a new run's folder in `root` (the user's runs by default), numbered where its name is taken.
+        """Create a new run's folder in `root` (the user's runs by default), numbered if its name is taken.
 
         Raises:
-            HiploraError: it cannot be written.
+            HiploraError: the folder cannot be written.
         """
         root = root or runs_root()
         for number in count(1):
@@ -151,7 +151,7 @@ class Run:
 
     @property
     def status(self) -> Status:
-        """Where the run is now."""
+        """The run's current state."""
         path = self.path / "status.json"
         if not path.is_file():
             return Status("running") if self._locked() else Status("new")
@@ -160,18 +160,18 @@ class Run:
         except HiploraError as error:
             return Status("failed", message=str(error))
         if fields.get("state") == "running" and not locked:
-            # It may have ended between the two looks.
+            # It may have ended between the two checks.
             fields = read_json(path)
             if fields.get("state") == "running":
                 last = self.checkpoints[-1].step if self.checkpoints else 0
-                message = f"Killed while it ran; its last checkpoint is at step {last}."
+                message = f"Killed while running; its last checkpoint is at step {last}."
                 return Status("killed", "", message, str(fields.get("device", "")))
         state: State = fields["state"] if fields.get("state") in get_args(State) else "failed"
         return Status(state, *(str(fields.get(name, "")) for name in ("phase", "message", "device")))
 
     @property
     def adapter(self) -> Path | None:
-        """The adapter as of the last checkpoint; None before the first."""
+        """The adapter folder of the last checkpoint; None before the first."""
         path = self.path / RUN_ADAPTER
         return path if (path / "adapter_config.json").is_file() else None
 
@@ -187,7 +187,7 @@ class Run:
 
     @property
     def card(self) -> Card:
-        """What the adapter scored as of the last checkpoint; empty before the first."""
+        """The adapter's card at the last checkpoint; empty before the first."""
         return Card.read(self.path / RUN_ADAPTER)
 
     @cached_property
@@ -196,7 +196,7 @@ class Run:
 
     @property
     def events_stamp(self) -> tuple[int, int]:
-        """Size and time of the events: changes whenever something happens."""
+        """Size and modification time of the events file: changes with every event."""
         try:
             stat = self._events_path.stat()
         except OSError:
@@ -240,7 +240,7 @@ class Run:
             raise self.unwritable(error) from None
 
     def rewind(self, step: int) -> list[Recorded]:
-        """Forget what happened after `step`, and return what is left."""
+        """Delete the events after `step`, and return the others."""
         kept = [event for event in self.events() if event.step <= step]
         with atomic_path(self._events_path) as draft:
             draft.write_text("".join(json.dumps(to_json(event)) + "\n" for event in kept), encoding="utf-8")
@@ -251,16 +251,16 @@ class Run:
         return kept
 
     def require(self) -> None:
-        """Raise when the folder is gone: nothing may bring a part of it back.
+        """Raise if the folder was removed, so that no write recreates a part of it.
 
         Raises:
             HiploraError: it was removed.
         """
         if not (self.path / RUN_FILE).is_file():
-            raise HiploraError(f"{self.path} was removed while it was being trained: start a new run.")
+            raise HiploraError(f"{self.path} was removed during training: start a new run.")
 
     def set_status(self, status: Status) -> None:
-        """Write where the run is.
+        """Write the run's state.
 
         Raises:
             HiploraError: the folder cannot be written or is gone.
@@ -270,18 +270,18 @@ class Run:
             _write_json(draft, vars(status))
 
     def record_facts(self, **facts: Any) -> None:
-        """Write facts about the run's circumstances into `run.json`, beside its settings."""
+        """Write facts about the run into `run.json`, next to its settings."""
         with atomic_path(self.path / RUN_FILE) as draft:
             _write_json(draft, {"config": self.config.to_dict(), **self.facts, **facts})
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Circumstances of the run: versions, modules, hashes; empty before the first start."""
+        """Facts about the run: versions, modules, hashes; empty before the first start."""
         fields = read_json(self.path / RUN_FILE)
         return {name: value for name, value in fields.items() if name != "config"}
 
     def request_stop(self) -> None:
-        """Ask for a stop after the current step, with a checkpoint."""
+        """Request a stop after the current step, with a checkpoint."""
         try:
             (self.path / "stop").touch()
         except OSError as error:
@@ -289,20 +289,20 @@ class Run:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether someone asked for a stop."""
+        """Whether a stop was requested."""
         return (self.path / "stop").exists()
 
     @contextmanager
     def exclusively(self) -> Iterator[None]:
-        """Hold the run, so that nobody else trains it; released by the system however the process ends.
+        """Lock the run for training; the system releases the lock however the process ends.
 
         Raises:
-            HiploraError: another process trains it.
+            HiploraError: another process is training it.
         """
         try:
             with FileLock(self.path / _LOCK, timeout=_PATIENCE):
                 (self.path / "stop").unlink(missing_ok=True)
-                # What a killed process was writing.
+                # Drafts that a killed process was writing.
                 for draft in self.path.glob(".*-*"):
                     shutil.rmtree(draft, ignore_errors=True)
                 yield
@@ -312,7 +312,7 @@ class Run:
             ) from None
 
     def _locked(self) -> bool:
-        """Whether somebody trains it. Those who look do not hinder each other."""
+        """Whether a process is training it. Concurrent checks do not block each other."""
         if fcntl is None:
             try:
                 with FileLock(self.path / _LOCK, timeout=0):
@@ -329,7 +329,7 @@ class Run:
             return False
 
     def unwritable(self, error: OSError) -> HiploraError:
-        """Return the sentence for a folder that cannot be written."""
+        """Return the error for a folder that cannot be written."""
         return HiploraError(
             f"{self.path} cannot be written ({error.strerror or error}): make room, then resume the run from its last "
             "checkpoint."
@@ -337,7 +337,7 @@ class Run:
 
 
 def list_runs(root: Path | None = None) -> list[Run]:
-    """Return the runs in a folder, the newest first; what cannot be read is left out.
+    """Return the runs in a folder, the newest first; unreadable ones are left out.
 
     Args:
         root: the folder; the user's runs by default.

@@ -1,4 +1,4 @@
-"""The events of runs as tidy tables: what the live plots, Compare and a notebook share."""
+"""The events of runs as tidy tables, for the live plots, the page Compare and notebooks."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
@@ -27,9 +27,9 @@ def step_table(runs: Iterable[Run]) -> pd.DataFrame:
 def score_table(runs: Iterable[Run]) -> pd.DataFrame:
     """Return one row per run, scored step and score.
 
-    Columns: `run, method, step, name, role, score`. Role `task` is what is learned, `retention` the mean share that the
-    base keeps, `skill` each of the base's skills. For a data file `task` is the mean probability that validation tokens
-    get (geometric), and `retention` the base's perplexity on the probe over the present one.
+    Columns: `run, method, step, name, role, score`. Role `task` is the score on the task, `retention` the mean share
+    of the base's skills that is kept, `skill` each of these skills. For a data file `task` is the geometric mean
+    probability of the validation tokens, and `retention` the base's perplexity on the probe over the present one.
     """
     runs, rows = list(runs), []
     for run in runs:
@@ -76,6 +76,6 @@ def _names(run: Run) -> dict[str, Any]:
 
 
 def _table(runs: list[Run], rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
-    """Return rows as a table that keeps the order of the runs, also of those without a row: colors go by it."""
+    """Return rows as a table that keeps the order of all runs, even those without a row: colors follow it."""
     table = pd.DataFrame(rows, columns=["run", "method", *columns])
     return table.astype({"run": pd.CategoricalDtype(list(dict.fromkeys(run.name for run in runs)))})

@@ -34,22 +34,22 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPER
 
 
 def adapted_maps(base: BaseModel) -> dict[str, tuple[int, int]]:
-    """Return `{module: (m, n)}` of what adapters are put on: the linear maps of the layers, not those at the ends."""
+    """Return `{module: (m, n)}` of the maps to adapt: the linear maps in numbered layers."""
     return {module: base.weights[module].shape for module in base.linear_maps if layer_and_kind(module)[0] is not None}
 
 
 def match_on(base: BaseModel, config: RunConfig) -> tuple[Method, Match]:
-    """Return the method and the ranks that it would train with on a base.
+    """Return the method and the ranks it trains with on a base.
 
     Raises:
-        HiploraError: the base is not a causal language model, does not speak the task's lines, or is too small for a
-            rank.
+        HiploraError: the base is not a causal language model, was not trained on the demo world, or is too small
+            for a rank.
     """
     architectures = base.config.get("architectures") or []
     if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
         raise HiploraError(
-            f"{base.name} is not a causal language model ({', '.join(architectures) or 'its config names none'}): "
-            "choose one that continues text."
+            f"{base.name} is not a causal language model ({', '.join(architectures) or 'none in its config'}): "
+            "choose one that generates text."
         )
     if config.task:
         require_demo_base(config.task, base)
@@ -58,7 +58,7 @@ def match_on(base: BaseModel, config: RunConfig) -> tuple[Method, Match]:
 
 
 def check(base: BaseModel, config: RunConfig) -> None:
-    """Check base, ranks and data before a folder is made.
+    """Check base, ranks and data before a folder is created.
 
     Raises:
         HiploraError: as `match_on`, or a file cannot be used.
@@ -72,19 +72,19 @@ def check(base: BaseModel, config: RunConfig) -> None:
 def train(
     run: Run, stopped: Callable[[], bool] = lambda: False, report: Callable[[Event], None] = lambda event: None
 ) -> Run:
-    """Train a run, from its last complete checkpoint where it has one: the numbers are those of one never interrupted.
+    """Train a run, from its last complete checkpoint if it has one; the numbers equal those of an uninterrupted run.
 
     Args:
         run: from `Run.create`, or one that was stopped, failed or killed.
-        stopped: asked after every step; True ends the run with a checkpoint.
-        report: told of every event.
+        stopped: called after every step; True ends the run with a checkpoint.
+        report: called with every event.
 
     Returns:
         The run; its `status` says how it ended.
 
     Raises:
-        HiploraError: something handed in cannot be used, the loss became NaN, the disk is full, or another process
-            trains this run.
+        HiploraError: the base or data cannot be used, the loss became NaN, the disk is full, or another process
+            is training this run.
     """
     with run.exclusively(), _failure_recorded(run), ExitStack() as stack:
         if run.status.state != "finished":
@@ -93,7 +93,7 @@ def train(
 
 
 def _train(run: Run, stopped: Callable[[], bool], report: Callable[[Event], None], stack: ExitStack) -> None:
-    """Train what is left of a run; `stack` undoes what the process needs for it."""
+    """Train the rest of a run; `stack` restores the state of the process at the end."""
     config, device = run.config, ""
     checkpoint = run.checkpoints[-1] if run.checkpoints else None
 
@@ -133,7 +133,7 @@ def _train(run: Run, stopped: Callable[[], bool], report: Callable[[Event], None
         run.set_status(Status("stopped", "", "Stopped before the first step.", device))
         return
     _record_origin(run, [spectra.weight_hash(weight) for weight in weights])
-    phase("Putting the adapter on")
+    phase("Adding the adapter")
     set_seed(config.seed)
     adapted = _adapt(run, model, method, match, [module for module in base.linear_maps if module not in match.ranks])
     if method.keeps_start:
@@ -160,7 +160,7 @@ def _train(run: Run, stopped: Callable[[], bool], report: Callable[[Event], None
 
 @contextmanager
 def _failure_recorded(run: Run) -> Iterator[None]:
-    """Write into the status how a run failed, and raise it as a sentence where there is one."""
+    """Write a failure into the run's status, and raise it as one sentence where there is one."""
     try:
         yield
     except BaseException as error:
@@ -176,7 +176,7 @@ def _failure_recorded(run: Run) -> Iterator[None]:
 
 
 def _sentence(run: Run, error: BaseException) -> HiploraError | None:
-    """Return what the user is told of an error that is not the program's fault; None for any other."""
+    """Return the sentence for an error that the user can resolve; None for any other."""
     if isinstance(error, HiploraError):
         return error
     if isinstance(error, OSError) and error.errno in _UNWRITABLE:
@@ -193,7 +193,7 @@ def _sentence(run: Run, error: BaseException) -> HiploraError | None:
 
 
 def _record_origin(run: Run, weight_hashes: list[str]) -> None:
-    """Record which base and data a run is of, and refuse to go on with others.
+    """Record the hashes of a run's base and data, and refuse to resume with others.
 
     Raises:
         HiploraError: the base, the data or the probe have changed since the run began.
@@ -214,7 +214,7 @@ def _record_origin(run: Run, weight_hashes: list[str]) -> None:
 
 
 def _adapt(run: Run, model: Any, method: Method, match: Match, left_alone: list[str]) -> "PeftModel":
-    """Put a new adapter on the model, and record what it is."""
+    """Add a new adapter to the model, and record facts about it."""
     from peft import get_peft_model
 
     adapted = get_peft_model(model, method.peft_config(run.config, match.ranks, left_alone))
@@ -229,10 +229,10 @@ def _adapt(run: Run, model: Any, method: Method, match: Match, left_alone: list[
 
 
 def _keep_start(run: Run, model: "PeftModel", method: Method, *, resumed: bool) -> None:
-    """Save the weights that training starts from, or check that they are the saved ones.
+    """Save the initial weights of the adapter, or check that they equal the saved ones.
 
     Raises:
-        HiploraError: a resumed run would go on from another start.
+        HiploraError: a resumed run would have other initial weights.
     """
     import torch
     from peft import get_peft_model_state_dict
@@ -245,26 +245,26 @@ def _keep_start(run: Run, model: "PeftModel", method: Method, *, resumed: bool) 
             save_file(state, draft, {"format": "pt"})
     elif any(not torch.equal(state[key], value) for key, value in load_file(path).items()):
         raise HiploraError(
-            f"{run.name} cannot go on here: this machine decomposes the base differently in the last digits, and a "
-            f"checkpoint of {method.title} fits no other start. Resume it on the machine where it was started."
+            f"{run.name} cannot resume here: this machine's SVD of the base differs in the last digits, and a "
+            f"checkpoint of {method.title} needs its own start. Resume it on the machine where it was started."
         )
 
 
 def _require_room(run: Run, model: "PeftModel") -> None:
-    """Raise before the first step rather than at the first checkpoint when the disk is too full.
+    """Raise before the first step, not at the first checkpoint, if the disk is too full.
 
     Raises:
-        HiploraError: with the room that is needed.
+        HiploraError: the disk is too full; names the space needed.
     """
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     held = sum(b.numel() * b.element_size() for name, b in model.named_buffers() if "hiplora" in name)
-    # Two checkpoints with Adam's two moments, and of every other one the adapter, beside the run's own.
+    # Two checkpoints with Adam's two moments, the adapter of every other one, and the run's own adapter.
     needed = 4 * trained + (trained + held) * (3 + run.config.steps // (run.config.save_every or 1))
     free = shutil.disk_usage(run.path).free
     if free < needed:
         raise HiploraError(
-            f"{run.path} has room for {free / 1e6:.0f} MB and needs {needed / 1e6:.0f} MB: "
-            "make room, or choose another folder."
+            f"{run.path} has {free / 1e6:.0f} MB free and needs {needed / 1e6:.0f} MB: "
+            "free some space, or choose another folder."
         )
 
 
@@ -307,7 +307,7 @@ def _trainer(
         report_to="none",
         disable_tqdm=True,
     )
-    # One device: of several that it sees the Trainer would make one batch each.
+    # One device: with several visible, the Trainer would put one batch on each.
     _ = arguments.device
     arguments._n_gpu = min(arguments.n_gpu, 1)
     trainer = Trainer(

@@ -1,7 +1,7 @@
 """A process that trains one run: `python -m hiplora.training.worker`.
 
-It imports what takes seconds, then waits for the run's folder on its standard input. When the input closes, the
-process that started it has died or let go of it: the run then ends with a checkpoint.
+It imports the slow packages, then waits for the run's folder on its standard input. When the input closes, the
+process that started it has died or released it: the run then ends with a checkpoint.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 def main() -> int:
     """Wait for a folder, train, and return the exit code: 0, or 2 when the run failed."""
-    # With its standard input at hand before anything slow, it notices at once that it is not needed.
+    # Slow imports first: they are done by the time a folder arrives.
     import peft  # noqa: F401
     import transformers.trainer  # noqa: F401
 
@@ -46,5 +46,5 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    # The thread that waits on the input would hold up an ordinary exit.
+    # The thread that reads the input would block an ordinary exit.
     os._exit(code)

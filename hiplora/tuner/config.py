@@ -11,7 +11,7 @@ from hiplora.settings import FRACTION, check_settings, one_of, pattern_of, setti
 
 
 class HipPeftType(str, Enum):  # noqa: UP042 - PEFT and transformers compare and print it as they do their own
-    """The name that PEFT knows the method by; PEFT's own enum cannot be extended."""
+    """The method's name in PEFT, whose own enum cannot be extended."""
 
     HIPLORA = "HIPLORA"
 
@@ -32,16 +32,16 @@ class HipLoraConfig(PeftConfig):
         rank_pattern: module name or regular expression -> r.
         alpha_pattern: the same for lora_alpha.
         principal_rank_pattern: the same for principal_rank.
-        target_modules: names, a regular expression, or `all-linear`; by default what LoRA adapts.
+        target_modules: names, a regular expression, or `all-linear`; by default those of LoRA.
         exclude_modules: names or a regular expression to leave out.
         layers_to_transform: indices of the layers to adapt.
-        layers_pattern: name of the list of layers, where it is not a common one.
-        modules_to_save: modules trained whole and saved beside the adapter.
+        layers_pattern: name of the list of layers, if it is not a common one.
+        modules_to_save: modules trained in full and saved with the adapter.
         bias: only `none`.
-        fan_in_fan_out: whether the targets store their weight as (in, out), as Conv1D does; set from what is found.
+        fan_in_fan_out: whether the targets store their weight as (in, out), as Conv1D does; set automatically.
         init_weights: `True`: B and the core start at zero, so the model starts unchanged; `False`: at random.
         save_factors: whether the singular vectors are saved too. Without them files are smaller, and loading takes them
-            from the cache, or computes them again, and refuses any that differ in a single bit.
+            from the cache, or computes them again, and rejects any that differ in a single bit.
         base_weights: filled in when the adapter is made, see `hiplora.adapters.hiplora_format`; leave it empty.
 
     Raises:
@@ -76,11 +76,11 @@ class HipLoraConfig(PeftConfig):
         default=None, metadata={"help": "Name of the list of layers (as in PEFT)."}
     )
     modules_to_save: list[str] | None = field(
-        default=None, metadata={"help": "Modules trained whole and saved beside the adapter (as in PEFT)."}
+        default=None, metadata={"help": "Modules trained in full and saved with the adapter (as in PEFT)."}
     )
     bias: Literal["none"] = setting("none", "Only 'none': biases stay frozen.", one_of("none"))
     fan_in_fan_out: bool = field(
-        default=False, metadata={"help": "Weights stored as (in, out), as by Conv1D; set from what is found."}
+        default=False, metadata={"help": "Weights stored as (in, out), as by Conv1D; set automatically."}
     )
     init_weights: bool = field(
         default=True, metadata={"help": "B and the core start at zero (paper: no change at the start), else at random."}
@@ -98,7 +98,7 @@ class HipLoraConfig(PeftConfig):
         for name in ("target_modules", "exclude_modules"):
             if isinstance(value := getattr(self, name), list):
                 setattr(self, name, set(value))
-        # A config that was saved by hand may hold null for an empty pattern.
+        # A config written by hand may hold null for an empty pattern.
         for name in ("rank_pattern", "alpha_pattern", "principal_rank_pattern", "epsilon_pattern", "base_weights"):
             setattr(self, name, getattr(self, name) or {})
         if not isinstance(self.base_weights, dict):
@@ -110,4 +110,4 @@ class HipLoraConfig(PeftConfig):
                 f"got {self.target_modules!r}: pass a list of names."
             )
         if self.layers_pattern and self.layers_to_transform is None:
-            raise HiploraError(f"layers_pattern={self.layers_pattern!r} needs layers_to_transform beside it.")
+            raise HiploraError(f"layers_pattern={self.layers_pattern!r} also needs layers_to_transform.")

@@ -32,8 +32,8 @@ def export_lora(adapter_dir: Path, out_dir: Path) -> Path:
         `out_dir`.
 
     Raises:
-        HiploraError: the folder is no HiP-LoRA adapter or is damaged, its singular vectors were left out and are not in
-            the cache, or `out_dir` cannot be written, holds anything else, or is, contains or lies in `adapter_dir`.
+        HiploraError: the folder is not a HiP-LoRA adapter or is damaged, its singular vectors were left out and are not
+            in the cache, or `out_dir` cannot be written, holds anything else, or is, contains or lies in `adapter_dir`.
     """
     _check_replaceable(out_dir, adapter_dir)
     config = read_json(adapter_dir / "adapter_config.json")
@@ -79,12 +79,12 @@ def _check_replaceable(out_dir: Path, adapter_dir: Path) -> None:
         held - {"README.md"} == _EXPORTED and read_json(out_dir / "adapter_config.json").get("peft_type") == "LORA"
     )
     if held and not is_export:
-        raise HiploraError(f"{out_dir} holds other files than an earlier export: choose another folder to write.")
+        raise HiploraError(f"{out_dir} holds files that are not an earlier export: choose another folder to write.")
 
 
 def _lora_config(config: dict[str, Any], ranks: dict[str, int]) -> dict[str, Any]:
     r = Counter(ranks.values()).most_common(1)[0][0]
-    # Keys of a pattern are regular expressions, matched from any dot on: anchored, so that each means one module.
+    # Keys of a pattern are regular expressions, matched from any dot on: anchored, each matches one module.
     pattern = {f"^{re.escape(module)}": rank for module, rank in ranks.items() if rank != r}
     return {name: config.get(name) for name in _KEPT} | {
         "peft_type": "LORA",

@@ -1,4 +1,4 @@
-"""Where a layer's principal basis comes from, and the check that it is the one an adapter was trained on."""
+"""Get a layer's principal basis, and check that it is the one an adapter was trained on."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ def oriented_weight(base: nn.Module, module: str) -> Tensor:
         module: its name, for the errors.
 
     Raises:
-        HiploraError: another kind of layer, or a weight that is quantised or not in memory.
+        HiploraError: another kind of layer, or a weight that is quantized or not in memory.
     """
     if not isinstance(base, nn.Linear | Conv1D):
         raise HiploraError(
@@ -38,12 +38,12 @@ def oriented_weight(base: nn.Module, module: str) -> Tensor:
     if weight.is_meta:
         raise HiploraError(f"The weight of {module} is not in memory (meta device): load the base model whole first.")
     if weight.dtype not in _DTYPES or weight.ndim != 2:
-        raise HiploraError(f"The weight of {module} is quantised ({weight.dtype}): load the base in 16 or 32 bits.")
+        raise HiploraError(f"The weight of {module} is quantized ({weight.dtype}): load the base in 16 or 32 bits.")
     return weight.T if isinstance(base, Conv1D) else weight
 
 
 def check_ranks(settings: HipLoraSettings, shape: tuple[int, int], module: str) -> None:
-    """Raise when r or k is larger than the layer.
+    """Raise if r or k is larger than the layer.
 
     Args:
         settings: of the module.
@@ -51,7 +51,7 @@ def check_ranks(settings: HipLoraSettings, shape: tuple[int, int], module: str) 
         module: its name, for the error.
 
     Raises:
-        HiploraError: naming the value.
+        HiploraError: a rank is too large; names the value.
     """
     k = settings.principal_rank
     for name, value in (("r", settings.r), ("principal_rank", k if isinstance(k, int) else 1)):
@@ -96,7 +96,7 @@ def refetch_basis(weight: Tensor, settings: HipLoraSettings, entry: Mapping[str,
         module: its name, for the error.
 
     Raises:
-        HiploraError: what is found differs from what the core was trained on.
+        HiploraError: the basis differs from the one the core was trained on.
     """
     from hiplora.spectrum import spectrum_of
 
@@ -132,7 +132,7 @@ def is_basis_of(weight: Tensor, Ut: Tensor, S: Tensor, Vt: Tensor) -> bool:
 
 
 def entry_of(spectrum: "Spectrum") -> dict[str, Any]:
-    """Return what `base_weights` keeps of a basis."""
+    """Return the entry of a basis in `base_weights`."""
     return {
         "hash": spectrum.weight_hash,
         "principal_rank": spectrum.k,
@@ -141,7 +141,7 @@ def entry_of(spectrum: "Spectrum") -> dict[str, Any]:
 
 
 def check_base(weight: Tensor, entry: Mapping[str, Any], module: str, adapter: str) -> None:
-    """Raise unless this is the weight, bit for bit and in the same dtype, that an adapter was trained on.
+    """Raise unless a weight is the one that an adapter was trained on, bit for bit and in the same dtype.
 
     Args:
         weight: (m, n), out x in.
@@ -150,13 +150,13 @@ def check_base(weight: Tensor, entry: Mapping[str, Any], module: str, adapter: s
         adapter: the adapter's name, for the error.
 
     Raises:
-        HiploraError: it is another.
+        HiploraError: it is a different one.
     """
     from hiplora.spectrum import content_hash
 
     if content_hash(weight) != entry["hash"]:
         raise HiploraError(
             f"Adapter {adapter!r} was trained on another weight than this base's {module} ({tuple(weight.shape)}, "
-            f"{str(weight.dtype).removeprefix('torch.')}): load the very base it was trained on, in the same dtype, or "
+            f"{str(weight.dtype).removeprefix('torch.')}): load the base it was trained on, in the same dtype, or "
             "export the adapter as LoRA."
         )

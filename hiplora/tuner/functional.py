@@ -11,12 +11,12 @@ from torch.autograd.function import once_differentiable
 def budget_cost(core: Tensor, sigma: Tensor, power: float) -> Tensor:
     """Return `sum_ij w_i w_j C_ij^2 / sum_i (w_i s_i)^2` with `w_i = (s_i / s_1)^p`, differentiable in `C`.
 
-    The torch twin of `hiplora.budget_cost`. Products of elements only: autocast would take a matrix product
-    to half precision. (Paper: a budget weighted by singular values. Our choice: this form of it.)
+    The torch twin of `hiplora.budget_cost`. Elementwise products only: autocast would compute a matrix
+    product in half precision. (Paper: a budget weighted by singular values. Our choice: this form of it.)
 
     Args:
         core: (..., k, k).
-        sigma: (..., k), falling, the first above 0.
+        sigma: (..., k), descending, the first above 0.
         power: `p`.
 
     Returns:
@@ -43,17 +43,17 @@ def within_budget(core: Tensor, sigma: Tensor, power: float, epsilon: float) -> 
 def project_out(rows: Tensor, basis: Tensor) -> Tensor:
     """Return `X (I - Q^T Q)`: the rows of `X` (r, d) without their part in the span of the rows of `Q` (k, d).
 
-    In the dtype of `Q`: one of 16 bits would leave a part of `X` in the span.
+    Computed in the dtype of `Q`: 16 bits would leave a part of `X` in the span.
     """
     rows = rows.to(basis.dtype)
     return torch.addmm(rows, rows @ basis.T, basis, alpha=-1)
 
 
 class AddUpdate(torch.autograd.Function):
-    """`result + [U_k | B'] ( [C 0; 0 alpha/r] ( [V_k | A'^T]^T x ) )`, with a backward of its own.
+    """`result + [U_k | B'] ( [C 0; 0 alpha/r] ( [V_k | A'^T]^T x ) )`, with its own backward.
 
-    Autograd would also form the gradients of the frozen `U_k` and `V_k`, which ride in the fused products: with k = 16
-    beside r = 8 that is half as much work again. Here they are never formed.
+    Autograd would also form the gradients of the frozen `U_k` and `V_k`, which are part of the fused products: with
+    k = 16 and r = 8 that is half as much work again. Here they are never formed.
 
     Shapes: `result` (..., m), `x` (..., n), `A` (r, n), `B` (m, r), `C` (k, k), `Ut` (k, m), `Vt` (k, n). `x` has the
     dtype to compute the two products in; `A` and `B` are projected in the dtype of the factors.
@@ -72,7 +72,7 @@ class AddUpdate(torch.autograd.Function):
             z = flat @ _joined(Vt, A_out).T
             h = torch.cat([z[:, :k] @ core.T, z[:, k:] * scaling], dim=1)
             w_out = _joined(Ut, B_out)
-            # The joined factors are made again in the backward: all layers' of a model together would be its largest.
+            # The joined factors are recomputed in the backward: kept for all layers they would take the most memory.
             ctx.save_for_backward(flat, z, A_out, B_out, core, Ut, Vt)
             ctx.scaling = scaling
             ctx.x_shape = x.shape

@@ -22,12 +22,12 @@ from hiplora.tuner.functional import AddUpdate, budget_cost, compute_dtype, proj
 
 @dataclass(frozen=True)
 class BaseRecord:
-    """What an adapter knows of the weight it sits on.
+    """An adapter's record of its base weight.
 
     Attributes:
         module: name in the model.
         entry: its entry in the config's `base_weights`.
-        filled: whether the adapter is ready for use; false from the making of a saved adapter until its file was read.
+        filled: whether the adapter is ready for use; false for a saved adapter until its file is read.
     """
 
     module: str
@@ -39,8 +39,8 @@ class HipLoraLayer(BaseTunerLayer):
     """The parameters and the algebra of HiP-LoRA on one weight (m x n, out x in).
 
     Per adapter, all float32: `hiplora_A` (r, n), `hiplora_B` (m, r), `hiplora_C` (k, k) or (k,) are trained;
-    `hiplora_Ut` (k, m), `hiplora_S` (k,), `hiplora_Vt` (k, n) are the frozen basis, which stays so when the model is
-    cast to 16 bits.
+    `hiplora_Ut` (k, m), `hiplora_S` (k,), `hiplora_Vt` (k, n) are the frozen basis, which stays float32 when the
+    model is cast to 16 bits.
     """
 
     adapter_layer_names = ("hiplora_A", "hiplora_B", "hiplora_C")
@@ -53,7 +53,7 @@ class HipLoraLayer(BaseTunerLayer):
         "hiplora_records",
     )
 
-    # PEFT is untyped: what this class takes from it.
+    # Attributes of PEFT's base class, which is untyped.
     active_adapters: list[str]
     get_base_layer: Callable[[], Any]
     _cast_input_dtype: Callable[[Tensor, torch.dtype], Tensor]
@@ -80,15 +80,15 @@ class HipLoraLayer(BaseTunerLayer):
     def update_layer(
         self, adapter_name: str, config: HipLoraConfig, settings: HipLoraSettings, module: str, loading: bool
     ) -> None:
-        """Make an adapter on this layer.
+        """Add an adapter to this layer.
 
         Args:
             adapter_name: its name.
-            config: of the adapter; a new adapter's entry in `base_weights` is written here.
-            settings: what the config says about this module.
+            config: the adapter's; a new adapter's entry in `base_weights` is written here.
+            settings: the config's settings for this module.
             module: the module's name in the model.
-            loading: the adapter was saved before: take its basis from its file, or when the file has none from the
-                cache, instead of from a decomposition.
+            loading: the adapter was saved before: take its basis from its file, or from the cache if the file has
+                none, instead of from a decomposition.
 
         Raises:
             HiploraError: a rank is larger than the layer, the weight cannot be decomposed, or a saved adapter
@@ -118,7 +118,7 @@ class HipLoraLayer(BaseTunerLayer):
         for trained, size in ((self.hiplora_A, (r, n)), (self.hiplora_B, (m, r)), (self.hiplora_C, core_shape)):
             trained[adapter_name] = nn.Parameter(torch.zeros(size, dtype=torch.float32))
         for name, shape in (("Ut", (k, m)), ("S", (k,)), ("Vt", (k, n))):
-            # NaN until the file is read: an unread basis must never pass for one.
+            # NaN until the file is read: an unread basis must never be taken for a real one.
             buffer = torch.full(shape, math.nan, dtype=torch.float32)
             if not waiting:
                 buffer.copy_(torch.from_numpy(getattr(spectrum, _FIELD[name])))
@@ -148,10 +148,10 @@ class HipLoraLayer(BaseTunerLayer):
             values[adapter_name] = nn.Parameter(moved, requires_grad=old.requires_grad) if is_parameter else moved
 
     def fill(self, adapter: str) -> None:
-        """Make sure that the basis is there: from the adapter's file, which was read by now, or fetched.
+        """Make sure that the basis is there: from the adapter's file, already read, or fetched.
 
         Raises:
-            HiploraError: it is not what the core was trained on, wherever it came from.
+            HiploraError: it is not the basis that the core was trained on.
         """
         record = self.hiplora_records[adapter]
         if record.filled:
@@ -173,13 +173,13 @@ class HipLoraLayer(BaseTunerLayer):
             self.hiplora_S,
             self.hiplora_Vt,
         ):
-            # Tensors used where they lie in a file are rarely aligned, and then a CPU rounds products differently.
+            # Memory-mapped tensors are rarely aligned, and a CPU then rounds products differently.
             if values[adapter].data_ptr() % 64:
                 values[adapter].data = values[adapter].data.clone()
         self.hiplora_records[adapter] = replace(record, filled=True)
 
     def effective_core(self, adapter: str) -> Tensor:
-        """Return the core as the forward uses it, (k, k), differentiable: gains spread out, hard budget applied."""
+        """Return the core as the forward uses it, (k, k), differentiable: gains expanded, hard budget applied."""
         self.fill(adapter)
         settings, S = self.hiplora_settings[adapter], self.hiplora_S[adapter]
         core = self.hiplora_C[adapter].to(S.dtype)
@@ -223,7 +223,7 @@ _FIELD = {"Ut": "Ut", "S": "sigma", "Vt": "Vt"}
 
 
 class _Unrounded(BufferDict):
-    """Buffers that `to`, `half` and the like move to a device, but never to fewer digits than float32."""
+    """Buffers that `to`, `half` and the like move to a device, but never cast below float32."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "_Unrounded":
         def apply(old: Tensor) -> Tensor:
@@ -236,7 +236,7 @@ class _Unrounded(BufferDict):
 class HipLoraLinear(nn.Module, HipLoraLayer):
     """nn.Linear or Conv1D with adapters: `forward = x (W0 + dW)^T + bias`, dW never formed."""
 
-    # Given the layer, the adapter and the effective core of a forward, it returns the core to use: see `ShadowPrices`.
+    # Called with the layer, the adapter and the effective core; returns the core to use: see `ShadowPrices`.
     price_recorder: "Callable[[HipLoraLinear, str, Tensor], Tensor] | None" = None
 
     def __init__(self, base_layer: nn.Module, adapter_name: str, **update: Any):
@@ -280,7 +280,7 @@ class HipLoraLinear(nn.Module, HipLoraLayer):
 
         Args:
             safe_merge: check first that the result is finite.
-            adapter_names: which; the active ones by default.
+            adapter_names: the adapters to merge; the active ones by default.
 
         Raises:
             HiploraError: the result is not finite and `safe_merge` is set.
@@ -291,7 +291,7 @@ class HipLoraLinear(nn.Module, HipLoraLayer):
                 self.merged_adapters.append(adapter)
 
     def unmerge(self) -> None:
-        """Take the merged updates out of the base weight again."""
+        """Subtract the merged updates from the base weight."""
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
         while self.merged_adapters:
@@ -311,7 +311,7 @@ class HipLoraLinear(nn.Module, HipLoraLayer):
         weight.copy_(merged)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy, in memory or in a file, is not what the recorder was asked to watch.
+        # The recorder watches this layer, not its copies in memory or in files.
         state: dict[str, Any] = super().__getstate__()
         state.pop("price_recorder", None)
         return state

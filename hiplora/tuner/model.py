@@ -109,11 +109,11 @@ class HipLoraModel(BaseTuner):
         )
         layers = _layers(model, adapter_name)
         bases = [_check_resumed(layer, adapter_name, found, name) for name, layer in layers]
-        # Only once all have passed: a refused load leaves the adapter as it was.
+        # Only once all have passed: a rejected load leaves the adapter unchanged.
         for (name, layer), basis in zip(layers, bases, strict=True):
             layer.hiplora_records[adapter_name].entry["factors"] = basis
             for factor in FACTORS:
-                # What the file leaves out is in the model already; PEFT would warn of missing keys.
+                # Tensors that the file leaves out are in the model already; PEFT would warn of missing keys.
                 found.setdefault(f"{name}.{factor}.{adapter_name}", getattr(layer, factor)[adapter_name])
         return found
 
@@ -132,7 +132,7 @@ def _is_factor(key: str, adapter: str) -> bool:
 
 
 def _unwrapped(target: nn.Module, module: str) -> nn.Module:
-    """Return the layer itself.
+    """Return the original layer, not its wrapper.
 
     Raises:
         HiploraError: another method's adapter is on it, or an adapter is merged into it.
@@ -147,12 +147,12 @@ def _unwrapped(target: nn.Module, module: str) -> nn.Module:
 
 
 def _check_resumed(layer: HipLoraLayer, adapter: str, state_dict: dict[str, Tensor], name: str) -> str:
-    """Return the hash of the basis that a load leaves the adapter with.
+    """Return the hash of the adapter's basis after a load.
 
     Raises HiploraError when weights trained on one base are read into an adapter that was made on another.
 
-    A new load checks the hash of the base; here the adapter was made before, as when a training run is resumed. The
-    basis must be its own bit for bit, or come with the weights and be one of this very base too.
+    A new load checks the hash of the base; here the adapter existed before, as when a training run is resumed. The
+    basis must equal its own bit for bit, or come with the weights and be a basis of this base too.
     """
     record = layer.hiplora_records[adapter]
     trained_on = str(record.entry["factors"])

@@ -1,4 +1,4 @@
-"""The soft budget: how its penalty reaches the loss of an ordinary training loop."""
+"""The soft budget: add its penalty to the loss of an ordinary training loop."""
 
 import warnings
 from typing import Any
@@ -13,7 +13,7 @@ from hiplora.tuner.layer import HipLoraLayer
 def budget_penalty(model: nn.Module) -> Tensor | None:
     """Return the soft mode's penalty, `sum over active adapters of lambda * mean over layers of cost`.
 
-    For training loops that compute the loss outside the model; everywhere else the model adds it by itself.
+    For training loops that compute the loss outside the model; otherwise the model adds it itself.
 
     Args:
         model: with HiP-LoRA adapters on it, wrapped by PEFT or not.
@@ -21,7 +21,7 @@ def budget_penalty(model: nn.Module) -> Tensor | None:
     Returns:
         0-dimensional, differentiable; None when nothing trainable is in soft mode.
     """
-    # One product for all cores of a size: hundreds of small ones take longer to start than to compute.
+    # One product for all cores of one size: hundreds of small ones take longer to launch than to compute.
     alike: dict[tuple[Any, ...], list[tuple[Tensor, Tensor]]] = {}
     for layer in model.modules():
         if not isinstance(layer, HipLoraLayer) or layer.disable_adapters or layer.merged:
@@ -77,10 +77,10 @@ def _has_labels(kwargs: dict[str, Any]) -> bool:
 
 
 def _batch_share(model: nn.Module, kwargs: dict[str, Any]) -> Tensor | float:
-    """Return the part of an optimiser step that this batch is.
+    """Return this batch's share of an optimizer step.
 
     With gradient accumulation the Trainer divides the summed loss of each batch by the number of targets in all of
-    them; the penalty is divided alike, or it would be added once per batch.
+    them; the penalty is divided likewise, or it would be added once per batch.
     """
     total, labels = kwargs.get("num_items_in_batch"), kwargs.get("shift_labels", kwargs.get("labels"))
     if total is None or labels is None:

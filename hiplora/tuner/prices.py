@@ -11,7 +11,7 @@ from hiplora.tuner.functional import budget_cost
 from hiplora.tuner.layer import HipLoraLinear
 
 _Key = tuple[int, str, str]
-"""Position in the model, adapter, module: in this order, since backward passes meet the layers in another."""
+"""Position in the model, adapter, module: sorted like this, since backward passes visit the layers in another order."""
 
 
 class ShadowPrices:
@@ -19,20 +19,20 @@ class ShadowPrices:
 
     `L` is the task loss and `C` the effective core, the one that the forward used: in the soft mode the penalty is not
     in it, and in the hard mode it is the scaled core, because the raw one has no radial part where the budget binds.
-    The unit is that of the task loss per unit of cost: a positive price says that a little more budget, spent on more
-    of the same change, would lower the loss by so much. A loss scaled for float16 training scales all prices alike:
+    The unit is that of the task loss per unit of cost: a positive price says by how much a little more budget, spent
+    on more of the same change, would lower the loss. A loss scaled for float16 training scales all prices alike:
     they then only compare layers.
 
-    Recorded are the backward passes of forwards in training mode, at the price of a few products of k x k elements
-    per layer; the gradients stay the same bit for bit. A later recorder on the same model takes the place of an
-    earlier one; a copy of the model has none.
+    It records the backward passes of forwards in training mode, at the cost of a few products of k x k elements per
+    layer; the gradients stay bit for bit the same. A later recorder on the same model replaces an earlier one; a copy
+    of the model has none.
 
-    In an unchanged `transformers.Trainer`, call `step()` from a callback's `on_step_end` and `prices()` where they are
-    wanted, in `on_log` say.
+    In an unchanged `transformers.Trainer`, call `step()` from a callback's `on_step_end`, and `prices()` when
+    needed, for example in `on_log`.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Switch the recording on.
+        """Start recording.
 
         Args:
             model: with HiP-LoRA adapters on it, wrapped by PEFT or not.
@@ -55,7 +55,7 @@ class ShadowPrices:
     def _watch(self, layer: HipLoraLinear, adapter: str, core: Tensor) -> Tensor:
         if not (layer.training and core.requires_grad):
             return core
-        # The core may be the parameter itself, whose gradient has the penalty in it: a view of it has not.
+        # The core may be the parameter itself, whose gradient includes the penalty: that of a view does not.
         core = core.view_as(core)
         key = self._layers[layer], adapter, layer.hiplora_records[adapter].module
         fixed, sigma = core.detach(), layer.hiplora_S[adapter]
@@ -72,10 +72,10 @@ class ShadowPrices:
         return core
 
     def step(self) -> None:
-        """Say that an optimiser step has ended: what its backward passes added up is one sample.
+        """Call after each optimizer step; the sum of its backward passes is one sample.
 
-        Micro-batches add up because the Trainer divides their losses so that they do. A step without a backward pass
-        is no sample; a layer that a batch did not reach has the price 0 in it.
+        Micro-batches add up because the Trainer divides their losses accordingly. A step without a backward pass
+        is not a sample; a layer that a batch did not reach has price 0 in it.
         """
         if not self._inner:
             return
@@ -86,7 +86,7 @@ class ShadowPrices:
         self._costs.clear()
 
     def prices(self) -> dict[str, float]:
-        """Return the mean price per module over the samples since the last call, and start anew; `{}` without one.
+        """Return the mean price per module over the samples since the last call, and start again; `{}` without samples.
 
         Raises:
             HiploraError: two adapters were trained on one module.
@@ -108,16 +108,16 @@ class ShadowPrices:
         return dict(zip(modules, means, strict=True))
 
     def state(self) -> dict[str, Any]:
-        """Return the samples since the last call of `prices`, as JSON holds them, exactly."""
+        """Return the samples since the last call of `prices`, as an exact JSON object."""
         return {"samples": self._samples, "sums": [[*key, float(total)] for key, total in self._sums.items()]}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Restore the samples that `state` returned."""
         self._samples = state["samples"]
         self._sums = {(at, adapter, module): torch.tensor(total) for at, adapter, module, total in state["sums"]}
 
     def close(self) -> None:
-        """Switch the recording off; the samples so far can still be asked for."""
+        """Stop recording; the samples so far remain available."""
         for layer in self._layers:
             if layer.price_recorder == self._watch:
                 del layer.price_recorder

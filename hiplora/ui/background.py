@@ -1,4 +1,4 @@
-"""Work that outlasts a page: one thread, a stop signal, and a snapshot that anyone may read."""
+"""Work that outlives a page: one thread, a stop signal, and a snapshot that any thread may read."""
 
 import atexit
 import threading
@@ -16,13 +16,13 @@ _alive: "weakref.WeakSet[BackgroundTask]" = weakref.WeakSet()
 
 @dataclass(frozen=True)
 class Snapshot(Generic[T]):
-    """What a job has to say at one moment.
+    """The state of a task at one moment.
 
     Attributes:
-        latest: what it yielded last, None before the first.
-        running: whether it still works.
-        stopped: whether it ended because it was asked to.
-        error: one sentence for a person, None when all is well.
+        latest: the last value it yielded, None before the first.
+        running: whether it is still running.
+        stopped: whether it ended because a stop was requested.
+        error: one sentence for the user, None without an error.
         details: the traceback of an unexpected error.
     """
 
@@ -34,13 +34,13 @@ class Snapshot(Generic[T]):
 
 
 class BackgroundTask(Generic[T]):
-    """Run a generator in a daemon thread, keeping what it yields last.
+    """Run a generator in a daemon thread, keeping the last value it yields.
 
-    It ends when the generator does, raises, or `stop()` was called; before the process exits it is stopped and waited
-    for, since a live numerical thread would abort the exit.
+    It ends when the generator ends or raises, or after `stop()`. Before the process exits it is stopped and waited for,
+    since a live numerical thread would abort the exit.
 
     Args:
-        work: called with a `stopped()` question, returns what to iterate over.
+        work: called with a function `stopped() -> bool`, returns the iterable.
     """
 
     def __init__(self, work: Callable[[Callable[[], bool]], Iterable[T]]):
@@ -62,7 +62,7 @@ class BackgroundTask(Generic[T]):
         self._stop.set()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait for the end, at most `seconds`; return whether it came."""
+        """Wait for the end, at most `seconds`; return whether the task has ended."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 

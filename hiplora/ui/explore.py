@@ -8,11 +8,11 @@ _MODULE = "module"
 
 
 def layer_in_view(modules: Sequence[str], first: str, label: str) -> str:
-    """Draw the list of modules, and return the one that is chosen.
+    """Draw the list of modules, and return the chosen one.
 
     Args:
         modules: names.
-        first: the one in view before anything was chosen.
+        first: the one in view before any choice.
         label: of the list.
     """
     chosen: str = st.selectbox(
@@ -22,7 +22,7 @@ def layer_in_view(modules: Sequence[str], first: str, label: str) -> str:
 
 
 def click_on(chart: str) -> Callable[[], None]:
-    """Return what keeps the module of a clicked cell: the chart forgets its selection when it is drawn again.
+    """Return a callback that keeps the module of a clicked cell: a redrawn chart forgets its selection.
 
     Args:
         chart: key of the map.

@@ -1,4 +1,4 @@
-"""The form for new runs, and what it would train."""
+"""The form for new runs, with the size of each method."""
 
 import dataclasses
 from typing import Any, cast
@@ -17,7 +17,7 @@ from hiplora.ui import loading, reallocation, runs, shell
 from hiplora.ui.session import Session
 from hiplora.ui.text import plain
 
-_TASK, _FILE = "A task of the demo world", "A file"
+_TASK, _FILE = "Demo task", "My own text"
 _UPLOAD_PROBLEM = "new-upload-problem"
 
 
@@ -29,7 +29,7 @@ def form(session: Session) -> list[Run]:
     """
     base = loading.load(session).base
     st.markdown(
-        f"On the base **{plain(base.name)}**, with ε = {session.epsilon:g}: both are chosen in the sidebar."
+        f"On the base **{plain(base.name)}**, with ε = {session.epsilon:g}; both come from the sidebar."
     )  # fmt: skip
     left, middle, right = st.columns([5, 4, 4], gap="large")
     with left:
@@ -49,11 +49,11 @@ def form(session: Session) -> list[Run]:
     with right:
         own = _own_settings()
     fields: dict[str, Any] = {"base": session.base, "epsilon": session.epsilon} | goal | sizes | own
-    # A place of its own, so that Start stays where it is whatever stands above it.
+    # A container of its own, so that Start stays in place when the content above it changes.
     above = st.container()
     with st.container(horizontal=True, vertical_alignment="center"):
         pressed = st.button("Start", type="primary", icon=":material/play_arrow:")
-        st.caption("Trains on CUDA where there is one, else on the CPU, in a process of its own.")
+        st.caption("Trains on CUDA if available, else on the CPU, in a separate process.")
     with above:
         found = reallocation.kept()
         if found is not None:
@@ -64,8 +64,8 @@ def form(session: Session) -> list[Run]:
             if not methods:
                 raise HiploraError("Choose at least one method.")
             if not (fields.get("task") or fields.get("data")):
-                raise HiploraError("Type the path of a training file, or upload one.")
-            # In the order of the list, whatever was picked first: it is that of their colours.
+                raise HiploraError("Enter the path of a training file, or upload one.")
+            # In the order of the list, not of the picks: colors follow it.
             configs = [RunConfig(method=method, **fields) for method in METHODS if method in methods]
             _show_match(base, configs)
             if not pressed:
@@ -74,7 +74,7 @@ def form(session: Session) -> list[Run]:
                 check(base, config)
             started = runs.launcher().start(configs)
             if any(METHODS[method].has_core for method in methods):
-                # For the next run, not for all that follow.
+                # For the next run only.
                 reallocation.drop()
             return started
         except HiploraError as error:
@@ -83,9 +83,9 @@ def form(session: Session) -> list[Run]:
 
 
 def _goal(session: Session) -> dict[str, Any]:
-    """What is learned: a task of the demo world on the demo's base, or else a file."""
+    """Draw the choice of training data: a task of the demo world on its base, or a file. Return the settings."""
     kinds = [_TASK, _FILE] if runs.same_base(session.base, "demo") else [_FILE]
-    kind = st.segmented_control("Learn", kinds, default=kinds[0], key=f"new-kind-{len(kinds)}", required=True,
+    kind = st.segmented_control("Train on", kinds, default=kinds[0], key=f"new-kind-{len(kinds)}", required=True,
                                 persist_state="session")  # fmt: skip
     if kind == _TASK:
         task = st.selectbox(
@@ -104,13 +104,13 @@ def _goal(session: Session) -> dict[str, Any]:
         help="Plain text; or JSONL with `text`, with `prompt` and `completion`, or with `messages` in each line.",
     )
     probe = st.text_input(
-        "Probe file, if any",
+        "Forgetting check (optional)",
         key="new-probe",
         persist_state="session",
-        placeholder="Text whose loss tells what the base forgets",
+        placeholder="Text the base should still handle well",
     )
     with st.popover("Upload", icon=":material/upload:"):
-        for key, label in (("new-data", "Training file"), ("new-probe", "Probe file")):
+        for key, label in (("new-data", "Training file"), ("new-probe", "Forgetting check")):
             st.file_uploader(label, type=["txt", "jsonl"], key=f"{key}-upload", on_change=_keep_upload, args=(key,))
     if problem := st.session_state.pop(_UPLOAD_PROBLEM, None):
         st.error(plain(problem))
@@ -118,7 +118,7 @@ def _goal(session: Session) -> dict[str, Any]:
 
 
 def _keep_upload(key: str) -> None:
-    """Write an uploaded file to the disk, and its path where one would be typed."""
+    """Save an uploaded file, and put its path into the text field."""
     file = st.session_state.get(f"{key}-upload")
     if file is None:
         return
@@ -129,12 +129,12 @@ def _keep_upload(key: str) -> None:
 
 
 def _sizes(session: Session) -> dict[str, Any]:
-    """Ranks, steps and seed, and behind one more click what rarely changes."""
+    """Draw ranks, steps and seed, with the rarely changed settings behind one more click."""
     one, two = st.columns(2)
     r = one.number_input("Rank r", 1, None, RunConfig.r, key="new-r", persist_state="session",
                          help="All methods are matched to the parameter count of a LoRA with this rank.")  # fmt: skip
     k = two.number_input("Principal rank k", 1, None, None, key="new-k", persist_state="session",
-                         placeholder=f"{session.k}", help="Empty: the sidebar's.")  # fmt: skip
+                         placeholder=f"{session.k}", help="Empty: k of the sidebar.")  # fmt: skip
     one, two = st.columns(2)
     steps = one.number_input("Steps", 1, None, RunConfig.steps, key="new-steps", persist_state="session")
     seed = two.number_input("Seed", 0, 2**32 - 1, RunConfig.seed, key="new-seed", persist_state="session")
@@ -171,14 +171,14 @@ def _own_settings() -> dict[str, Any]:
 
 
 def _reallocated(found: reallocation.Reallocation, session: Session) -> dict[str, Any]:
-    """Say that the next run uses moved budgets, and return them."""
+    """Show that the next run uses re-allocated budgets, and return them."""
     if not runs.same_base(found.base, session.base):
-        st.caption(f"The budgets moved by the prices of {plain(found.source)} are not used: they are of another base.")
+        st.caption(f"The budgets re-allocated by {plain(found.source)} are not used: its base is another one.")
         return {}
     with st.container(horizontal=True, vertical_alignment="center"):
         values = found.pattern.values()
         st.info(
-            f"HiP-LoRA will use an ε per layer, {min(values):.3g} to {max(values):.3g}, moved by the prices of "
+            f"HiP-LoRA will use an ε per layer, {min(values):.3g} to {max(values):.3g}, re-allocated by the prices of "
             f"{plain(found.source)}.",
             icon=":material/balance:",
         )
@@ -201,8 +201,8 @@ def _show_match(base: BaseModel, configs: list[RunConfig]) -> None:
                 "Method": method.title,
                 "Rank": " to ".join(str(rank) for rank in dict.fromkeys((ranks[0], ranks[-1]))),
                 "Trained parameters": f"{match.parameters:,}",
-                "Against LoRA": f"{match.difference:+.1%}",
+                "Compared to LoRA": f"{match.difference:+.1%}",
             }
         )
     st.dataframe(pd.DataFrame(rows), hide_index=True, width="content")
-    st.caption(f"All methods get the size of a LoRA of rank {configs[0].r}, within 5 %.")
+    st.caption(f"All methods match the size of a LoRA of rank {configs[0].r} within 5 %.")

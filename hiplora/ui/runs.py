@@ -18,15 +18,15 @@ from hiplora.training import METHODS, Launcher, Run, layer_history, list_runs, s
 from hiplora.training.events import Scores
 
 MOST = 2
-"""Runs trained and looked at side by side."""
-# Steps behind the speed that is told.
+"""Largest number of runs trained or shown side by side."""
+# Number of last steps that the shown speed is computed from.
 _RECENT = 20
 _Stamp = tuple[tuple[str, int, int], ...]
 
 
 @st.cache_resource(show_spinner=False)
 def launcher() -> Launcher:
-    """Return what starts runs, one for all visitors of this server."""
+    """Return the launcher of runs, one for all visitors of this server."""
     return Launcher()
 
 
@@ -36,16 +36,16 @@ def found() -> list[Run]:
 
 
 def phase(run: Run) -> str:
-    """Return what a run is doing, in words for a person; empty when it does nothing."""
+    """Return the present work of a run in words; empty when it is idle."""
     status = run.status
     if status.state == "running":
         return "Stopping" if run.stop_requested else status.phase or "Starting"
-    # The process of a run that was asked to stop takes a moment longer to go than the run.
+    # The process of a stopped run ends a moment later than the run.
     return "Starting" if launcher().starting(run) and not run.stop_requested else ""
 
 
 def stamp(runs: Sequence[Run]) -> tuple[object, ...]:
-    """Return what changes when a page must be drawn again: runs appear, start, stop, end or have an adapter."""
+    """Return a value that changes when a page must be redrawn: runs appear, start, stop, end or have an adapter."""
     return tuple(
         (run.name, run.status.state, bool(phase(run)), run.stop_requested, run.adapter is not None) for run in runs
     )
@@ -62,12 +62,12 @@ def of_base(base: str) -> dict[str, Path]:
 
 
 def same_base(one: str, other: str) -> bool:
-    """Whether two names or paths mean one base."""
+    """Whether two names or paths mean the same base."""
     return canonical(one) == canonical(other)
 
 
 def latest_group(runs: Sequence[Run]) -> list[Run]:
-    """Return the newest run, with the next one where the two differ in nothing but their method.
+    """Return the newest run, and the next one too if the two differ only in method.
 
     Args:
         runs: the newest first.
@@ -80,12 +80,12 @@ def latest_group(runs: Sequence[Run]) -> list[Run]:
 
 @dataclass(frozen=True)
 class Pace:
-    """How far a run is.
+    """Progress and speed of a run.
 
     Attributes:
-        step: optimiser steps done.
-        steps: to do in all.
-        tokens_per_second: lately; None before the second step.
+        step: optimizer steps done.
+        steps: steps in total.
+        tokens_per_second: recent speed; None before the second step.
         remaining: seconds of training left at this speed; None before the second step.
     """
 
@@ -96,7 +96,7 @@ class Pace:
 
 
 def pace(run: Run) -> Pace:
-    """Return how far a run is, and how fast it was over its last steps."""
+    """Return the progress of a run, and its speed over its last steps."""
     table = steps([run])
     total = run.config.steps
     if table.empty:
@@ -125,7 +125,7 @@ def _row(run: Run) -> dict[str, object]:
     step, task, retention = _last(_stamps([run]))
     state = run.status.state
     if state == "finished":
-        # Scored on more examples than while it trained.
+        # The card's scores use more examples than those during training.
         card = _card(run)
         task = task if card.task_score is None else card.task_score
         retention = retention if card.retention is None else card.retention
@@ -152,17 +152,17 @@ def _card(run: Run) -> Card:
 
 
 def steps(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return the step table, read again only when something has happened."""
+    """Return the step table, read again only after new events."""
     return _table(_stamps(runs), step_table)
 
 
 def scores(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return the score table, read again only when something has happened."""
+    """Return the score table, read again only after new events."""
     return _table(_stamps(runs), score_table)
 
 
 def layers(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return the layer history, read again only when something has happened."""
+    """Return the layer history, read again only after new events."""
     return _table(_stamps(runs), layer_history)
 
 
@@ -192,11 +192,11 @@ def _last(stamps: _Stamp) -> tuple[int, float | None, float | None]:
 
 
 def keep_file(name: str, content: bytes) -> Path:
-    """Write an uploaded training file beside the runs, so that a run can be resumed after the server has gone.
+    """Write an uploaded training file beside the runs, so that a run can be resumed after the server has ended.
 
     Args:
-        name: what the visitor called it.
-        content: of the file; the same content is kept once.
+        name: the visitor's file name.
+        content: of the file; identical content is kept once.
 
     Raises:
         HiploraError: the folder cannot be written.

@@ -1,4 +1,4 @@
-"""What is chosen, on every page and in the URL: base, adapters, k, epsilon."""
+"""The choices of a visitor, on every page and in the URL: base, adapters, k, epsilon."""
 
 import atexit
 import itertools
@@ -30,7 +30,7 @@ class Session:
 
     Attributes:
         base: known name, folder or hub name.
-        download: whether a hub name may be fetched.
+        download: whether a hub model may be downloaded.
         adapters: folders, in the order chosen.
         k: principal rank.
         epsilon: budget.
@@ -44,10 +44,10 @@ class Session:
 
 
 def sidebar() -> Session:
-    """Draw the sidebar and return what is chosen.
+    """Draw the sidebar and return the choices.
 
     Raises:
-        HiploraError: what is typed is no path that can be opened.
+        HiploraError: a typed path cannot be opened.
     """
     known_names = [base.name for base in known_bases()]
     with st.sidebar:
@@ -65,10 +65,10 @@ def sidebar() -> Session:
         download = False
         if base not in known_names and "/" in base and not user_path(base).exists():
             download = st.toggle(
-                "Fetch it from the hub", key="download", help="The only thing that leaves this machine."
+                "Download it from the hub", key="download", help="The only request that leaves this machine."
             )
         shipped = {path.name: path for path in demo_adapters()} if base == "demo" else {}
-        # A run that is called like an adapter that ships is offered by its path.
+        # A run with the name of a shipped adapter is offered by its path.
         trained = {str(path) if name in shipped else name: path for name, path in runs.of_base(base).items()}
         uploads: dict[str, Path] = st.session_state.setdefault(_UPLOADS, {})
         known = shipped | trained | uploads
@@ -106,14 +106,14 @@ def sidebar() -> Session:
 
 
 def _forget_adapters() -> None:
-    """Adapters belong to a base: another base starts with its own."""
+    """Reset the adapters when the base changes, since they belong to one base."""
     demo = st.session_state.get("base") == "demo"
     shipped = {path.name for path in demo_adapters()}
     st.session_state["adapters"] = [name for name in _DEMO_DEFAULT if demo and name in shipped]
 
 
 def _upload(uploads: dict[str, Path], taken: set[str]) -> None:
-    """Take `adapter_config.json` and `adapter_model.safetensors`, and offer them as an adapter of this session."""
+    """Accept `adapter_config.json` and `adapter_model.safetensors`, and offer them as an adapter of this session."""
     files = st.file_uploader(
         "adapter_config.json and adapter_model.safetensors",
         type=["json", "safetensors"],
@@ -123,7 +123,7 @@ def _upload(uploads: dict[str, Path], taken: set[str]) -> None:
         "save it again with save_pretrained, which writes safetensors.",
     )
     st.text_input("Name", value="upload", key="upload_name", max_chars=40)
-    # The last of each kind: a wrong file is mended by dropping the right one.
+    # The last file of each kind counts: a wrong one is replaced by dropping the right one.
     latest = {Path(file.name).suffix: file for file in files or ()}
     if files and len(latest) < 2:
         wanted = "adapter_model.safetensors" if ".json" in latest else "adapter_config.json"
@@ -156,7 +156,7 @@ def _keep(files: dict[str, Any], uploads: dict[str, Path], taken: set[str]) -> N
 
 @st.cache_resource
 def _upload_root() -> Path:
-    """Return a folder that is this process's alone and goes with it."""
+    """Return a folder that only this process uses, deleted when it ends."""
     folder = Path(tempfile.mkdtemp(prefix="hiplora-uploads-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

@@ -47,7 +47,7 @@ def run() -> None:
 
 
 def require() -> Session:
-    """Return what is chosen in the sidebar; called first by every page.
+    """Return the choices in the sidebar; every page calls this first.
 
     On a fresh server the first visit to `/spectrum` runs the page file without `app.py`: the navigation is then
     registered and the run starts again, with the frame.
@@ -78,7 +78,7 @@ def fragment(part: Callable[[], None], run_every: float | None = None) -> Callab
 
 
 def link(name: str, label: str) -> None:
-    """Show a link to a page; none where the app has no such page."""
+    """Show a link to a page, if the app has it."""
     for page, _, icon in chain(*_SECTIONS.values()):
         if page == name:
             st.page_link(site_root() / "pages" / f"{name}.py", label=label, icon=icon)
@@ -91,20 +91,20 @@ def show_error(error: HiploraError) -> None:
 
 @cache
 def _freeze_imports(modules: int) -> None:
-    """Keep what was imported out of the collection of garbage with which Streamlit ends every run.
+    """Exclude imported modules from the garbage collection that ends every Streamlit run.
 
-    It holds up the messages of the run (by 0.14 s where torch is imported), and finds nothing there. What is garbage by
-    now went with the end of the run before.
+    The collection delays the messages of the run (by 0.14 s if torch is imported) and finds nothing there. Earlier
+    garbage was collected at the end of the previous run.
 
     Args:
-        modules: how many are imported; pages bring more.
+        modules: number of imported modules; pages import more.
     """
     gc.freeze()
 
 
 def _navigation() -> StreamlitPage:
     assets, folder = site_root() / "assets", site_root() / "pages"
-    # Without an icon of its own the tab would show the page's, which is fetched from outside.
+    # Without its own icon the tab would show the page's, which is fetched from the internet.
     st.set_page_config(page_title="hiplora", page_icon=str(assets / "icon.svg"), layout="wide")
     st.html(assets / "style.css")
     st.logo(str(assets / "logo.svg"), size="large", icon_image=str(assets / "icon.svg"))

@@ -183,7 +183,7 @@ def test_a_typed_line_becomes_a_prompt(probe):
     assert probe.prompt("  rev abc") == probe.prompt("rev abc=cba") == "rev abc="
 
 
-@pytest.mark.parametrize(("line", "words"), [("", "empty"), ("=abc", "empty"), ("rev " + "a" * 60, "longer")])
+@pytest.mark.parametrize(("line", "words"), [("", "empty"), ("=abc", "empty"), ("rev " + "a" * 60, "too long")])
 def test_a_line_that_cannot_be_asked_gets_one_sentence(probe, line, words):
     with pytest.raises(HiploraError, match=words):
         probe.prompt(line)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.e2e
 LONG = 3000
 # A cold process loads torch first, beside whatever else the machine does.
 PATIENCE = 120_000
-ENDED = re.compile("Stopped at step|Stopped before the first step|Killed while it ran")
+ENDED = re.compile("Stopped at step|Stopped before the first step|Killed while running")
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +58,7 @@ def start(page: Page, steps: int, seed: int, *, methods: int = 1) -> None:
     page.get_by_label("Steps", exact=True).fill(str(steps))
     page.get_by_label("Seed", exact=True).fill(str(seed))
     page.get_by_role("button", name="Start").click()
-    expect(
-        page.get_by_text(re.compile("(Starting|Loading|Opening|Decomposing|Putting|Training)")).first
-    ).to_be_visible()
+    expect(page.get_by_text(re.compile("(Starting|Loading|Opening|Decomposing|Adding|Training)")).first).to_be_visible()
 
 
 def wait_for_steps(page: Page, run: str, least: int) -> None:
@@ -133,7 +131,7 @@ def test_run_is_stopped_and_resumed_and_seen_in_a_second_tab(
         wait_for_steps(second, "swap-lora-s1", 2)
         open_form(second)
         second.get_by_role("button", name="Start").click()
-        expect(second.get_by_text("swap-lora-s1 is running: stop it, or wait for its end")).to_be_visible()
+        expect(second.get_by_text("swap-lora-s1 is running: stop it, or wait for it to end")).to_be_visible()
         page.get_by_role("button", name="Stop", exact=True).click()
         for tab in (page, second):
             expect(tab.get_by_text(re.compile("Stopped at step"))).to_be_visible()
@@ -177,7 +175,7 @@ def test_what_cannot_be_trained_gets_one_sentence(training: Visit, tmp_path: Pat
     expect(page.get_by_test_id("stAlert").filter(has_text="r=500 is larger than")).to_have_count(0)
 
     (tmp_path / "empty.txt").touch()
-    page.get_by_role("radio", name="A file").click()
+    page.get_by_role("radio", name="My own text").click()
     page.get_by_label("Training file", exact=True).fill(str(tmp_path / "empty.txt"))
     start(page, 12, seed=2)
     expect(page.get_by_test_id("stAlert").filter(has_text="empty.txt is empty")).to_be_visible()

@@ -80,7 +80,7 @@ def test_two_ranks_of_torchrun_fill_the_cache_as_one_process_does(base_folder, t
 
     one = svd(cache=tmp_path / "one")
     two = svd("torch.distributed.run", "--nproc-per-node", "2", "-m", cache=tmp_path / "two")
-    assert one.startswith("8 maps of model: 0 were there, 8 computed")
+    assert one.startswith("8 maps of model: 0 from cache, 8 computed")
     assert two.count("maps of model") == 1
     assert entries(tmp_path / "one") == entries(tmp_path / "two")
     assert len(entries(tmp_path / "two")) == 8

@@ -80,7 +80,7 @@ def test_interrupt_stops_with_a_checkpoint_and_resume_goes_on(run, tmp_path):
     os.kill(process.pid, signal.SIGINT)
     said = process.communicate()[1]
     assert process.returncode == 130
-    assert f"`hiplora train --resume {tmp_path / 'run'}` goes on" in said
+    assert f"`hiplora train --resume {tmp_path / 'run'}` continues it" in said
     assert Run(tmp_path / "run").status.state == "stopped"
     assert Run(tmp_path / "run").checkpoints
 
@@ -88,8 +88,8 @@ def test_interrupt_stops_with_a_checkpoint_and_resume_goes_on(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--method", "milora"), "'milora' is not a method: choose one of lora, "),
-        (("--task", "prev"), "'prev' is not a task of the demo world"),
+        (("--method", "milora"), "Unknown method 'milora': choose one of lora, "),
+        (("--task", "prev"), "Unknown task 'prev'"),
         (("--r", 200), "r=200 is larger than model.layers.0.self_attn.q_proj (128 x 128): use at most 128."),
         (("--k", 200), "k=200 is larger than"),
         (("--data", "nowhere.txt"), "nowhere.txt is missing"),
@@ -97,10 +97,10 @@ def test_interrupt_stops_with_a_checkpoint_and_resume_goes_on(run, tmp_path):
         (("--data", "binary.txt"), "binary.txt"),
         (("--data", "broken.jsonl"), "line 2"),
         (("--base", "encoder", "--data", "good.txt"), "is not a causal language model"),
-        (("--resume", "nowhere"), "nowhere is not a run"),
-        (("--resume", "nowhere", "--steps", 3), "leave the other options out"),
+        (("--resume", "nowhere"), "nowhere is not a run folder"),
+        (("--resume", "nowhere", "--steps", 3), "leave out the other options"),
         (("--out", "full"), "holds other files"),
-        (("--reallocate", "nowhere"), "nowhere is not a run"),
+        (("--reallocate", "nowhere"), "nowhere is not a run folder"),
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence_and_leaves_no_folder(

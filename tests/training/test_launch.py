@@ -43,7 +43,7 @@ def test_two_methods_run_side_by_side_and_nothing_else_starts_meanwhile(tmp_path
         configs = [RunConfig(**SMALL, steps=500, method=method) for method in ("lora", "hiplora")]
         lora, hiplora = launcher.start(configs)
         assert launcher.starting(lora)
-        with pytest.raises(HiploraError, match="is running: stop it, or wait for its end"):
+        with pytest.raises(HiploraError, match="is running: stop it, or wait for it to end"):
             launcher.start(configs)
         wait(has_step(lora, 2))
         wait(has_step(hiplora, 2))

@@ -93,7 +93,7 @@ def test_rank_too_small_for_a_magnitude_is_refused(base):
 
 
 def test_unknown_method_is_refused():
-    with pytest.raises(HiploraError, match="'milora' is not a method: choose one of lora, "):
+    with pytest.raises(HiploraError, match="Unknown method 'milora': choose one of lora, "):
         config(method="milora")
 
 

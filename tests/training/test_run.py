@@ -74,7 +74,7 @@ def test_rewinding_forgets_what_came_later(small_run):
 
 def test_folder_with_a_run_or_other_files_is_not_written_over(small_run, tmp_path):
     run = small_run()
-    with pytest.raises(HiploraError, match="holds a run already"):
+    with pytest.raises(HiploraError, match="already holds a run"):
         Run.create(run.path, run.config)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
@@ -83,7 +83,7 @@ def test_folder_with_a_run_or_other_files_is_not_written_over(small_run, tmp_pat
 
 
 def test_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(HiploraError, match="is not a run: pass the folder"):
+    with pytest.raises(HiploraError, match="is not a run folder: pass the folder"):
         Run(tmp_path)
 
 
@@ -97,7 +97,7 @@ def test_folder_without_a_run_is_refused(tmp_path):
         ({"epsilon_pattern": 5}, "epsilon_pattern must be"),
         ({"epsilon_pattern": {"a": -1}}, r"epsilon_pattern\['a'\] must be"),
         ({"learning_rate": 10**400}, "learning_rate must be"),
-        (None, "It holds no settings"),
+        (None, "It does not hold a run's settings"),
     ],
 )
 def test_damaged_settings_are_refused_in_words(small_run, fields, words):
@@ -141,7 +141,7 @@ def test_nothing_is_written_into_a_run_that_was_removed(small_run):
     run = small_run()
     shutil.rmtree(run.path)
     for write in (lambda: run.append(step(1)), lambda: run.set_status(run.status)):
-        with pytest.raises(HiploraError, match="was removed while it was being trained"):
+        with pytest.raises(HiploraError, match="was removed during training"):
             write()
     assert not run.path.exists()
 
@@ -185,8 +185,8 @@ def test_what_a_killed_process_was_writing_is_removed_at_the_next_start(small_ru
     [
         ({"task": None}, "either a task of the demo world or a data file"),
         ({"data": "x.txt"}, "either a task of the demo world or a data file"),
-        ({"task": "prev"}, "'prev' is not a task of the demo world: choose one of swap, rot, edit"),
-        ({"probe": "x.txt"}, "A probe file goes with a data file"),
+        ({"task": "prev"}, "Unknown task 'prev': choose one of swap, rot, edit"),
+        ({"probe": "x.txt"}, "A probe file needs a data file"),
         ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
         ({"steps": 1.5}, "steps must be a whole number"),
         ({"epsilon": 0.0}, "epsilon must be a positive number"),

@@ -170,7 +170,7 @@ def test_checkpoint_that_lacks_something_is_refused_before_anything_is_changed(s
     train(run, report=stop_at(run, 4))
     before = numbers(run)
     (run.checkpoints[-1].path / name).write_bytes(b"{")
-    with pytest.raises(HiploraError, match=f"{name} is missing or damaged, and training cannot go on"):
+    with pytest.raises(HiploraError, match=f"{name} is missing or damaged, and training cannot resume"):
         train(run)
     assert numbers(run) == before
 
@@ -308,8 +308,8 @@ def test_second_process_is_refused(small_run):
         train(run)
 
 
-def test_task_needs_a_base_that_speaks_its_lines(small_run, llama_base, tmp_path):
-    with pytest.raises(HiploraError, match="does not speak the demo world's lines"):
+def test_task_needs_a_base_trained_on_the_demo_world(small_run, llama_base, tmp_path):
+    with pytest.raises(HiploraError, match="was not trained on the demo world"):
         train(small_run(base=str(llama_base), r=2, principal_rank=4))
 
 

@@ -160,8 +160,8 @@ def _files(folder):
         ("runs", "contains the adapter itself"),
         (".", "contains the adapter itself"),
         ("runs/hip/lora", "lies in the adapter itself"),
-        ("runs/notes", "notes holds other files than an earlier export: choose another folder"),
-        ("runs/other", "other holds other files than an earlier export: choose another folder"),
+        ("runs/notes", "notes holds files that are not an earlier export: choose another folder"),
+        ("runs/other", "other holds files that are not an earlier export: choose another folder"),
     ],
 )
 def test_never_replaces_the_source_or_anything_but_an_export(load_base, tmp_path, out, message):

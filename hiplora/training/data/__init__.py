@@ -1,4 +1,4 @@
-"""What a run learns from and is scored on: `files` reads a user's file, `tokens` makes examples of it, `tasks` scores.
+"""Data and scores of a run: `files` reads a user's file, `tokens` turns it into examples, `tasks` scores the model.
 
-`files` loads no torch: it is read before a run is made.
+`files` does not load torch: it is used before a run is created.
 """

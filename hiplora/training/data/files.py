@@ -1,4 +1,4 @@
-"""What a training file holds: a plain text, or JSONL of one kind. Without torch: it is read before a run is made."""
+"""Read training files: plain text, or JSONL of one kind. Does not load torch: used before a run is created."""
 
 import json
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ _KINDS: Final[dict[frozenset[str], Kind]] = {
 
 @dataclass(frozen=True)
 class Texts:
-    """What a file holds, before any tokenizer.
+    """The content of a training file, not yet tokenized.
 
     Attributes:
         path: the file.
@@ -40,7 +40,7 @@ class Texts:
 
     @property
     def plain(self) -> bool:
-        """Whether the file is one running text, to be cut into blocks, in place of records."""
+        """Whether the file is one plain text, to be cut into blocks, instead of records."""
         return _is_plain(self.path)
 
 
@@ -51,7 +51,7 @@ def _is_plain(path: Path) -> bool:
 def read_texts(path: str | Path) -> Texts:
     """Read a training file.
 
-    A `.jsonl` file holds one JSON object a line, all of one kind; blank lines are skipped. Any other file is plain
+    A `.jsonl` file holds one JSON object per line, all of one kind; blank lines are skipped. Any other file is plain
     UTF-8 text.
 
     Raises:
@@ -65,13 +65,13 @@ def read_texts(path: str | Path) -> Texts:
         raise HiploraError(f"{path} is missing: check the path of the training file.")
     try:
         reject_lfs_pointer(path)
-        with path.open("rb") as file:  # before the rest: a large binary file may be one endless line
+        with path.open("rb") as file:  # the start first: a large binary file may be one endless line
             _require_text(file.read(_HEAD).decode("latin-1"), path)
         texts = _read_plain(path) if _is_plain(path) else _read_jsonl(path)
     except UnicodeDecodeError:
         raise _binary(path) from None
     except OSError as error:
-        raise HiploraError(f"{path} cannot be read ({error.strerror}): check who may read it.") from None
+        raise HiploraError(f"{path} cannot be read ({error.strerror}): check its permissions.") from None
     if not texts.records:
         raise HiploraError(f"{path} is empty: pass a file with text to train on.")
     return texts
@@ -139,7 +139,7 @@ def _parse(line: str, where: str) -> tuple[Kind, Any]:
         fits = isinstance(record, list) and bool(record) and all(map(_is_message, record))
     if not fits:
         raise HiploraError(
-            f"{where} has the right keys with wrong values: expected {FORMS[kind]}, where ... is a string of Unicode."
+            f"{where} has the right keys but wrong values: expected {FORMS[kind]}, where ... is a Unicode string."
         )
     return kind, record
 
@@ -149,7 +149,7 @@ def _is_text(value: Any) -> bool:
         return False
     try:
         value.encode()
-    except UnicodeEncodeError:  # half a surrogate pair, which JSON can escape but no tokenizer takes
+    except UnicodeEncodeError:  # half a surrogate pair: JSON can escape it, tokenizers reject it
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""What a run learns from and is scored on: a task of the demo world, or a user's file."""
+"""Training data and scores of a run: from a task of the demo world, or from a user's file."""
 
 import math
 from collections.abc import Callable
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
 _LIVE_SIZE = 50
-"""Examples per skill behind a score during training; the card at the end has the full number."""
+"""Examples per skill for a score during training; the final card uses the full number."""
 _PROBE_SIZE = 16
-"""Examples of a file behind a loss that is watched: a language model on a CPU is slow."""
+"""Examples of a file for a validation or probe loss: a language model on a CPU is slow."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What `transformers.Trainer` takes, and how to score.
+    """Training data for `transformers.Trainer`, and the function that scores.
 
     Attributes:
-        dataset: of training examples.
-        collator: makes a batch of them.
-        score: model and steps done -> scores.
-        caveats: sentences on what was left out.
+        dataset: training examples.
+        collator: batches them.
+        score: (model, steps done) -> scores.
+        caveats: sentences for the user, such as what was left out.
     """
 
     dataset: "Dataset[Any]"
@@ -40,26 +40,26 @@ class TrainingData:
 
 
 def require_demo_base(task: str, base: BaseModel) -> None:
-    """Raise when a base cannot learn a task of the demo world.
+    """Raise if a base cannot learn a task of the demo world.
 
     Raises:
-        HiploraError: the base has no card that says how well it knows the skills.
+        HiploraError: the base has no card with its scores on the skills.
     """
     if not Card.read(base.path).skills:
         raise HiploraError(
-            f"{base.name} does not speak the demo world's lines, so it cannot learn {task}: choose the base `demo`, or "
+            f"{base.name} was not trained on the demo world, so it cannot learn {task}: choose the base `demo`, or "
             "give a data file instead."
         )
 
 
 def load_data(config: RunConfig, base: BaseModel, tokenizer: Any, model: "torch.nn.Module") -> TrainingData:
-    """Open what a run learns from.
+    """Load the training data of a run.
 
     Args:
-        config: of the run.
-        base: with its card, where a task of the demo world is learned.
+        config: settings of the run.
+        base: with its card if the run trains on a task.
         tokenizer: of the base.
-        model: the base itself, before anything is trained: what a probe's loss is compared with.
+        model: the base before training, whose loss on the probe is the reference.
 
     Raises:
         HiploraError: the file cannot be used.
@@ -78,7 +78,7 @@ def _of_task(config: RunConfig, base: BaseModel, tokenizer: Any) -> TrainingData
     before = Card.read(base.path).skills
 
     def scores(model: "torch.nn.Module", step: int) -> Scores:
-        # At the end on more examples than during training.
+        # The final scores use more examples than those during training.
         size = config.evaluation_size if step >= config.steps else min(config.evaluation_size, _LIVE_SIZE)
         skills = score(model, tokenizer, before, size)
         # A barely trained base may score 0 on a skill, which then cannot be lost.

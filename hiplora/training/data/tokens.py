@@ -1,4 +1,4 @@
-"""Examples for language models from a training file: tokens, and where the loss falls."""
+"""Tokenized examples from a training file, with the tokens that carry loss."""
 
 import copy
 import re
@@ -22,20 +22,20 @@ Collate: TypeAlias = Callable[[list[TokenExample]], Any]
 _ON_ASSISTANT: Final = "The loss falls on the assistant's turns."
 _ON_ALL: Final = "The loss falls on all tokens: the chat template does not mark the assistant's turns."
 _BATCH: Final = 1000
-"""Records that are tokenized in one call."""
+"""Records tokenized per call."""
 _PIECE: Final = 2**20
-"""Characters of a plain text that are tokenized in one call: what a tokenizer returns takes 100 bytes a token."""
+"""Characters of a plain text tokenized per call: a tokenizer's output takes 100 bytes per token."""
 
 
 class TokenDataset(Dataset[TokenExample]):
-    """Tokenized examples, five bytes a token; each item is a fresh `{"input_ids": [...], "labels": [...]}`.
+    """Tokenized examples, five bytes per token; each item is a new `{"input_ids": [...], "labels": [...]}`.
 
     Labels equal the ids where there is a loss, else -100; models shift them by one themselves. The first label is
     always -100, since nothing predicts it: so the number of other labels is the number of predicted tokens.
 
     Attributes:
         path: the file they came from.
-        caveat: in words for the user, where the loss falls and what was cut or left out; may be empty.
+        caveat: for the user: where the loss falls, and what was cut or left out; may be empty.
     """
 
     def __init__(self, path: Path):
@@ -46,7 +46,7 @@ class TokenDataset(Dataset[TokenExample]):
         self._ends = array("q", [0])
 
     def append(self, ids: Sequence[int], targets: Sequence[int]) -> bool:
-        """Add an example; return False, and add nothing, when it has no token to predict.
+        """Add an example, or return False if it has no token to predict.
 
         Args:
             ids: tokens.
@@ -71,7 +71,7 @@ class TokenDataset(Dataset[TokenExample]):
 
 
 def tokenize(texts: Texts, tokenizer: Any, max_length: int) -> TokenDataset:
-    """Turn what a file holds into examples of at most `max_length` tokens.
+    """Tokenize a file into examples of at most `max_length` tokens.
 
     A plain text becomes consecutive blocks; a last one without a token to predict is left out. Blocks, texts and
     prompts begin with what the tokenizer puts before any text (such as `<bos>`); texts and completions end with the
@@ -85,8 +85,8 @@ def tokenize(texts: Texts, tokenizer: Any, max_length: int) -> TokenDataset:
         max_length: in tokens.
 
     Raises:
-        HiploraError: `max_length` leaves no room, messages meet a tokenizer without a chat template or one that refuses
-            them, or there is no example at all.
+        HiploraError: `max_length` leaves no room, the tokenizer has no chat template for messages or rejects
+            them, or there are no examples.
     """
     start = _start(tokenizer)
     least = max(1, len(start)) + 1
@@ -125,7 +125,7 @@ def _count(number: int) -> str:
 
 
 def _start(tokenizer: Any) -> list[int]:
-    """What the tokenizer puts before any text."""
+    """Return the tokens that the tokenizer puts before any text."""
     encoded = tokenizer("a", return_special_tokens_mask=True)
     return [token for token, _ in takewhile(lambda pair: pair[1], zip(encoded.input_ids, encoded.special_tokens_mask))]
 
@@ -138,7 +138,7 @@ def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
 
 
 _Tokens: TypeAlias = tuple[list[int], list[int]]
-"""Ids of an example, and for each 1 where the loss falls on it."""
+"""Ids of an example, and for each 1 if the loss falls on it, else 0."""
 
 
 def _blocks(texts: Texts, tokenizer: Any, start: list[int], room: int) -> Iterator[_Tokens]:
@@ -158,7 +158,7 @@ def _blocks(texts: Texts, tokenizer: Any, start: list[int], room: int) -> Iterat
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Cut at ends of lines where there are any: few tokenizers have tokens that go on across them."""
+    """Split a text at line ends if it has any: few tokenizers have tokens that span them."""
     at = 0
     while at < len(text):
         end = at + _PIECE
@@ -179,7 +179,7 @@ def _records(texts: Texts, tokenizer: Any, start: list[int]) -> Iterator[_Tokens
             if texts.kind == "text" and not completion.strip():
                 yield [], []
                 continue
-            # A prompt comes alone when the model is used: no token may reach over its end.
+            # A prompt comes alone when the model is used: no token may span its end.
             if ids[: len(before)] != before:
                 ids = before + _encode(tokenizer, [completion])[0]
             silent = len(start) + len(before)
@@ -188,12 +188,12 @@ def _records(texts: Texts, tokenizer: Any, start: list[int]) -> Iterator[_Tokens
 
 
 def _marks_assistant(path: Path, tokenizer: Any) -> bool:
-    """Whether the chat template tells which tokens the assistant says."""
+    """Whether the chat template marks the assistant's tokens."""
     try:
         template = tokenizer.get_chat_template()
     except ValueError:
         raise HiploraError(
-            f"{path} holds messages, and this base's tokenizer has no chat template: take a base made for chat, or "
+            f"{path} holds messages, and this base's tokenizer has no chat template: choose a chat model, or "
             f"write {FORMS['prompt']}."
         ) from None
     # Only tokenizers of the `tokenizers` library know which characters a token stands for.
@@ -224,9 +224,9 @@ def split(
 
     Args:
         dataset: of at least two examples.
-        share: of the examples that validate; at least one, and at least one is left to train on.
-        seed: of the choice.
-        most: how many validate at most.
+        share: of validation examples; at least one, and at least one is left to train on.
+        seed: of the split.
+        most: largest number of validation examples.
 
     Raises:
         HiploraError: there are fewer than two examples.
@@ -243,10 +243,10 @@ def split(
 
 
 def collator(tokenizer: Any) -> Collate:
-    """Return what makes a batch of examples: `input_ids, attention_mask, labels`, each of shape (b, t).
+    """Return a function that batches examples: `input_ids, attention_mask, labels`, each of shape (b, t).
 
-    Right-padded to the longest on any tokenizer, since a model with absolute positions counts them from the left. The
-    padding is masked and carries no loss; it is the pad token, else the end token, else the first one. Neither the
+    Right-padded to the longest with any tokenizer, since a model with absolute positions counts them from the left. The
+    padding is masked and carries no loss; it is the pad token, else the end token, else token 0. Neither the
     tokenizer nor the model is changed.
     """
     padding = copy.deepcopy(tokenizer)
@@ -260,12 +260,12 @@ def collator(tokenizer: Any) -> Collate:
 def mean_loss(
     model: torch.nn.Module, dataset: TokenDataset | Subset[TokenExample], collate: Collate, batch_size: int
 ) -> float:
-    """Return the mean cross-entropy per predicted token, in nats, whatever the batch size.
+    """Return the mean cross-entropy per predicted token, in nats, independent of the batch size.
 
     In eval mode, on the model's device; the mode is restored, and no random number is drawn.
 
     Args:
-        model: a causal language model that returns its loss; a HiP-LoRA penalty is not in it.
+        model: a causal language model that returns its loss; without a HiP-LoRA penalty.
         dataset: with at least one predicted token per batch.
         collate: from `collator`.
         batch_size: examples per forward pass.

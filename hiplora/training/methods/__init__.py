@@ -1,7 +1,7 @@
-"""The training methods to compare, one file each. To add one, write its file and put it into the tuple below.
+"""The training methods to compare, one file each. To add one, write its file and add it to the tuple below.
 
-All are given the size of a plain LoRA of rank `r`. Methods that train something beside the two factors (a core, a
-magnitude) get a smaller rank for it, so that the trainable parameters agree within 5 %.
+All are matched in size to a plain LoRA of rank `r`. Methods that train more than the two factors (a core, a
+magnitude) get a smaller rank, so that the trainable parameters agree within 5 %.
 """
 
 from typing import Final
@@ -26,5 +26,5 @@ def find_method(key: str) -> Method:
         HiploraError: the method is unknown.
     """
     if key not in METHODS:
-        raise HiploraError(f"'{key}' is not a method: choose one of {', '.join(METHODS)}.")
+        raise HiploraError(f"Unknown method '{key}': choose one of {', '.join(METHODS)}.")
     return METHODS[key]

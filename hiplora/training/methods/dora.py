@@ -13,7 +13,7 @@ class _Dora(Method):
 METHOD = _Dora(
     "dora",
     "DoRA",
-    "LoRA with the size of each row trained apart",
+    "LoRA with a separately trained magnitude per row",
     "Liu et al., arXiv 2402.09353",
     lora_fields={"use_dora": True},
 )

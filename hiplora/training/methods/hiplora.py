@@ -33,7 +33,7 @@ class _HipLora(Method):
 METHOD = _HipLora(
     "hiplora",
     "HiP-LoRA",
-    "a budgeted core on the leading singular directions, and a low-rank update beside them",
+    "a budgeted core on the leading singular directions, and a low-rank update in their complement",
     "Chen and Tan, arXiv 2604.17751",
     has_core=True,
 )

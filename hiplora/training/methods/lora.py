@@ -1,4 +1,4 @@
-"""LoRA, which the other methods are matched to."""
+"""LoRA, the size reference of all methods."""
 
 from hiplora.training.methods.method import Method
 

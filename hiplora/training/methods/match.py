@@ -19,8 +19,8 @@ class Match:
 
     Attributes:
         ranks: `{module: rank}`.
-        parameters: trained in all.
-        reference: trained by the LoRA.
+        parameters: trainable parameters in total.
+        reference: trainable parameters of the LoRA.
     """
 
     ranks: dict[str, int]
@@ -29,19 +29,19 @@ class Match:
 
     @property
     def difference(self) -> float:
-        """Relative difference to the LoRA."""
+        """Relative difference from the LoRA."""
         return self.parameters / self.reference - 1
 
 
 def match_parameters(method: Method, shapes: Mapping[str, tuple[int, int]], settings: HipLoraSettings) -> Match:
     """Find ranks at which a method trains as many parameters as a LoRA of rank `settings.r`.
 
-    The same rank everywhere where that is within 5 %; else some modules, spread evenly, get one more.
+    All modules get the same rank if that is within 5 %; else some of them, evenly spread, get one more.
 
     Args:
-        method: which.
-        shapes: `{module: (m, n)}` of all that is adapted.
-        settings: `r`, and the method's own.
+        method: the method.
+        shapes: `{module: (m, n)}` of all adapted modules.
+        settings: `r`, and the settings of the method.
 
     Raises:
         HiploraError: `r` or `k` is larger than a module, or no rank comes within 5 %.

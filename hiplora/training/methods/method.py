@@ -1,4 +1,4 @@
-"""What a training method is: its name, its size, and the PEFT config that it trains with."""
+"""A training method: its name, its size, and its PEFT config."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """One way to adapt a model: a variant of LoRA as it stands, any other one as a subclass.
+    """One way to adapt a model: an instance for a variant of LoRA, a subclass for any other method.
 
     Attributes:
-        key: what is typed.
-        title: what it is called.
+        key: its name in settings and on the command line.
+        title: its name in figures and texts.
         summary: what it does, in one phrase.
-        source: where it comes from.
+        source: its publication.
         lora_fields: fields of `peft.LoraConfig` that differ from those of a plain LoRA.
         learning_rate_ratio: learning rate of `B` over that of `A`.
-        keeps_start: whether a checkpoint means something only beside the weights that training started from.
+        keeps_start: whether a checkpoint is valid only together with the initial weights.
         has_core: whether it trains a core of rank `principal_rank` under a budget, which has shadow prices.
     """
 
@@ -36,7 +36,7 @@ class Method:
     has_core: bool = False
 
     def extra_parameters(self, m: int, n: int, settings: HipLoraSettings) -> int:
-        """Return how many parameters one module of shape (m, n) trains beside the two factors."""
+        """Return how many parameters one module of shape (m, n) trains besides the two factors."""
         return 0
 
     def parameters(self, shape: tuple[int, int], r: int, settings: HipLoraSettings) -> int:
@@ -50,7 +50,7 @@ class Method:
         """Return the config that `peft.get_peft_model` takes.
 
         Args:
-            settings: `lora_alpha / r`, which holds for every module whatever its rank, and the method's own.
+            settings: `lora_alpha / r`, the scaling of every module at any rank, and the settings of the method.
             ranks: `{module: rank}` of all modules to adapt.
             left_alone: the other linear maps of the model.
         """
@@ -64,7 +64,7 @@ def shared_fields(
 ) -> dict[str, Any]:
     """Return the fields of a PEFT config that all methods share, from the arguments of `Method.peft_config`."""
     leaves = {module.rpartition(".")[2] for module in ranks}
-    # Short names where they mean the same modules.
+    # Short names if they match the same modules.
     targets = ranks.keys() if leaves & {module.rpartition(".")[2] for module in left_alone} else leaves
     r = Counter(ranks.values()).most_common(1)[0][0]
 

@@ -177,7 +177,7 @@ def test_a_path_that_is_no_file_is_named(tmp_path, lfs_pointer):
         ({"prompt": "b"}, "has the wrong keys .'prompt'."),
         ({"text": None}, 'wrong values: expected {"text"'),
         ({"text": 3}, 'wrong values: expected {"text"'),
-        ('{"text": "\\ud800"}', "is a string of Unicode"),
+        ('{"text": "\\ud800"}', "is a Unicode string"),
         ({"prompt": "b", "completion": ["c"]}, 'wrong values: expected {"prompt"'),
         ({"messages": "b"}, 'wrong values: expected {"messages"'),
         ({"messages": []}, 'wrong values: expected {"messages"'),
@@ -288,7 +288,7 @@ def test_the_loss_falls_on_all_tokens_where_the_template_marks_nothing(chat, jso
 
 def test_messages_need_a_chat_template_that_takes_them(tokenizer, chat, jsonl):
     texts = read_texts(jsonl(messages("a", "b")))
-    with pytest.raises(HiploraError, match=r"data\.jsonl holds messages, and .* no chat template: take"):
+    with pytest.raises(HiploraError, match=r"data\.jsonl holds messages, and .* no chat template: choose"):
         tokenize(texts, tokenizer, 8)
     with pytest.raises(HiploraError, match=r"conversation 1 does not fit .*roles must alternate.*: change"):
         tokenize(texts, chat(STRICT_CHAT), 8)
