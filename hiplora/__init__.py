@@ -5,8 +5,8 @@
     study.layers()
     study.plot.layer_map("enrichment").show()
 
-`import hiplora` registers HiP-LoRA with PEFT, whichever of the two is imported first, and costs little: what needs
-torch, transformers or PEFT is imported when first asked for.
+`import hiplora` registers HiP-LoRA with PEFT, whichever of the two is imported first, and costs little: the parts that
+need torch, transformers or PEFT are imported on first use.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""The stability budget: what a change of the principal core costs, and how much of the budget that is."""
+"""The stability budget: the cost of a change of the principal core, and its share of the budget."""
 
 import math
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 _Number = TypeVar("_Number", float, "Tensor")
 
-# The price that a layer without a positive one counts with, beside the highest: it gets next to nothing, but takes
-# what the others may not.
+# The price assumed for a layer without a positive one, relative to the highest: it gets next to nothing, but takes
+# the rest that the limits deny to the others.
 _PRICE_FLOOR = 1e-9
 
 
@@ -46,7 +46,7 @@ def budget_cost(C: np.ndarray, sigma: np.ndarray, power: float = 1.0) -> float:
     """Return `sum_ij w_i w_j C_ij^2 / sum_i (w_i s_i)^2` (METHOD.md section 3), dimensionless and quadratic in `C`.
 
     Args:
-        C: (k, k), the core, or `U_k^T dW V_k` of an adapter that has none.
+        C: (k, k), the core, or `U_k^T dW V_k` of an adapter without one.
         sigma: (k,), the leading singular values of the frozen weight.
         power: `p` of the weights.
 
@@ -59,7 +59,7 @@ def budget_cost(C: np.ndarray, sigma: np.ndarray, power: float = 1.0) -> float:
 
 
 def tightness(cost: float, epsilon: float) -> float:
-    """Return `sqrt(cost) / epsilon`: 1.0 means that the budget is spent.
+    """Return `sqrt(cost) / epsilon`: at 1.0 the budget is spent.
 
     >>> tightness(cost=0.0025, epsilon=0.1)
     0.5
@@ -76,7 +76,7 @@ def tightness(cost: float, epsilon: float) -> float:
 
 
 def within_budget(C: np.ndarray, sigma: np.ndarray, power: float, epsilon: float) -> np.ndarray:
-    """Return `C min(1, epsilon / sqrt(cost(C)))`: what the hard mode lets through (our choice).
+    """Return `C min(1, epsilon / sqrt(cost(C)))`: the core in hard mode (our choice).
 
     >>> within_budget(np.array([[2.0]]), sigma=np.array([4.0]), power=1.0, epsilon=0.25)
     array([[1.]])
@@ -112,14 +112,14 @@ def reallocate(
     tightness: Mapping[str, float] | None = None,
     limit: float = 2.0,
 ) -> dict[str, float]:
-    """Return budgets that move towards the layers that gain most from them, under the same total (our choice).
+    """Move budgets toward the layers with the most to gain, under the same total (our choice).
 
-    `epsilon^2` is the cost that a layer may have, and a price is per unit of cost: so the sum of `epsilon^2` is what
-    stays. The model behind the rule: the loss falls linearly with the size of a core, by `a_l sqrt(c_l)` for a layer
+    `epsilon^2` is the cost that a layer may have, and a price is per unit of cost: so the sum of `epsilon^2` stays the
+    same. The model behind the rule: the loss falls linearly with the size of a core, by `a_l sqrt(c_l)` for a layer
     that spends the cost `c_l = (tightness_l epsilon_l)^2`. Then its price is `a_l / (2 sqrt(c_l))`, a measured price
-    tells `a_l`, and the split of a total that lowers the loss most is `c_l` in proportion to `a_l^2`, that is
-    `epsilon_l` in proportion to `price_l tightness_l epsilon_l`. Where `limit` stops a layer, the others share what
-    is left in that proportion, which is still the best that the limits allow. A price is known only near where it was
+    gives `a_l`, and the split of a total that lowers the loss most is `c_l` in proportion to `a_l^2`, that is
+    `epsilon_l` in proportion to `price_l tightness_l epsilon_l`. Where `limit` stops a layer, the others share the
+    rest in that proportion, which is still the best that the limits allow. A price is known only near where it was
     measured, hence the limit: measure again before the next move.
 
     Args:

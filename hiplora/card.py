@@ -14,7 +14,7 @@ CARD_FILE = "card.json"
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of how a base or an adapter was made. A value that is missing, or not of its kind, is None.
+    """The recorded training and scores of a base or an adapter. A missing or invalid value is None.
 
     Attributes:
         task: what it was trained on.
@@ -52,7 +52,7 @@ class Card:
 
     @classmethod
     def read(cls, folder: Path) -> "Card":
-        """Read the card in a folder; an empty one where there is none.
+        """Read the card in a folder; return an empty one if the file is missing.
 
         Raises:
             HiploraError: the file is damaged.
@@ -62,7 +62,7 @@ class Card:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Card":
-        """Return the card that a JSON object holds."""
+        """Return the card of a JSON object."""
         found: dict[str, Any] = {"more": {name: value for name, value in values.items() if name not in _KNOWN}}
         for name in _KNOWN & set(values):
             value = values[name]
@@ -76,7 +76,7 @@ class Card:
         return cls(**found)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what the file holds: every known value, and `more`."""
+        """Return the content of the file: every known value, and `more`."""
         known = {name: value for name, value in vars(self).items() if name != "more" and value not in (None, {})}
         return known | self.more
 

@@ -1,8 +1,8 @@
-"""The one exception that a person is meant to read."""
+"""The exception whose message is written for the user."""
 
 
 class HiploraError(ValueError):
-    """Something a user handed us cannot be used.
+    """Input from a user that cannot be used.
 
     The message is one sentence that names the file or value and says what to do. The command line prints it and
     leaves with exit code 2; the app shows it in place of the page. No traceback goes with it.

@@ -1,4 +1,4 @@
-"""Reading what users hand us and writing what they keep: safetensors and JSON only, whole files or nothing."""
+"""Reading and writing of users' files: safetensors and JSON only, whole files or nothing."""
 
 import json
 import shutil
@@ -33,10 +33,10 @@ def reject_lfs_pointer(path: Path) -> None:
 
 
 def user_path(text: str | Path) -> Path:
-    """Return the path that a person typed, with `~` made out.
+    """Expand `~` in a path typed by a user.
 
     Raises:
-        HiploraError: no path of this system can look like this.
+        HiploraError: the text is not a path on this system.
     """
     try:
         path = Path(text).expanduser()
@@ -71,7 +71,7 @@ class TensorSource(Protocol):
 
     @property
     def name(self) -> str:
-        """What to call it in an error."""
+        """Its name in errors."""
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -79,10 +79,10 @@ class TensorSource(Protocol):
 
     @property
     def identity(self) -> Hashable:
-        """Something that changes whenever the tensors do."""
+        """A key that changes whenever the tensors do."""
 
     def read_together(self, keys: Sequence[str]) -> list[np.ndarray]:
-        """Return tensors that belong together."""
+        """Return several tensors."""
 
 
 class Tensors:
@@ -128,10 +128,10 @@ class Tensors:
         return self.read_together([key])[0]
 
     def read_together(self, keys: Sequence[str]) -> list[np.ndarray]:
-        """Return tensors that belong together, in their stored dtypes, from one opening of the file.
+        """Return several tensors in their stored dtypes, opening the file once.
 
-        The file is closed again: one that stays mapped counts as memory as far as it was read, and takes the process
-        with it when somebody cuts it short.
+        The file is closed again: one that stays mapped counts as memory as far as it was read, and crashes the process
+        if it is truncated.
 
         Raises:
             HiploraError: a tensor is cut short, or of a dtype that numpy cannot hold.
@@ -151,7 +151,7 @@ class Tensors:
 
 
 def require_finite(array: np.ndarray, what: str) -> np.ndarray:
-    """Return `array`, or raise when it holds NaN or infinity (both load without a word).
+    """Return `array`, or raise when it holds NaN or infinity (both load silently).
 
     Raises:
         HiploraError: naming `what`.
@@ -163,7 +163,7 @@ def require_finite(array: np.ndarray, what: str) -> np.ndarray:
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Hand out a temporary path beside `target` and rename it into place when the block succeeds.
+    """Yield a temporary path beside `target` and rename it into place when the block succeeds.
 
     Works for a file and for a folder (the block makes whichever it wants); an existing target is replaced. When the
     block raises, nothing is left behind.
@@ -200,7 +200,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 
 def check_writable(cache: Path) -> None:
-    """Raise before the work rather than after it when nothing can be written to the cache folder.
+    """Raise before the work, not after it, if the cache folder cannot be written.
 
     Raises:
         HiploraError: naming the folder.

@@ -26,7 +26,7 @@ PENALTY = 10.0
 """`lambda` of the soft budget, the default of `HipLoraConfig`."""
 
 _FIRST, _OWN = (1, 2), (9, 10)
-"""Directions of the first of two adapters, and those that the second may turn to, counted from 1."""
+"""Directions of the first of two adapters, and those to which the second may turn, counted from 1."""
 
 
 @cache
@@ -98,7 +98,7 @@ def rotation_directions(angle: float, p: int = 1, q: int = 12) -> pd.DataFrame:
 def rotation_effects(
     p: int = 1, q: int = 12, k: int = PRINCIPAL_RANK, angles: Sequence[float] = ANGLES
 ) -> pd.DataFrame:
-    """Return what the rotated update does, one row per angle.
+    """Return the effects of the rotated update, one row per angle.
 
     Columns: `angle` (degrees), `pp, pr, rp, rr` (shares of its energy), `typical, rare` (`relative_effect` on the
     outputs of either kind of inputs).
@@ -131,7 +131,7 @@ def budget_cores(
     power: float = 1.0,
     penalty: float = PENALTY,
 ) -> pd.DataFrame:
-    """Return a core of 2 x 2 as it is trained and as the hard limit lets it through, one row each.
+    """Return a 2 x 2 core as it is trained and as the hard limit scales it, one row each.
 
     The limit is `C min(1, epsilon / sqrt(cost))`. Columns: `core` (`raw`, `effective`), `c11, c22, c12, cost,
     tightness, charge` (`lambda cost`, what the soft mode would add to the loss were this the only layer).
@@ -204,10 +204,10 @@ def merged_updates(angle: float) -> dict[str, LowRankDelta]:
 
 
 def merge_effects(angles: Sequence[float] = ANGLES, epsilon: float = DEFAULT_EPSILON) -> pd.DataFrame:
-    """Return what the sum of the two updates does to each one's task, one row per angle.
+    """Return the effects of the sum of the two updates on each one's task, one row per angle.
 
     Columns: `angle` (degrees); `first_error, second_error`: `||dW_other x|| / ||dW_own x||` for the inputs that the own
-    adapter reacts to, 1 where the other changes these outputs as much as the own does; `typical_first,
+    adapter reacts to, 1 where the other changes these outputs as much as the own one does; `typical_first,
     typical_merged`: `||dW x|| / ||W0 x||` for typical inputs, of the first alone and of the sum; and the columns of
     `pair_table`. All in the root mean square over inputs.
 

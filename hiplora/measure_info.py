@@ -1,4 +1,4 @@
-"""What a measure is, as people meet it: its name, unit, formula and meaning."""
+"""The description of a measure: its name, unit, formula and meaning."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,18 +8,18 @@ Scale = Literal["chance", "share", "log", "linear", "count", "budget", "signed"]
 
 @dataclass(frozen=True)
 class MeasureInfo:
-    r"""A measure as people meet it.
+    r"""The description of a measure.
 
     Attributes:
         column: its column in the layer table.
-        name: what it is called.
-        unit: what its numbers mean, empty when the name says it.
+        name: in tables and figures.
+        unit: of its numbers, empty when the name says it.
         formula: LaTeX.
         meaning: one sentence for those who do not read formulas.
         scale: `chance` (a ratio whose neutral value is 1), `share` (0 to 1), `log`, `linear` or `count` (from 0),
             `budget` (1 is the limit), `signed` (-1 to 1).
         source: the paper, or our choice.
-        null: LaTeX of its mean for a random update of the same size and rank; empty where that has none of its own.
+        null: LaTeX of its mean for a random update of the same size and rank; empty where there is none.
     """
 
     column: str

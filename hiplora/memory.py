@@ -1,4 +1,4 @@
-"""Results that are kept for a while: the most recent ones, shared by threads."""
+"""A cache of recent results, shared by threads."""
 
 import threading
 from collections import OrderedDict
@@ -23,7 +23,7 @@ class Memory:
         self._found: OrderedDict[Hashable, Any] = OrderedDict()
 
     def get(self, key: Hashable, compute: Callable[[], _T]) -> _T:
-        """Return the result kept under a key, computed where there is none."""
+        """Return the result kept under a key; compute it if there is none."""
         with self._lock:
             if key in self._found:
                 self._found.move_to_end(key)

@@ -1,4 +1,4 @@
-"""Where the project's own files lie: the app with its assets, the user's cache folder and the user's runs."""
+"""Locations of the project's own files: the app with its assets, the user's cache folder and the user's runs."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import platformdirs
 
 RUN_FILE = "run.json"
-"""What makes a folder a training run."""
+"""The file that marks a folder as a training run."""
 RUN_ADAPTER = "adapter"
 """The folder inside a run that holds its latest adapter, in PEFT's format."""
 
@@ -34,6 +34,6 @@ def cache_root() -> Path:
 
 
 def runs_root() -> Path:
-    """Return the folder that training runs are kept in: `$HIPLORA_RUNS`, or the system's place for a user's data."""
+    """Return the folder of the training runs: `$HIPLORA_RUNS`, or the system's place for a user's data."""
     chosen = os.environ.get("HIPLORA_RUNS")
     return Path(chosen) if chosen else Path(platformdirs.user_data_dir("hiplora", appauthor=False)) / "runs"

@@ -55,7 +55,7 @@ class Plots:
         return figures.tightness_by_layer(self._study.layers())
 
     def cuts(self) -> go.Figure:
-        """Draw what a hard budget would have cut."""
+        """Draw the energy cut by a hard budget."""
         return figures.cut_by_layer(self._study.cuts())
 
     def prices(self) -> go.Figure:
@@ -115,7 +115,7 @@ class Plots:
         return figures.octave_energy(self._study.octaves())
 
     def difference_shares(self, first: str, second: str) -> go.Figure:
-        """Draw which modules account for the difference of two updates.
+        """Draw the modules with most of the difference of two updates.
 
         Args:
             first: name of an update.

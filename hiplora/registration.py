@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def register_with_peft() -> None:
-    """Register the method at once if PEFT is imported, else as soon as it is; more calls change nothing."""
+    """Register the method at once if PEFT is imported, else as soon as it is; further calls change nothing."""
     peft = sys.modules.get("peft")
     if peft is not None and not _is_importing(peft):
         _register()
@@ -36,10 +36,10 @@ def _register() -> None:
     except Exception as error:
         import warnings
 
-        # `import peft` must not fail on our account.
+        # `import peft` must not fail because of this package.
         warnings.warn(
             f"HiP-LoRA could not be registered with PEFT ({type(error).__name__}: {error}): install the versions that "
-            "hiplora asks for.",
+            "hiplora requires.",
             stacklevel=2,
         )
 
@@ -73,10 +73,10 @@ class _PeftFinder:
 class _PeftLoader:
     """Loads PEFT as another loader does, and registers the method once that is done.
 
-    No `importlib.abc.Loader`, whose import takes longer than that of this package.
+    Not an `importlib.abc.Loader`, whose import takes longer than that of this package.
 
     Args:
-        loader: the other one, which answers all else that is asked.
+        loader: the other one, which provides all other attributes.
     """
 
     def __init__(self, loader: Any):
@@ -93,7 +93,7 @@ class _PeftLoader:
 
 
 class _UnfinishedPeft(ModuleType):
-    """PEFT, whose import is not done: the first use after that registers the method."""
+    """PEFT during its import: the first use after that registers the method."""
 
     def __getattribute__(self, name: str) -> Any:
         if not name.startswith("__") and not _is_importing(self):

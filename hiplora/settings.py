@@ -16,11 +16,11 @@ _LARGE = 1e38
 
 @dataclass(frozen=True)
 class Rule:
-    """What values a setting takes.
+    """The values that a setting may take.
 
     Attributes:
         words: completes "must be ...".
-        kind: the types it may have; the first one is what a typed text is read as.
+        kind: the accepted types; typed text is read as the first.
         fits: whether a value of that type is in range.
         choices: all values, where there are few.
     """
@@ -31,7 +31,7 @@ class Rule:
     choices: tuple[str, ...] = ()
 
     def accepts(self, value: Any) -> bool:
-        """Whether a value is of the right type and in range."""
+        """Return whether a value is of the right type and in range."""
         # True and False are whole numbers to Python.
         return not isinstance(value, bool) and isinstance(value, self.kind) and self.fits(value)
 
@@ -39,7 +39,7 @@ class Rule:
         """Raise unless a value fits.
 
         Raises:
-            HiploraError: it does not; the sentence begins with `name`.
+            HiploraError: the value does not fit; the sentence begins with `name`.
         """
         if not self.accepts(value):
             raise HiploraError(f"{name} must be {self.words}, got {value!r}.")
@@ -65,12 +65,12 @@ def one_of(*choices: str) -> Rule:
 
 
 def setting(default: Any, help: str, rule: Rule, **more: Any) -> Any:
-    """Return a dataclass field that carries its help and its rule.
+    """Return a dataclass field with its help and its rule.
 
     Args:
         default: its default.
         help: one phrase for the command line, the form and `HipLoraConfig`.
-        rule: what values it takes.
+        rule: the values it may take.
         more: further metadata: `label` (what the form calls it; without one the form does not show it), `needs`
             (`{other setting: value}` for which it matters) and `pattern` (the setting with its exceptions by module).
     """
@@ -97,7 +97,7 @@ def check_settings(settings: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class HipLoraSettings:
-    """What HiP-LoRA (Chen and Tan, arXiv 2604.17751) leaves to choose, for all modules or, patterns applied, for one.
+    """The settings of HiP-LoRA (Chen and Tan, arXiv 2604.17751), for all modules or, patterns applied, for one.
 
     "Paper" marks what the paper states, "our choice" what it leaves open; `METHOD.md` in the package has the formulas.
 
@@ -186,10 +186,10 @@ def shared(name: str, **changes: Any) -> Any:
 
 
 def pattern_of(name: str, whose: str) -> dict[str, Any]:
-    """Return the metadata of a field that holds `{module: value}` for a field of `HipLoraSettings`.
+    """Return the metadata of a `{module: value}` field for a field of `HipLoraSettings`.
 
     Args:
         name: of the setting.
-        whose: choice it is, for the help.
+        whose: the source of the choice, for the help.
     """
     return {"help": f"Module name or regular expression -> {name} ({whose}).", "rule": _FIELDS[name].metadata["rule"]}

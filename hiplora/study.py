@@ -47,18 +47,18 @@ _REMEMBERED = 128
 class Study:
     """Updates on a base, measured at one principal rank and under one budget.
 
-    A study does not change: `at` and `on` give another one, which reuses what is measured. Tables are pandas
-    DataFrames; what a table holds is said where it is made (`hiplora.measures`).
+    A study does not change: `at` and `on` give another one, which reuses the measurements. Tables are pandas
+    DataFrames; their columns are described in `hiplora.measures`.
 
     Args:
         spectra: of the base.
-        updates: those that are to be studied, all of one base and with names of their own.
+        updates: to be studied, all of one base and with different names.
         k: principal rank.
         epsilon: budget for all; None for each update's own (`hiplora.measures.DEFAULT_EPSILON` where it states none).
         power: `p` of the budget's weights.
-        source: what to type to open the base again.
-        problems: one sentence for each update that was asked for and cannot be used.
-        strangers: updates that can be read and do not fit the base, each with the sentence that says why.
+        source: the name or path that opens the base again.
+        problems: one sentence for each requested update that cannot be used.
+        strangers: updates that can be read but do not fit the base, each with the reason in one sentence.
 
     Raises:
         HiploraError: an update does not fit the base, or `k`, `epsilon` or `power` is out of range.
@@ -91,7 +91,7 @@ class Study:
         self.strangers = list(strangers)
         self._memory = _memory or Memory(_REMEMBERED)
 
-    # What is studied.
+    # The contents of the study.
 
     @property
     def base(self) -> BaseModel:
@@ -110,7 +110,7 @@ class Study:
 
     @property
     def weights(self) -> list[Weight]:
-        """The weights that the updates change, each once, in data order.
+        """The weights changed by the updates, each once, in data order.
 
         Raises:
             HiploraError: `k` is larger than one of them.
@@ -123,12 +123,12 @@ class Study:
         """Return the update with a name.
 
         Raises:
-            HiploraError: no update of the study has it.
+            HiploraError: the study does not have such an update.
         """
         return self._placement(name).update
 
     def at(self, k: int | None = None, *, epsilon: float | None = None, power: float | None = None) -> "Study":
-        """Return the same study at another principal rank or under another budget; what is measured is reused.
+        """Return the same study at another principal rank or under another budget; measurements are reused.
 
         Args:
             k: principal rank; the present one by default.
@@ -176,7 +176,7 @@ class Study:
         return self._with(updates=fitting, problems=problems, strangers=strangers)
 
     def measurable(self) -> "Study":
-        """Return the study without the updates that cannot be measured, such as those that hold NaN.
+        """Return the study without its unmeasurable updates, such as those with NaN.
 
         Each of them becomes a sentence in `problems`.
         """
@@ -190,13 +190,13 @@ class Study:
         return self if len(fine) == len(self.updates) else self._with(updates=fine, problems=problems)
 
     def prepare(self, stop: Callable[[], bool] = lambda: False, *, optional: Sequence[str] = ()) -> Iterator[Progress]:
-        """Compute the spectra that are missing, yielding progress after each weight; see `BaseSpectra.prepare`.
+        """Compute the missing spectra, yielding progress after each weight; see `BaseSpectra.prepare`.
 
-        Tables compute what they miss by themselves; this is for those who want to see it, or to stop it.
+        Tables compute missing spectra by themselves; this shows the progress and can be stopped.
 
         Args:
             stop: asked before each weight; True ends the preparation.
-            optional: columns of the optional measures that are wanted too; they need complete spectra.
+            optional: columns of optional measures to be prepared too; they need complete spectra.
 
         Raises:
             HiploraError: `k` is larger than a weight, a weight cannot be read, or the cache cannot be written.
@@ -218,7 +218,7 @@ class Study:
         """Return the spectrum of one weight, at least `k` triplets.
 
         Raises:
-            HiploraError: the base has no such weight, or it cannot be read.
+            HiploraError: the base does not have such a weight, or it cannot be read.
         """
         return self.spectra.at_least(self._weight(module), self.k)
 
@@ -228,7 +228,7 @@ class Study:
         """Return one row per update and module with every measure: see `hiplora.measures.layer_table`.
 
         Args:
-            optional: columns of measures that take long, such as `intruders`; they need complete spectra.
+            optional: columns of slow measures, such as `intruders`; they need complete spectra.
 
         Raises:
             HiploraError: an update holds NaN, `k` is larger than a layer, or no optional measure has such a column.
@@ -242,7 +242,7 @@ class Study:
         return self._table("layers", (*sorted(optional),), make)
 
     def summary(self) -> pd.DataFrame:
-        """Return one row per update: its layers summed up, and `task_score` and `retention` where a card says them.
+        """Return one row per update: its layers summed up, and `task_score` and `retention` where a card has them.
 
         The other columns are those of `hiplora.measures.summary_table`.
 
@@ -264,7 +264,7 @@ class Study:
         return channel_table(self.layers(), kind)
 
     def cuts(self) -> pd.DataFrame:
-        """Return what a hard budget would have cut: see `hiplora.measures.cut_table`.
+        """Return the energy cut by a hard budget: see `hiplora.measures.cut_table`.
 
         Raises:
             HiploraError: as `layers`.
@@ -301,7 +301,7 @@ class Study:
             second: name of another.
 
         Raises:
-            HiploraError: the study has no such update, the two are one, or one of them holds NaN.
+            HiploraError: the study does not have such an update, the two are the same, or one of them holds NaN.
         """
         if first == second:
             raise HiploraError(f"{first} cannot be compared with itself: name two updates.")
@@ -333,7 +333,7 @@ class Study:
         Args:
             run: folder of a run on this base.
             module: name of the module in the base.
-            name: what to call the run, its own name by default; one that is called like an update gets its color.
+            name: for the run, its own by default; the name of an update gives the run that update's color.
 
         Raises:
             HiploraError: it is not a run, a checkpoint cannot be read, or the run leaves the module alone.
@@ -351,7 +351,7 @@ class Study:
         return self._table("playback", (key, module, shown), make).astype({"run": order})
 
     def cards(self) -> pd.DataFrame:
-        """Return how each update was made and what it scored: see `hiplora.measures.card_table`."""
+        """Return the training and the scores of each update: see `hiplora.measures.card_table`."""
         return card_table(self.updates, [self._card(update) for update in self.updates], _titles())
 
     def skills(self) -> pd.DataFrame:
@@ -364,7 +364,7 @@ class Study:
 
         Args:
             task: rows of this task only; all by default.
-            beside: further adapter folders to show; those that cannot be read, or are studied already, are left out.
+            beside: more adapter folders to show; those that cannot be read, or are studied already, are left out.
         """
         homes = {update.source for update in self.updates}
         others: list[tuple[Update, Card]] = []
@@ -410,7 +410,7 @@ class Study:
             name: of an update with prices.
 
         Raises:
-            HiploraError: it has no prices, or was trained at another principal rank.
+            HiploraError: it does not have prices, or was trained at another principal rank.
         """
         update, prices = self[name], self.prices()
         rows = prices[prices["adapter"] == name].reset_index(drop=True)
@@ -428,7 +428,7 @@ class Study:
 
     @cached_property
     def caveats(self) -> dict[str, list[str]]:
-        """`{update: one sentence for each thing that a reader of its numbers must know}`.
+        """`{update: caveats on its numbers, one sentence each}`.
 
         Raises:
             HiploraError: as `layers`.
@@ -506,7 +506,7 @@ class Study:
         return self.base.weights[module]
 
     def _needed(self, optional: Sequence[str]) -> int | None:
-        """Return how many triplets the measures need; None for all."""
+        """Return the number of triplets needed by the measures; None for all."""
         for column in optional:
             if column not in MEASURES or not MEASURES[column].optional:
                 known = ", ".join(measure.column for measure in MEASURES.values() if measure.optional)
@@ -514,7 +514,7 @@ class Study:
         return None if optional else self.k
 
     def _measured(self, placement: Placement, optional: Sequence[str] = ()) -> list[Measurement]:
-        """Return the measurements of one update; what is measured once serves every k up to the next multiple of 64."""
+        """Return the measurements of one update; one result serves every k up to the next multiple of 64."""
         self._needed(optional)
         smallest = min(min(weight.shape) for weight in placement.weights)
         if self.k > smallest:
@@ -532,14 +532,14 @@ class Study:
                 raise HiploraError(f"No chosen adapter changes {module}: choose another module.")
             spectrum = self.spectrum(module)
             parts = [table(spectrum, placement.delta(module), placement.update.name) for placement in changing]
-            # The order of all updates, also of those that leave this module alone: colors go by it.
+            # The order of all updates, including those that leave this module alone: it determines their colors.
             order = pd.CategoricalDtype(self.names)
             return pd.concat(parts, ignore_index=True).astype({"adapter": order})
 
         return self._table(name, (module,), make)
 
     def _table(self, name: str, arguments: tuple[Hashable, ...], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """Return a remembered table; the caller's own, so that a change of it changes nothing here."""
+        """Return a copy of a cached table, so that the caller may change it."""
         updates = tuple((update.name, update.identity) for update in self.updates)
         key = (name, arguments, updates, self.k, self.epsilon, self.power)
         return self._memory.get(key, make).copy(deep=False)

@@ -1,4 +1,4 @@
-"""How much of the stability budget each layer spends, and what the budget would have cut."""
+"""The stability budget that each layer spends, and the energy that a hard budget would have cut."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Adapters side by side: what they scored, where they differ, and how one of them came about."""
+"""Adapters side by side: their scores, their differences, and one of them through its training."""
 
 from functools import partial
 
@@ -52,7 +52,7 @@ modules = list(dict.fromkeys(study.layers()["module"]))
 
 
 def show_scores() -> None:
-    """What the cards say: skills, the frontier of one task, and the table with the number of parameters."""
+    """Show the cards: skills, the frontier of one task, and the table with the number of parameters."""
     chosen = study.cards()
     left, right = st.columns(2, gap="large")
     with left:
@@ -99,11 +99,11 @@ def show_scores() -> None:
 
 
 def show_frontier(own: list[str]) -> None:
-    """Task score against what is kept, for all that is at hand; only adapters of one task can be compared."""
+    """Show task score against retention for all adapters found; only those of one task can be compared."""
     beside = [str(path) for path in loading.at_hand(study)]
     tasks = list(dict.fromkeys(study.frontier(beside=beside)["task"]))
     if not tasks:
-        st.info("No adapter at hand has both a task score and a retention to compare.", icon=":material/info:")
+        st.info("None of the adapters found has both a task score and a retention.", icon=":material/info:")
         return
     first = next((task for task in own if task in tasks), tasks[0])
     chart = st.container()
@@ -122,7 +122,7 @@ def show_frontier(own: list[str]) -> None:
 
 @shell.fragment
 def explorer() -> None:
-    """Two adapters, module by module, and the layer in view: a click repaints no more than this."""
+    """Show two adapters, module by module, and the layer in view: a click repaints only this part."""
     st.header("Where do two adapters differ?")
     by_measure = {info.name: info for info in DIFFERENCES.values()}
     left, middle, right = st.columns(3, gap="large")
@@ -167,7 +167,7 @@ def explorer() -> None:
 
 
 def show_layer(module: str) -> None:
-    """All adapters along the singular directions of one weight beside all weights, and one run through its training."""
+    """Show all adapters along the singular directions of one weight and of all, and one run through its training."""
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader(plain(module))
@@ -195,7 +195,7 @@ def show_layer(module: str) -> None:
 
 
 def show_training(module: str) -> None:
-    """The layer at each checkpoint of a run."""
+    """Show the layer at each checkpoint of a run."""
     runs = loading.playable_runs(study)
     if not runs:
         st.info(
@@ -203,7 +203,7 @@ def show_training(module: str) -> None:
             icon=":material/play_circle:",
         )
         return
-    name = st.selectbox("Run to play through its training", list(runs), key="run")
+    name = st.selectbox("Run to play back", list(runs), key="run")
     try:
         cards.figure_card(
             figures.training_spectrum,

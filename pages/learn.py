@@ -1,4 +1,4 @@
-"""Spectral interference explained, with things to move: each picture is computed the moment it is drawn."""
+"""Spectral interference explained in interactive figures, each computed when it is drawn."""
 
 from functools import partial
 
@@ -17,7 +17,7 @@ st.title("Spectral interference: four experiments")
 
 
 def remembered(call):
-    """Make the table of a call once for the same arguments."""
+    """Make the table of a call, cached by its arguments."""
     return _remembered(call.func.__name__, call.args, call.keywords, call)
 
 
@@ -74,7 +74,7 @@ def budget() -> None:
     """(b) A core of two directions, and the budget around it."""
     st.markdown(
         "HiP-LoRA keeps two channels apart. What it adds inside the $k$ leading directions is a small matrix, the core "
-        "$C$ (here $k = 2$), and a budget says how large it may be. Push the core out of the budget."
+        "$C$ (here $k = 2$), and a budget says how large it may be. Move the core out of the budget."
     )
     first, second, third = st.columns(3, gap="medium")
     c11 = first.slider("C₁₁", -0.15, 0.15, 0.08, 0.01, key="learn-c11", help="Of u₁ v₁ᵀ; the weight has σ₁ = 1 there.")

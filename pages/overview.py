@@ -1,4 +1,4 @@
-"""What is loaded, and the finding in one sentence with the one plot that shows it."""
+"""The base and its adapters, and the finding in one sentence with its figure."""
 
 from functools import partial
 

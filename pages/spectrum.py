@@ -24,7 +24,7 @@ modules = list(dict.fromkeys(layers["module"]))
 
 @shell.fragment
 def explorer() -> None:
-    """The map and the layer below it: a click repaints no more than this."""
+    """Show the map and the layer below it: a click repaints only this part."""
     overview, detail = st.container(), st.container()
     with detail:
         strongest = layers["module"].iloc[int(layers["enrichment"].fillna(0).argmax())]
@@ -44,7 +44,7 @@ def explorer() -> None:
 
 
 def show_layer(module: str) -> None:
-    """One weight: its singular values, and what each adapter adds along them."""
+    """Show one weight: its singular values, and each adapter's update along them."""
     weight, k = study.base.weights[module], session.k
     st.header(plain(module))
     spectrum = study.spectrum(module)

@@ -1,4 +1,4 @@
-"""What changes a base: adapters on disk and in memory, as deltas of its frozen weights."""
+"""Updates of a base: adapters on disk and in memory, as deltas of its frozen weights."""
 
 from hiplora.adapters.adapter import Adapter
 from hiplora.adapters.delta import Delta, DenseDelta, LowRankDelta

@@ -1,4 +1,4 @@
-"""A PEFT adapter on disk: which modules it changes and by what, without PEFT."""
+"""A PEFT adapter on disk, read without PEFT: the modules it changes, and their deltas."""
 
 import json
 from abc import abstractmethod
@@ -21,9 +21,9 @@ class Adapter(Update):
     """An update that PEFT saved: a config and tensors. A new format is a subclass and one line in `read.READERS`.
 
     Attributes:
-        titles: the methods that the class reads, as people call them.
-        path: the folder that the files lie in.
-        home: the folder it is called after: its own, or that of the run that it was trained in.
+        titles: usual names of the methods that the class reads.
+        path: the folder with the files.
+        home: the folder it is named after: its own, or that of the run it was trained in.
         name: the name of `home`.
         config: `adapter_config.json`.
         tensors: `adapter_model.safetensors`.
@@ -51,7 +51,7 @@ class Adapter(Update):
     @classmethod
     @abstractmethod
     def reads(cls, config: dict[str, Any], tensors: TensorSource) -> bool:
-        """Whether this class reads such an adapter."""
+        """Return whether this class reads such an adapter."""
 
     @property
     def identity(self) -> Hashable:
@@ -60,17 +60,17 @@ class Adapter(Update):
 
     @property
     def source(self) -> str:
-        """The name of one of the demo world's adapters, else the folder."""
+        """The name of a demo adapter, or the folder of any other."""
         return self.home.name if self.home in demo_adapters() else str(self.home)
 
     @property
     def long_name(self) -> str:
-        """The name after that of the parent folder."""
+        """The name with the parent folder's name before it."""
         return f"{self.home.resolve().parent.name}/{self.name}"
 
     @property
     def base_name(self) -> str:
-        """The base that the adapter says it was trained on; may be empty."""
+        """The base named in the config; may be empty."""
         return str(self.config.get("base_model_name_or_path") or "")
 
     @cached_property
@@ -106,10 +106,10 @@ class Adapter(Update):
 
 
 def _caveats_on_extras(keys: list[str]) -> list[str]:
-    """Say what is trained beside the low-rank part: it is not in any number shown."""
+    """Name the weights trained beside the low-rank part: the numbers shown leave them out."""
     groups: dict[str, list[str]] = {"embedding": [], "bias": [], "module kept whole": []}
     for key in keys:
-        # What is left of the magnitudes is an embedding's: those of the modules that are read are their own.
+        # The only magnitudes left here are those of embeddings.
         if "lora_embedding" in key or "lora_magnitude_vector" in key:
             groups["embedding"].append(key)
         elif key.endswith("bias"):
@@ -118,7 +118,7 @@ def _caveats_on_extras(keys: list[str]) -> list[str]:
             groups["module kept whole"].append(key)
     plural = {"embedding": "embedding adapters", "bias": "biases", "module kept whole": "tensors kept whole"}
     return [
-        f"Trained too, but not in these numbers: {plural[kind]} "
+        f"Also trained, but not in these numbers: {plural[kind]} "
         f"({len(found)}: {strip_peft_prefix(found[0])}{', …' if len(found) > 1 else ''})."
         for kind, found in groups.items()
         if found

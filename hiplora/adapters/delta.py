@@ -1,6 +1,6 @@
-"""What an update adds to one frozen weight: low-rank or dense, both answering the same few questions.
+"""The delta that an update adds to one frozen weight: low-rank or dense, with the same few methods.
 
-All by numpy: scipy brings threads of its own, and where the two take turns each waits actively on the other's cores.
+Only numpy is used: scipy brings its own threads, and when the two alternate, each waits actively on the other's cores.
 """
 
 from abc import ABC, abstractmethod
@@ -34,7 +34,7 @@ class Delta(ABC):
     @property
     @abstractmethod
     def rank(self) -> int:
-        """The most that the rank of `dW` can be, by its form."""
+        """Upper bound on the rank of `dW`, from its form."""
 
     @property
     @abstractmethod
@@ -76,7 +76,7 @@ class Delta(ABC):
         """Return `factor dW`."""
 
     def __add__(self, other: "Delta") -> "Delta":
-        """Return `dW + dW'`; of two low-rank updates never formed, of rank at most `q + q'`.
+        """Return `dW + dW'`; for two low-rank updates of rank at most `q + q'`, and never formed.
 
         Raises:
             ValueError: the shapes differ.
@@ -140,8 +140,8 @@ class LowRankDelta(Delta):
 
     @cached_property
     def singular_values(self) -> np.ndarray:
-        """Those of the q x q product of the triangular factors of `L` and `R^T`, (q,)."""
-        # Its types know no mode but the first.
+        """Singular values of the q x q product of the triangular factors of `L` and `R^T`, (q,)."""
+        # numpy's type stubs describe only the default mode.
         T1, T2 = (np.asarray(np.linalg.qr(F, mode="r")) for F in (self.L, self.R.T))
         return np.linalg.svd(T1 @ T2.T, compute_uv=False)
 
@@ -158,21 +158,21 @@ class LowRankDelta(Delta):
         return LowRankDelta(self.L if Ut is None else Ut @ self.L, self.R if Vt is None else self.R @ Vt.T)
 
     def row_energy(self) -> np.ndarray:
-        """`l_i^T (R R^T) l_i` for each row `l_i` of `L`."""
+        """Return `l_i^T (R R^T) l_i` for each row `l_i` of `L`."""
         return np.maximum(np.sum((self.L @ (self.R @ self.R.T)) * self.L, axis=1), 0.0)
 
     def column_energy(self) -> np.ndarray:
-        """`r_j^T (L^T L) r_j` for each column `r_j` of `R`."""
+        """Return `r_j^T (L^T L) r_j` for each column `r_j` of `R`."""
         return np.maximum(np.sum(((self.L.T @ self.L) @ self.R) * self.R, axis=0), 0.0)
 
     def inner(self, other: Delta) -> float:
-        """`tr(L^T L' R' R^T)`."""
+        """Return `tr(L^T L' R' R^T)`."""
         if isinstance(other, LowRankDelta):
             return float(np.sum((self.L.T @ other.L) * (self.R @ other.R.T)))
         return float(np.sum(self.dense() * other.dense()))
 
     def dense(self) -> np.ndarray:
-        """`L R`, (m, n)."""
+        """Return `L R`, (m, n)."""
         return self.L @ self.R
 
     def __mul__(self, factor: float) -> "LowRankDelta":
@@ -181,7 +181,7 @@ class LowRankDelta(Delta):
 
 @dataclass(frozen=True, eq=False)
 class DenseDelta(Delta):
-    """`dW` of any form, held whole: one layer at a time.
+    """`dW` of any form as a full matrix, held for one layer at a time.
 
     Attributes:
         matrix: (m, n), float64.
@@ -209,7 +209,7 @@ class DenseDelta(Delta):
 
     @cached_property
     def singular_values(self) -> np.ndarray:
-        """Roots of the eigenvalues of the smaller Gram matrix, (min(m, n),): several times quicker than an SVD.
+        """Roots of the eigenvalues of the smaller Gram matrix, (min(m, n),): several times faster than an SVD.
 
         The squares are exact to rounding; values below 1e-8 of the largest are noise.
         """
@@ -228,11 +228,11 @@ class DenseDelta(Delta):
         return DenseDelta(rows if Vt is None else rows @ Vt.T)
 
     def row_energy(self) -> np.ndarray:
-        """Squared norm of each row, (m,)."""
+        """Return the squared norm of each row, (m,)."""
         return np.sum(self.matrix**2, axis=1)
 
     def column_energy(self) -> np.ndarray:
-        """Squared norm of each column, (n,)."""
+        """Return the squared norm of each column, (n,)."""
         return np.sum(self.matrix**2, axis=0)
 
     def inner(self, other: Delta) -> float:
@@ -240,7 +240,7 @@ class DenseDelta(Delta):
         return float(np.sum(self.matrix * other.dense()))
 
     def dense(self) -> np.ndarray:
-        """`dW`, (m, n)."""
+        """Return `dW`, (m, n)."""
         return self.matrix
 
     def __mul__(self, factor: float) -> "DenseDelta":

@@ -20,7 +20,7 @@ _KEY = re.compile(rf"^(?P<module>.+)\.{MAGNITUDE}(?:\.[^.]+)*$")
 class DoraAdapter(LoraAdapter):
     """`dW = diag(m / ||V||_row) V - W0` with `V = W0 + scaling * B A` (Liu et al., arXiv 2402.09353, as PEFT has it).
 
-    `m` holds one magnitude per output, so the update depends on the base and is of no low rank.
+    `m` holds one magnitude per output, so the update depends on the base weight and is not low-rank.
     """
 
     titles = ("DoRA",)
@@ -29,7 +29,7 @@ class DoraAdapter(LoraAdapter):
 
     @classmethod
     def reads(cls, config: dict[str, Any], tensors: TensorSource) -> bool:
-        """Whether it is a LoRA with magnitudes."""
+        """Return whether it is a LoRA with magnitudes."""
         return super().reads(config, tensors) and (
             bool(config.get("use_dora")) or any(MAGNITUDE in key for key in tensors.shapes)
         )
@@ -38,7 +38,7 @@ class DoraAdapter(LoraAdapter):
         keys = super()._find_keys()
         for match in (_KEY.match(key) for key in self.tensors.shapes):
             module = strip_peft_prefix(match["module"]) if match else ""
-            # That of an embedding has no pair of factors that is read.
+            # An embedding's magnitudes are left out, since its factors are not read.
             if match and module in keys:
                 keys[module][MAGNITUDE] = match.string
         return keys
@@ -63,7 +63,7 @@ class DoraAdapter(LoraAdapter):
                 "again."
             )
         norms = np.linalg.norm(V, axis=1)
-        # A row of zeros has no direction to stretch.
+        # A row of zeros does not have a direction, and stays zero.
         stretch = np.divide(magnitude, norms, out=np.zeros_like(norms), where=norms > 0)
         return DenseDelta(stretch[:, None] * V - W0)
 

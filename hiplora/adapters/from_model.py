@@ -1,4 +1,4 @@
-"""The adapter inside a model that trains, as the readers of saved adapters see it."""
+"""The adapter of a model in training, read like a saved one."""
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -34,11 +34,11 @@ class StateDict:
 def live_adapter(model: "PeftModel", folder: Path) -> Adapter:
     """Return the active adapter of a model as it is now; nothing is written.
 
-    What is measured during training is then measured by the same code as the saved file.
+    The same code thus measures an adapter in training and the saved file.
 
     Args:
         model: with one adapter.
-        folder: of the run; the weights that training started from are looked for there.
+        folder: of the run, which holds the initial weights of methods that need them.
     """
     from peft import get_peft_model_state_dict
 

@@ -31,7 +31,7 @@ class HipLoraAdapter(Adapter):
 
     @classmethod
     def reads(cls, config: dict[str, Any], tensors: TensorSource) -> bool:
-        """Whether it was saved by this package's tuner."""
+        """Return whether this package's tuner saved it."""
         return str(config.get("peft_type", "")).upper() == "HIPLORA"
 
     def _find_keys(self) -> dict[str, dict[str, str]]:
@@ -44,11 +44,11 @@ class HipLoraAdapter(Adapter):
         return keys
 
     def settings(self, module: str) -> HipLoraSettings:
-        """Return what the config says about a module, patterns applied."""
+        """Return the settings of a module, patterns applied."""
         return self._settings[module]
 
     def weight_hash(self, module: str) -> str | None:
-        """Return the content hash of the base weight that a module was trained on."""
+        """Return the content hash of the base weight a module was trained on."""
         return str(self._base_weights[module]["hash"])
 
     def shape(self, module: str) -> tuple[int, int]:
@@ -57,11 +57,11 @@ class HipLoraAdapter(Adapter):
         return shapes[self._key(module, "hiplora_B")][0], shapes[self._key(module, "hiplora_A")][1]
 
     def epsilon(self, module: str) -> float | None:
-        """Return the budget that a module was trained under."""
+        """Return the budget a module was trained under."""
         return self.settings(module).epsilon
 
     def principal_rank(self, module: str) -> int | None:
-        """Return the principal rank that a module was trained at."""
+        """Return the principal rank a module was trained at."""
         return int(self._base_weights[module]["principal_rank"])
 
     def delta(self, module: str, weight: np.ndarray | None = None) -> Delta:

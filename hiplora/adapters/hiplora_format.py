@@ -1,4 +1,4 @@
-r"""The saved form of a HiP-LoRA adapter, and the one way from its tensors to its update. numpy only.
+r"""The saved form of a HiP-LoRA adapter, and the conversion of its tensors to an update. numpy only.
 
 `adapter_model.safetensors` holds, for each adapted module of shape (m, n), out x in (Conv1D too), with
 `base_model.model.` and the module's name before the dot, everything in float32:
@@ -35,11 +35,11 @@ from hiplora.sources import strip_peft_prefix
 
 PREFIX = "hiplora_"
 FACTORS = ("hiplora_Ut", "hiplora_Vt")
-"""The tensors that a cache can give back."""
+"""The tensors that can be restored from a cache."""
 
 
 def module_settings(config: Mapping[str, Any], modules: Collection[str]) -> dict[str, HipLoraSettings]:
-    """Return what a config says about modules. Of several patterns that match one, the first by alphabet counts.
+    """Return the settings of modules. Of several patterns that match one, the first in alphabetical order counts.
 
     Args:
         config: the fields of `HipLoraConfig`, as saved.
@@ -56,8 +56,8 @@ def module_settings(config: Mapping[str, Any], modules: Collection[str]) -> dict
                 raise HiploraError(
                     f"adapter_config.json has {field} {patterns!r}, not an object: save the adapter again."
                 )
-            # PEFT sorts the keys when it saves. So does this, or overlapping patterns would mean another value once
-            # loaded.
+            # PEFT sorts the keys when it saves. Sorting them here too gives overlapping patterns the same value
+            # before and after.
             found[field] = match_patterns(dict(sorted(patterns.items())), modules, field)
     return {
         module: _settings(config, {field: matches.get(module) for field, matches in found.items()})
@@ -86,14 +86,14 @@ def _settings(config: Mapping[str, Any], matches: Mapping[str, tuple[str, Any] |
 
 
 def base_entry(config: Mapping[str, Any], module: str) -> dict[str, Any]:
-    """Return what a config's `base_weights` says about one module.
+    """Return the entry of one module in a config's `base_weights`.
 
     Args:
         config: the fields of `HipLoraConfig`, as saved.
         module: the module's name without `base_model.model.`.
 
     Raises:
-        HiploraError: it says nothing, or not what it should.
+        HiploraError: the entry is missing or not valid.
     """
     entries = config.get("base_weights")
     entry = entries.get(module) if isinstance(entries, Mapping) else None
@@ -129,7 +129,7 @@ def group_keys(keys: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def factors_hash(Ut: np.ndarray, S: np.ndarray, Vt: np.ndarray) -> str:
-    """Return the SHA-256 of the float32 bytes of a basis: the same bytes, the same outputs.
+    """Return the SHA-256 of the float32 bytes of a basis: equal bytes give equal outputs.
 
     Args:
         Ut: (k, m).
@@ -151,7 +151,7 @@ def with_factors(tensors: Mapping[str, np.ndarray], entry: Mapping[str, Any], mo
         module: its name, for the errors.
 
     Raises:
-        HiploraError: they are not in the cache, or what is there or in the file is not what the core was trained on.
+        HiploraError: they are not in the cache, or those found there or in the file are not the core's own.
     """
     complete = dict(tensors)
     S = complete.get(f"{PREFIX}S")
@@ -175,7 +175,7 @@ def with_factors(tensors: Mapping[str, np.ndarray], entry: Mapping[str, Any], mo
 def check_factors(
     Ut: np.ndarray, S: np.ndarray, Vt: np.ndarray, entry: Mapping[str, Any], module: str, *, in_file: bool = False
 ) -> None:
-    """Raise unless this is the basis, bit for bit, that the module's core was trained on.
+    """Raise unless this is, bit for bit, the basis the module's core was trained on.
 
     Args:
         Ut: (k, m).
@@ -186,7 +186,7 @@ def check_factors(
         in_file: whether it came with the adapter, for the error.
 
     Raises:
-        HiploraError: it is another.
+        HiploraError: it is another basis.
     """
     if factors_hash(Ut, S, Vt) == entry["factors"]:
         return
@@ -211,7 +211,7 @@ def low_rank_factors(tensors: Mapping[str, np.ndarray], settings: HipLoraSetting
 
     Args:
         tensors: tensor name -> array of one module, factors included.
-        settings: what the config says about it.
+        settings: of the module.
 
     Raises:
         HiploraError: a tensor is missing or the shapes do not fit each other.
@@ -235,7 +235,7 @@ def effective_core(C: np.ndarray, S: np.ndarray, settings: HipLoraSettings) -> n
     Args:
         C: (k, k), or (k,) with `core="diagonal"`.
         S: (k,).
-        settings: what the config says about the module.
+        settings: of the module.
     """
     core = np.diag(S * C) if settings.core == "diagonal" else C
     if settings.budget_mode == "hard":

@@ -1,4 +1,4 @@
-"""LoRA folders whose start took a part of the base's weights into the factors."""
+"""LoRA folders whose initialization moved a part of the base's weights into the factors."""
 
 from collections.abc import Hashable
 from pathlib import Path
@@ -15,20 +15,20 @@ from hiplora.files import Tensors, TensorSource
 INITIAL_FILE = "initial.safetensors"
 """Beside `adapter_model.safetensors`, with the same keys: the adapter's weights before its first step."""
 INITIALIZATIONS = {"pissa": "PiSSA", "olora": "OLoRA", "corda": "CorDA", "lora_ga": "LoRA-GA"}
-"""What PEFT's `init_lora_weights` begins with -> the method's name."""
+"""Prefix of PEFT's `init_lora_weights` -> the method's name."""
 
 
 class InitializedLoraAdapter(LoraAdapter):
-    """`dW = scaling * (B A - B0 A0)`, where `A0, B0` are the factors it started with.
+    """`dW = scaling * (B A - B0 A0)` with the initial factors `A0, B0`.
 
-    PEFT starts these from factors that are not zero and takes `scaling * B0 A0` from the base, which then trains as
+    PEFT initializes these with nonzero factors and subtracts `scaling * B0 A0` from the base, which then trains as
     `W0 - scaling * B0 A0 + scaling * B A`.
 
     Attributes:
         start: `initial.safetensors`.
 
     Raises:
-        HiploraError: that file does not hold the tensors of the adapter, or the start was OLoRA's on Conv1D.
+        HiploraError: that file does not hold the tensors of the adapter, or OLoRA initialized it on Conv1D.
     """
 
     titles = tuple(INITIALIZATIONS.values())
@@ -37,12 +37,12 @@ class InitializedLoraAdapter(LoraAdapter):
         init = config["init_lora_weights"]
         if DoraAdapter.reads(config, tensors):
             raise HiploraError(
-                f"{path} is a DoRA that was started by {init}, which is not read yet: pass a DoRA with a plain start."
+                f"{path} is a DoRA initialized by {init}, which is not read yet: pass one with plain initialization."
             )
         if not (path / INITIAL_FILE).is_file():
             raise HiploraError(
-                f"{path} was started by {init}, which changes the base too, so its factors alone are not an update of "
-                f"the original base: put the weights it started from beside them as {INITIAL_FILE}, or save it with "
+                f"{path} was initialized by {init}, which changes the base too, so its factors alone are not an update "
+                f"of the original base: put its initial weights beside them as {INITIAL_FILE}, or save it with "
                 "PEFT's path_initial_model_for_weight_conversion."
             )
         self.start = Tensors(path / INITIAL_FILE)
@@ -54,19 +54,21 @@ class InitializedLoraAdapter(LoraAdapter):
                         f"{self.start.name} does not hold {key} in the shape that {tensors.name} has: it must be "
                         "from the same run."
                     )
-        # PEFT factors W0 in its stored layout there, and takes another product from the base than it adds to it.
+        # PEFT factors W0 in its stored layout there, and subtracts another product from the base than it adds.
         if self.method == "OLoRA" and config.get("fan_in_fan_out"):
-            raise HiploraError(f"{path} was started by OLoRA on Conv1D, which PEFT does wrongly: start it by PiSSA.")
+            raise HiploraError(
+                f"{path} was initialized by OLoRA on Conv1D, which PEFT gets wrong: initialize it by PiSSA."
+            )
 
     @classmethod
     def reads(cls, config: dict[str, Any], tensors: TensorSource) -> bool:
-        """Whether it is a LoRA whose start depends on the base or on data."""
+        """Return whether it is a LoRA whose initialization depends on the base or on data."""
         init = str(config.get("init_lora_weights", "")).lower()
         return super().reads(config, tensors) and init.startswith(tuple(INITIALIZATIONS))
 
     @property
     def identity(self) -> Hashable:
-        """The files as they were opened, the start's included, and the settings."""
+        """The files as they were opened, with the initial weights, and the settings."""
         return self.start.identity, super().identity
 
     @property
@@ -82,7 +84,7 @@ class InitializedLoraAdapter(LoraAdapter):
         """
         A, B = self._factors(module, self.tensors)
         A0, B0 = self._factors(module, self.start)
-        # A singular basis has no more vectors than the layer, but PEFT scales by the r that was asked for.
+        # A singular basis has at most min(m, n) vectors, but PEFT scales by the configured r.
         r = max(A.shape[0], int(self._setting("r", "rank_pattern", module, A.shape[0])))
         # B (A - A0) + (B - B0) A0: the same product, without the difference of two large ones.
         L, R = np.concatenate([B, B - B0], axis=1), np.concatenate([A - A0, A0])

@@ -1,4 +1,4 @@
-"""From what a person types to an adapter's folder: a path, a training run, or one of the demo world's adapters."""
+"""Find the folder of an adapter named by a path, a training run, or a demo adapter's name."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from hiplora.paths import RUN_ADAPTER, RUN_FILE, demo_adapters
 
 
 def locate(where: str | Path) -> tuple[Path, Path]:
-    """Return the folder with the adapter's files, and the one it is called after: a run's adapter lies inside the run.
+    """Return the folder with the adapter's files, and the one it is named after: a run's adapter lies inside the run.
 
     Args:
-        where: the folder, that of a training run, or the name of one of the demo world's adapters, such as `swap-lora`.
+        where: an adapter folder, the folder of a training run, or the name of a demo adapter, such as `swap-lora`.
 
     Raises:
         HiploraError: no such folder, or a run without a checkpoint.

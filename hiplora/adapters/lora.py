@@ -22,14 +22,14 @@ class LoraAdapter(Adapter):
     """`dW = scaling * B A` with `scaling = alpha / r`, or `alpha / sqrt(r)` for rsLoRA.
 
     Raises:
-        HiploraError: the folder is of a variant whose update is another.
+        HiploraError: the folder holds a variant with another formula.
     """
 
     titles: tuple[str, ...] = ("LoRA", "rsLoRA")
 
     @classmethod
     def reads(cls, config: dict[str, Any], tensors: TensorSource) -> bool:
-        """Whether PEFT calls it a LoRA."""
+        """Return whether PEFT calls it a LoRA."""
         return str(config.get("peft_type", "")).upper() == "LORA"
 
     @property
@@ -39,14 +39,14 @@ class LoraAdapter(Adapter):
 
     @property
     def initialization(self) -> str:
-        """How the factors started, as PEFT's `init_lora_weights` says it, in lower case."""
+        """PEFT's `init_lora_weights`, in lower case."""
         return str(self.config.get("init_lora_weights", "")).lower()
 
     def _find_keys(self) -> dict[str, dict[str, str]]:
         if self.initialization.startswith("loftq"):
             raise HiploraError(
-                f"{self.path} was started by {self.initialization}, which changes the base too, by quantizing it, so "
-                "its update of the original base is not known: pass an adapter with another start."
+                f"{self.path} was initialized by {self.initialization}, which changes the base too, by quantizing it, "
+                "so its update of the original base is not known: pass an adapter with another initialization."
             )
         for flag in ("use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config"):
             if self.config.get(flag):
@@ -64,16 +64,16 @@ class LoraAdapter(Adapter):
 
     @cached_property
     def _matches(self) -> dict[str, dict[str, tuple[str, Any]]]:
-        """What `match_patterns` has found so far, by field."""
+        """Results of `match_patterns` so far, by field."""
         return {}
 
     def scaling(self, module: str, r: int) -> float:
-        """Return what `B A` is multiplied with: `alpha / r`, or `alpha / sqrt(r)` for rsLoRA."""
+        """Return the factor of `B A`: `alpha / r`, or `alpha / sqrt(r)` for rsLoRA."""
         alpha = self._setting("lora_alpha", "alpha_pattern", module, r)
         return alpha / (math.sqrt(r) if self.config.get("use_rslora") else r)
 
     def _setting(self, name: str, pattern_name: str, module: str, missing: float) -> float:
-        """Return what the config says about one module: the first pattern that means it, else the field itself."""
+        """Return a setting of one module: the value of the first pattern that matches it, else the field itself."""
         patterns, default = self.config.get(pattern_name) or {}, self.config.get(name, missing)
         try:
             if pattern_name not in self._matches:
@@ -89,7 +89,7 @@ class LoraAdapter(Adapter):
             ) from None
 
     def delta(self, module: str, weight: np.ndarray | None = None) -> Delta:
-        """Return `scaling * B A`, (m, n) out x in; PEFT stores both factors so for Conv1D as well.
+        """Return `scaling * B A`, (m, n) out x in; PEFT stores both factors this way for Conv1D too.
 
         Raises:
             HiploraError: NaN or infinity in its weights, or factors that do not fit each other.

@@ -1,6 +1,6 @@
-"""Which pattern of a PEFT config means which module.
+"""Match the patterns of a PEFT config with modules.
 
-A config may come from anyone, and a pattern can keep Python's `re` busy for years: what patterns cost is bounded here.
+A config may come from anyone, and a pattern can keep Python's `re` busy for years: its cost is bounded here.
 """
 
 import re
@@ -25,7 +25,7 @@ _MATCH_SECONDS: Final = 0.1
 """CPU time for one match, during which no other thread runs: an ordinary one takes 5 microseconds."""
 _SECONDS: Final = 0.5
 _SECONDS_EACH: Final = 1e-5
-"""CPU time for a field: so much, and so much for each pair of pattern and module."""
+"""CPU time for a field: a fixed part, and one for each pair of pattern and module."""
 
 _NAME = re.compile(r"\^?(?:\w|\\?[.-])+\$?")
 _COUNTS = re.compile(r"\{(\d*),?(\d*)\}")
@@ -34,10 +34,10 @@ _COUNTS = re.compile(r"\{(\d*),?(\d*)\}")
 def match_patterns(
     patterns: Mapping[str, _Value], modules: Collection[str], field: str
 ) -> dict[str, tuple[str, _Value]]:
-    r"""Return for each module the first pattern that matches its name, and the pattern's value.
+    r"""Return the first pattern matching each module's name, and the pattern's value.
 
-    PEFT's own rule: a pattern means a module if `re.match(rf"(.*\.)?({pattern})$", module)`. Modules that no pattern
-    means are left out.
+    PEFT's own rule: a pattern matches a module if `re.match(rf"(.*\.)?({pattern})$", module)`. Modules without a
+    matching pattern are left out.
 
     Args:
         patterns: `{pattern: value}`, in the order in which they are tried.
@@ -71,7 +71,7 @@ def match_patterns(
 
 @lru_cache(maxsize=4096)
 def _matcher(pattern: str) -> Callable[[str], object]:
-    """Return what matches names against a pattern.
+    """Return a function for matching names against a pattern.
 
     Raises:
         ValueError: it is too long, or not a regular expression; the message says so, and what to do.
@@ -82,9 +82,9 @@ def _matcher(pattern: str) -> Callable[[str], object]:
         raise ValueError("repeats too many characters by its counts: write * or + instead")
     whole = rf"(.*\.)?({pattern})$"
     try:
-        # What PEFT would refuse is refused here too, such as what only `regex` has.
+        # Patterns that PEFT would refuse are refused here too, such as syntax that only `regex` has.
         matcher = re.compile(whole)
-        # A name cannot take long.
+        # A plain name cannot take long.
         return (
             matcher.match if _NAME.fullmatch(pattern) else partial(regex.compile(whole).match, timeout=_MATCH_SECONDS)
         )

@@ -1,4 +1,4 @@
-"""An update on a base: which weight each of its modules changes, and the one way from there to the deltas."""
+"""An update on a base: the weights that its modules change, and their deltas."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Placement:
 
     Attributes:
         base: the model.
-        update: what changes it.
+        update: the update of it.
         names: `{module of the base: module of the update}`, in data order.
     """
 
@@ -36,7 +36,7 @@ class Placement:
         return ((weight, self.delta(weight.module)) for weight in self.weights)
 
     def delta(self, module: str) -> Delta:
-        """Return what is added to one weight; the weight itself is read only where the update needs it.
+        """Return the delta of one weight; the weight itself is read only if the update needs it.
 
         Args:
             module: of the base.
@@ -50,12 +50,12 @@ class Placement:
         return self.update.delta(self.names[module], weight)
 
     def epsilon(self, module: str) -> float | None:
-        """Return the budget that a module of the base was trained under, if any."""
+        """Return the budget a module of the base was trained under, if any."""
         return self.update.epsilon(self.names[module])
 
 
 def place(base: BaseModel, update: Update) -> Placement:
-    """Find the weights of a base that an update changes. Modules that the base does not have are left out.
+    """Find the weights of a base changed by an update. Modules that the base does not have are left out.
 
     >>> from hiplora.adapters import read_adapter
     >>> from hiplora.sources import open_base

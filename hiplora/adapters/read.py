@@ -1,4 +1,4 @@
-"""Any adapter on disk, opened by what its config says it is."""
+"""Open an adapter on disk in the format that its config names."""
 
 import time
 from collections import Counter
@@ -19,21 +19,21 @@ from hiplora.files import Tensors, TensorSource, read_json, reject_lfs_pointer, 
 from hiplora.paths import RUN_FILE
 
 READERS: tuple[type[Adapter], ...] = (HipLoraAdapter, InitializedLoraAdapter, DoraAdapter, LoraAdapter)
-"""The formats; of those that read an adapter the first does."""
+"""The formats; the first that can read an adapter is used."""
 
 
 def read_adapter(path: str | Path) -> Adapter:
     """Open an adapter folder: `adapter_config.json` beside `adapter_model.safetensors`; or a run's latest adapter.
 
     Args:
-        path: the folder, that of a training run, or the name of one of the demo world's adapters, such as `swap-lora`.
+        path: an adapter folder, the folder of a training run, or the name of a demo adapter, such as `swap-lora`.
 
     Raises:
         HiploraError: no such folder, weights without config or the reverse, a Git LFS pointer, a pickle, a run without
             a checkpoint, or a tuner that is not read yet.
     """
     if (user_path(path) / RUN_FILE).is_file():
-        # While a run trains, its adapter is missing for the moment in which the next one takes its place.
+        # While a run trains, its adapter is missing for a moment whenever the next one replaces it.
         with suppress(HiploraError):
             return _read(path)
         time.sleep(0.1)
@@ -67,7 +67,7 @@ def adapter_of(folder: Path, config: dict[str, Any], tensors: TensorSource, home
         folder: where they lie, with anything else the adapter needs beside them.
         config: as in `adapter_config.json`.
         tensors: as in `adapter_model.safetensors`.
-        home: the folder it is called after; `folder` by default.
+        home: the folder it is named after; `folder` by default.
 
     Raises:
         HiploraError: the tuner is not read yet, or the parts do not fit each other.
@@ -83,7 +83,7 @@ def adapter_of(folder: Path, config: dict[str, Any], tensors: TensorSource, home
 
 
 def read_updates(sources: Iterable[str | Path | Update]) -> list[Update]:
-    """Open several adapters, in order, with names told apart; what is open already stays as it is.
+    """Open several adapters, in order, with distinct names; those already open stay as they are.
 
     Raises:
         HiploraError: as `read_adapter`, for the first that cannot be opened.

@@ -1,4 +1,4 @@
-"""What changes a base, in the one form in which it is measured: an adapter, a merge, an edit, a full fine-tune."""
+"""Updates: the common form of every change of a base, be it an adapter, a merge, an edit or a full fine-tune."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
@@ -16,8 +16,8 @@ class Update(ABC):
     A subclass gives `name`, `method`, `modules`, `shape` and `delta`; everything else has a default.
 
     Attributes:
-        name: what to call it in tables and figures.
-        method: how it came about, such as `LoRA` or `HiP-LoRA`.
+        name: in tables and figures.
+        method: how it was made, such as `LoRA` or `HiP-LoRA`.
         modules: names of the changed matrices.
         needs_base: whether `delta` must be given the base's weight.
         caveats: one sentence each for what is changed but not measured, or looks wrong.
@@ -50,17 +50,17 @@ class Update(ABC):
 
     @property
     def identity(self) -> Hashable:
-        """Something that changes whenever the update does; tables are remembered under it."""
+        """A key that changes whenever the update does; tables are cached under it."""
         return self
 
     @property
     def source(self) -> str:
-        """What to type to read it again; empty when it exists in memory only."""
+        """The name or path that opens it again; empty when it exists in memory only."""
         return ""
 
     @property
     def long_name(self) -> str:
-        """A longer name, for where two updates share the short one."""
+        """A longer name, used when two updates share the short one."""
         return self.name
 
     @property
@@ -70,7 +70,7 @@ class Update(ABC):
 
     @property
     def card(self) -> Card:
-        """How it was made and what it scored; an empty card when that is not known.
+        """Its training and its scores; an empty card when they are not known.
 
         Raises:
             HiploraError: the card is damaged.
@@ -78,13 +78,13 @@ class Update(ABC):
         return Card()
 
     def epsilon(self, module: str) -> float | None:
-        """Return the budget that a module was trained under; None when the method has none."""
+        """Return the budget a module was trained under; None when the method has none."""
         return None
 
     def principal_rank(self, module: str) -> int | None:
-        """Return the principal rank that a module was trained at; None when the method has none."""
+        """Return the principal rank a module was trained at; None when the method has none."""
         return None
 
     def weight_hash(self, module: str) -> str | None:
-        """Return the content hash of the base weight that a module was trained on; None when it is not recorded."""
+        """Return the content hash of the base weight a module was trained on; None when it is not recorded."""
         return None

@@ -1,4 +1,4 @@
-"""Tidy table -> plotly Figure. No torch, no Streamlit, no maths beyond what a scale needs."""
+"""Tidy table -> plotly Figure. No torch, no Streamlit, no math beyond the needs of a scale."""
 
 from hiplora.figures.angles import merge_error, merge_typical, rotation_effect, rotation_energy
 from hiplora.figures.blocks import channel_blocks

@@ -85,8 +85,8 @@ def merge_error(effects: pd.DataFrame, angle: float) -> go.Figure:
     return finish(
         figure,
         f"At {angle:g}° the other adapter disturbs a task by {share} of the task's own effect.",
-        "On the inputs that the task's own adapter reacts to; 100 %: as large a change as the own one makes. Here "
-        "both tasks suffer alike.",
+        "On the inputs that the task's own adapter reacts to; 100 %: as large a change as that adapter's own. Here "
+        "both tasks suffer equally.",
         380,
     )
 
@@ -160,5 +160,5 @@ def _row_at(effects: pd.DataFrame, angle: float) -> pd.Series:
 
 
 def _share(value: float) -> str:
-    """Return a percentage; singular vectors are kept in single precision, and what is below that is nothing."""
+    """Return a percentage, 0 below single precision, in which the singular vectors are kept."""
     return percent(value if value > 1e-6 else 0.0)

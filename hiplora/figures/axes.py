@@ -11,7 +11,7 @@ from hiplora.figures.style import percent_format
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return round numbers between two positive ones: powers of ten, with more between where few are there.
+    """Return round numbers between two positive ones: powers of ten, with more in between if these are few.
 
     Args:
         low: where the axis begins.
@@ -37,7 +37,7 @@ def log_axis(values: pd.Series) -> dict[str, Any]:
 
 
 def spans_two_decades(values: pd.Series) -> bool:
-    """Return whether the positive values differ so much that their axis is logarithmic: more than a hundredfold.
+    """Return whether the positive values differ more than a hundredfold, and their axis is logarithmic.
 
     Args:
         values: what is drawn.
@@ -70,7 +70,7 @@ def layer_axis(layers: Sequence[int]) -> dict[str, Any]:
 
 
 def direction_axis(last: int) -> dict[str, Any]:
-    """Return settings of a logarithmic axis, so that the leading directions are seen beside hundreds of others.
+    """Return settings of a logarithmic axis, so that the leading directions are visible among hundreds.
 
     Args:
         last: the last direction drawn, counted from 1; ticks stand at powers of two.

@@ -10,7 +10,7 @@ from hiplora.figures.axes import layer_axis, norm_axis
 from hiplora.figures.panels import panel_row
 from hiplora.figures.style import CHANNELS, adapter_colors, finish, percent
 
-# What is smaller than this beside the whole update is rounding of single precision.
+# Anything smaller than this, relative to the whole update, is rounding of single precision.
 _ROUNDING = 1e-4
 _NORM = "_norm"
 
@@ -20,7 +20,7 @@ def channel_norms(table: pd.DataFrame, kind: str | None = None) -> go.Figure:
 
     Args:
         table: from `channel_table`, with at least one row.
-        kind: the kind of module in it, for the words; None for all.
+        kind: the kind of module in it, for the subtitle; None for all.
     """
     adapters = list(dict.fromkeys(table["adapter"]))
     figure = panel_row(adapters, 0.05 / len(adapters))
@@ -45,7 +45,7 @@ def norm_history(table: pd.DataFrame, steps: int) -> go.Figure:
 
     Args:
         table: from `layer_history`, with at least one row.
-        steps: that the runs are to take.
+        steps: the last step of the runs.
     """
     runs = list(adapter_colors(table["run"]))
     columns = [channel.name + _NORM for channel in CHANNELS]
@@ -115,8 +115,8 @@ def _draw_channels(
         table: one row per adapter and position, one column per channel.
         panels: adapters, in the order of their panels.
         over: column of the positions.
-        suffix: what the columns have behind the name of the channel.
-        name: what the legend calls a channel, by its fields.
+        suffix: of the columns, after the name of the channel.
+        name: template for a channel in the legend, by its fields.
         hover: template.
         size: of the marks; 0 for none.
         shares: whether the norms are relative ones.
@@ -142,13 +142,13 @@ def _draw_channels(
 
 
 def _without_rounding(table: pd.DataFrame, suffix: str = "") -> pd.DataFrame:
-    """Return a table of channels without mixed blocks of rounding, which would only stretch a logarithmic axis."""
+    """Return a table of channels without mixed blocks of rounding size, which would only stretch a logarithmic axis."""
     whole = (table[[channel.name + suffix for channel in CHANNELS]] ** 2).sum(axis=1) ** 0.5
     mixed = table[f"mixed{suffix}"]
     return table.assign(**{f"mixed{suffix}": mixed.where(mixed > _ROUNDING * whole)})
 
 
 def _ratio(norms: pd.DataFrame) -> pd.Series:
-    """Return the principal norm over the residual one, NaN where the residual one is rounding."""
+    """Return the principal norm over the residual one, NaN where the residual one is at rounding level."""
     principal, residual = norms["principal_norm"], norms["residual_norm"]
     return principal / residual.where(residual > _ROUNDING * principal)

@@ -1,4 +1,4 @@
-"""What an update does to the principal singular values of the weight."""
+"""The changes of the weight's principal singular values by an update."""
 
 import numpy as np
 import pandas as pd

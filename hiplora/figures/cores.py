@@ -7,7 +7,7 @@ from hiplora.figures.style import BUDGET, PRINCIPAL, finish, percent, two_digits
 
 
 def core_budget(cores: pd.DataFrame, sections: pd.DataFrame, reach: float = 0.17) -> go.Figure:
-    """Draw the budget in the plane of `C11` and `C22`, with the raw core and what the hard limit makes of it.
+    """Draw the budget in the plane of `C11` and `C22`, with the raw core and the core under the hard limit.
 
     Args:
         cores: from `hiplora.learn.budget_cores`.

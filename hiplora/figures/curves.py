@@ -1,4 +1,4 @@
-"""The curves that grow while runs train. Vega draws them: it takes new points in place, where Plotly starts again."""
+"""Curves that grow while runs train. Vega draws them: it adds new points in place, where Plotly starts again."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import pandas as pd
 from hiplora.figures.style import adapter_colors, percent, two_digits
 
 _HEIGHT = 320
-# What the price of the budget leaves of a loss may be rounding, below what a logarithmic axis can show.
+# The loss without the budget penalty may be rounding, too small for a logarithmic axis.
 _LEAST = 1e-6
 
 
@@ -33,7 +33,7 @@ def loss_curves(table: pd.DataFrame, longest: int) -> alt.Chart:
 
 
 def score_curves(table: pd.DataFrame, longest: int, *, shares: bool = True) -> alt.LayerChart:
-    """Draw what is learned and what is kept at every scored step, all runs on the same axes.
+    """Draw task score and retention at every scored step, all runs on the same axes.
 
     Args:
         table: from `score_table`.
@@ -63,7 +63,7 @@ def score_curves(table: pd.DataFrame, longest: int, *, shares: bool = True) -> a
 
 
 def loss_finding(table: pd.DataFrame) -> str:
-    """Say where the loss of each run stands.
+    """Return a sentence on the loss of each run.
 
     Args:
         table: from `step_table`.
@@ -78,7 +78,7 @@ def loss_finding(table: pd.DataFrame) -> str:
 
 
 def score_finding(table: pd.DataFrame) -> str:
-    """Say what each run has learned and kept.
+    """Return a sentence on the task score and the retention of each run.
 
     Args:
         table: from `score_table`.
@@ -93,7 +93,7 @@ def score_finding(table: pd.DataFrame) -> str:
 
 
 def _step_axis(longest: int) -> alt.X:
-    # Fixed from the start: an axis that moves would have the whole chart drawn again.
+    # Fixed from the start: a moving axis would redraw the whole chart.
     return alt.X("step:Q", title="Step", scale=alt.Scale(domain=[0, longest], nice=False))
 
 

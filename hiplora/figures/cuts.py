@@ -1,4 +1,4 @@
-"""What a hard budget would cut from each adapter, layer by layer."""
+"""The energy that a hard budget would cut from each adapter, layer by layer."""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from hiplora.figures.style import adapter_colors, finish, percent, percent_forma
 
 
 def cut_by_layer(table: pd.DataFrame) -> go.Figure:
-    """Draw what a hard budget would take from each adapter, layer by layer, as a share of the update's energy.
+    """Draw the share of each adapter's energy cut by a hard budget, layer by layer.
 
     Args:
         table: from `cut_table`.

@@ -1,4 +1,4 @@
-"""Which modules hold most of the difference of two adapters."""
+"""The modules that hold most of the difference of two adapters."""
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ _LONGEST_MODULE = 44
 
 
 def difference_shares(table: pd.DataFrame) -> go.Figure:
-    """Draw the modules that hold most of the squared difference, split by channel, and the cumulative curve beside.
+    """Draw the modules with most of the squared difference, split by channel, and the cumulative curve beside them.
 
     Args:
         table: from `difference_table`.
@@ -27,7 +27,7 @@ def difference_shares(table: pd.DataFrame) -> go.Figure:
         shared_yaxes=True,
         column_widths=[0.66, 0.34],
         horizontal_spacing=0.08,
-        subplot_titles=["each module", "together so far"],
+        subplot_titles=["each module", "cumulative"],
     )
     details = np.column_stack([shown["module"], shown["share"].map(percent), shown["relative_norm"].map(two_digits)])
     for column, channel in zip(("pp", "mixed", "rr"), CHANNELS, strict=True):
@@ -47,7 +47,7 @@ def difference_shares(table: pd.DataFrame) -> go.Figure:
         x=shown["cumulative"].to_numpy(np.float32),
         y=places,
         mode="lines+markers",
-        name="together so far",
+        name="cumulative",
         line={"color": BASE, "width": 2},
         customdata=shown["module"],
         hovertemplate="down to %{customdata}<br>%{x:.1%} of the difference<extra></extra>",
@@ -80,7 +80,7 @@ def _finding(ranked: pd.DataFrame) -> str:
     first, second = _pair(ranked)
     if not ranked["share"].notna().any():
         return f"{first} and {second} do the same to every module."
-    # The fewest that hold half: rounding must not ask for one more.
+    # The fewest modules that hold half: rounding must not add one more.
     count = int((ranked["cumulative"] < 0.5 - 1e-9).sum()) + 1
     holds = "holds" if count == 1 else "hold"
     return (

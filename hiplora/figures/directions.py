@@ -1,4 +1,4 @@
-"""Where along the weight's singular directions an update lies, on the left and on the right side."""
+"""An update's energy along the weight's singular directions, on the left and on the right side."""
 
 from functools import cache
 from typing import Any
@@ -20,7 +20,7 @@ def direction_energy(table: pd.DataFrame, k: int) -> go.Figure:
         k: principal rank.
     """
     lines = _both_sides(table, "{side}", "direction %{x}<br>%{y:.3%} of the energy")
-    # One direction's share jumps about; what is to be seen is the level, octave by octave.
+    # The shares of single directions are noisy; the octave means show the level.
     levels = []
     for line in lines:
         x, y = octave_means(line["x"], line["y"])
@@ -125,12 +125,12 @@ def _both_sides(table: pd.DataFrame, column: str, hover: str) -> list[dict[str, 
 def _two_panels(
     traces: list[dict[str, Any]], x: dict[str, Any], y: dict[str, Any], title: str, shapes: list[dict[str, Any]]
 ) -> go.Figure:
-    """Return a figure of the sides beside each other.
+    """Return a figure of both sides, next to each other.
 
     Args:
         traces: in the panels.
         x: settings of both x axes.
-        y: settings of both y axes, which are one.
+        y: settings of the y axis that both share.
         title: of the y axis.
         shapes: in the panels.
     """

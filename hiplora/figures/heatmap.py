@@ -23,7 +23,7 @@ from hiplora.figures.style import (
 from hiplora.measure_info import MeasureInfo, Scale
 
 _OUTSIDE = "other"
-# Seen on dark and on light cells.
+# Visible on dark and on light cells.
 _FRAME = (("#000000", 3), ("#FFFFFF", 1))
 
 
@@ -122,7 +122,7 @@ def tightness_history(table: pd.DataFrame, steps: int) -> go.Figure:
 
     Args:
         table: from `layer_history`, with at least one row.
-        steps: that the runs are to take; the part to come is left empty.
+        steps: the last step of the runs; the part to come is left empty.
     """
     runs = list(adapter_colors(table["run"]))
     places = table.drop_duplicates("module")[["module", "layer", "kind"]].reset_index(drop=True)
@@ -178,7 +178,7 @@ def tightness_history(table: pd.DataFrame, steps: int) -> go.Figure:
 
 
 def _encoded(values: pd.Series, scale: Scale) -> pd.Series:
-    """Return what color encodes: the logarithm where the scale is a ratio, the value otherwise."""
+    """Return the values encoded as color: the logarithm where the scale is a ratio, the value otherwise."""
     values = values.astype("float64")
     if scale in ("chance", "budget"):
         return values.where(values > 0).map(np.log2)
@@ -221,7 +221,7 @@ def _finding(table: pd.DataFrame, info: MeasureInfo) -> str:
 
 
 def _spent(table: pd.DataFrame, runs: list[str]) -> str:
-    """Say how much of its budget each run spends at most, as of its last measurement."""
+    """Return a sentence on the highest budget use of each run at its last measurement."""
     words = []
     for run in runs:
         part = table[table["run"] == run]
@@ -229,9 +229,9 @@ def _spent(table: pd.DataFrame, runs: list[str]) -> str:
         if top is None or not top["tightness"] > 0:
             words.append(f"{run} has not spent any of its budget yet")
             continue
-        # What has no budget is measured against one all the same.
-        spends = "spends {} of its budget" if np.isfinite(top["shadow_price"]) else "would spend {} of a budget"
-        words.append(
-            f"{run} {spends.format(percent(top['tightness']))} at most, in {top['module'].removeprefix('model.')}"
+        # A run without a budget is measured against one too.
+        spends = (
+            "spends up to {} of its budget" if np.isfinite(top["shadow_price"]) else "would spend up to {} of a budget"
         )
+        words.append(f"{run} {spends.format(percent(top['tightness']))}, in {top['module'].removeprefix('model.')}")
     return "; ".join(words) + "."

@@ -1,4 +1,4 @@
-"""One mark per module, its layer on the x axis: what it spends of its budget, what more would bring, what it gets."""
+"""One mark per module, its layer on the x axis: tightness, shadow price, budget before and after reallocation."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -48,7 +48,7 @@ def tightness_by_layer(table: pd.DataFrame) -> go.Figure:
     return finish(
         figure,
         f"Modules over the budget: {words}.",
-        f"One mark per module; within a layer the kinds stand in the order {', '.join(kinds)}.",
+        f"One mark per module; within a layer: {', '.join(kinds)}.",
         440,
     )
 
@@ -81,14 +81,14 @@ def prices_by_module(table: pd.DataFrame) -> go.Figure:
     return finish(
         figure,
         " ".join(words),
-        "How fast the task loss falls when a module may spend more, as last measured in training; one mark per module, "
-        f"within a layer in the order {', '.join(kinds)}.",
+        "How fast the task loss falls when a module may spend more, as last measured in training. One mark per module; "
+        f"within a layer: {', '.join(kinds)}.",
         400,
     )
 
 
 def reallocated_budgets(table: pd.DataFrame) -> go.Figure:
-    """Draw the budget of every module before and after it was moved, joined by a line.
+    """Draw the budget of every module before and after reallocation, joined by a line.
 
     Args:
         table: `module, layer, kind, epsilon, new_epsilon`, with at least one row.
@@ -109,7 +109,7 @@ def reallocated_budgets(table: pd.DataFrame) -> go.Figure:
     )
     bar = {"color": NULL, "symbol": "line-ew", "size": 9, "line": {"width": 2, "color": NULL}}
     dot = {"color": PRINCIPAL, "symbol": "circle", "size": 7}
-    for column, name, marker in (("epsilon", "ε it had", bar), ("new_epsilon", "ε of the next run", dot)):
+    for column, name, marker in (("epsilon", "ε so far", bar), ("new_epsilon", "ε of the next run", dot)):
         _draw_marks(figure, numbered, kinds, column, name, marker, "%{y:.4g}")
     figure.update_xaxes(**layer_axis(numbered["layer"].astype(int).tolist()))
     figure.update_yaxes(title="Budget ε", rangemode="tozero")

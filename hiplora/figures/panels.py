@@ -1,4 +1,4 @@
-"""Panels beside each other, and what stands in them: levels, bands, and what an update would do by chance."""
+"""Panels next to each other, and their contents: levels, bands, and the shares by chance."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ PANELS = (("x", "y"), ("x2", "y2"))
 
 
 def panel_row(titles: Sequence[str], spacing: float) -> go.Figure:
-    """Return empty panels beside each other, which share their y axis.
+    """Return empty panels next to each other, with one y axis for all.
 
     Args:
         titles: one per panel.
@@ -53,14 +53,14 @@ def null_traces(
     *,
     hover: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Return what chance would give: a 95 % band and a dashed line, named in the legend of the first panel.
+    """Return the traces of chance: a 95 % band and a dashed line, named in the legend of the first panel.
 
     Args:
         x: positions, shape (n,).
         edges: lower and upper end of the band, shape (n,) each.
         middle: of the line, shape (n,).
         axes: of the panel, as traces name them.
-        hover: template for the line; without one it says nothing.
+        hover: template for the line; without one it does not have hover text.
     """
     low, high = edges
     where = {"type": "scatter", "mode": "lines", "xaxis": axes[0], "yaxis": axes[1]}
@@ -100,7 +100,7 @@ def octave_means(directions: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray
 
 
 def principal_bands(k: int, panels: Sequence[tuple[str, str]] = (("x", "y"),)) -> list[dict[str, Any]]:
-    """Return the shapes that shade the principal directions.
+    """Return the shapes for shading the principal directions.
 
     Args:
         k: principal rank.

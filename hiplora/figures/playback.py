@@ -1,4 +1,4 @@
-"""One module through its training: where the energy of its update lies at each checkpoint."""
+"""One module through its training: the energy of its update by direction at each checkpoint."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +13,9 @@ from hiplora.figures.style import NULL, adapter_colors, finish, percent, two_dig
 
 
 def training_spectrum(table: pd.DataFrame, k: int) -> go.Figure:
-    """Draw where the energy of an update lies at each checkpoint, with a slider and a button that plays them.
+    """Draw the energy of an update by direction at each checkpoint, with a slider and a button to play them.
 
-    The frames are the figure's own: it plays in a saved HTML page too. The axes stay the same over all steps.
+    The frames are part of the figure: it plays in a saved HTML page too. The axes stay the same over all steps.
 
     Args:
         table: from `checkpoint_table`; a categorical `run` gives the run its place among the adapters, and color.
@@ -27,7 +27,7 @@ def training_spectrum(table: pd.DataFrame, k: int) -> go.Figure:
     steps = list(by_step)
     energies = pd.concat([table["left"], table["right"]])
     top = float(energies.max()) if (energies > 0).any() else 1.0
-    # Seven decades: what lies below is rounding of the update, or the empty part of a split one.
+    # Seven decades: anything below is rounding of the update, or the empty part of a split one.
     low = max(float(energies[energies > 0].min()) if (energies > 0).any() else 1e-7, top * 1e-7)
     figure = side_panels()
     frames = {str(step): _traces_at(part, run, color, low) for step, part in by_step.items()}
@@ -72,7 +72,7 @@ def _traces_at(part: pd.DataFrame, run: str, color: str, low: float) -> list[dic
         null = {"name": "by chance", "line": {"color": NULL, "width": 2, "dash": "dash"}}
         traces += [
             {"type": "scatter", "mode": "lines", "showlegend": side == "left"}
-            # A logarithm needs something to stand on; below the axis is out of sight.
+            # A logarithm needs a positive value; one below the axis is not visible.
             | {"x": x, "y": np.maximum(y, low * 1e-3).astype(np.float32)}
             | {**look, "hovertemplate": f"{hover}<extra></extra>"}
             for look, (x, y), hover in (

@@ -1,4 +1,4 @@
-"""How much of each adapter lies in the principal block, against chance."""
+"""The share of each adapter's energy in the principal block, against chance."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Task score against what is kept of the base, and what no other adapter beats in both."""
+"""Task score against retention, with the Pareto-optimal adapters."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,11 +20,11 @@ from hiplora.figures.style import (
 
 
 def frontier(table: pd.DataFrame, chosen: Sequence[str] = ()) -> go.Figure:
-    """Draw task score against retention, one mark per adapter by method, and join those that no other beats.
+    """Draw task score against retention, one mark per adapter by method, and join the Pareto-optimal ones.
 
     Args:
         table: from `frontier_table`, of one task, with at least one row.
-        chosen: adapters to be named, in the order chosen, which their colors go by.
+        chosen: adapters to be named, in the order chosen, which determines their colors.
     """
     chosen = list(chosen)
     colors = adapter_colors(pd.Series(chosen, dtype=object))
@@ -69,7 +69,7 @@ def frontier(table: pd.DataFrame, chosen: Sequence[str] = ()) -> go.Figure:
             "%{customdata[2]} steps, seed %{customdata[3]}, %{customdata[4]}<br>"
             "relative norm %{customdata[5]}<extra></extra>",
         )
-        # The legend tells methods, which have marks and no colors.
+        # The legend shows methods, which have marks but not colors.
         figure.add_scatter(
             x=[None],
             y=[None],
@@ -104,7 +104,7 @@ def frontier(table: pd.DataFrame, chosen: Sequence[str] = ()) -> go.Figure:
 
 
 def _unequal(steps: pd.Series) -> str:
-    """Return the warning that some trained longer than others, where they did."""
+    """Return a warning if some trained longer than others, else an empty text."""
     if steps.nunique() < 2:
         return ""
     return f" Not all trained equally long: {steps.min():.0f} to {steps.max():.0f} steps."
@@ -118,12 +118,12 @@ def _score_axis(scores: pd.Series) -> dict[str, Any]:
     """Return an axis around scores, never so close that their rounding looks like a difference."""
     low, high = float(scores.min()), float(scores.max())
     pad = max(0.12 * (high - low), 0.01)
-    # Nothing scores much above 1, so there is no room to give there.
+    # Nothing scores much above 1, so the axis does not need room there.
     top = max(min(high + pad, 1 + pad / 4), high)
     return {"range": [low - pad, top], "tickformat": percent_format(top - low + pad)}
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Return names as a sentence has them; the rest counted where they are many."""
+    """Return names joined for a sentence; of many, the rest are counted."""
     shown = list(names[:3]) + ([f"{len(names) - 3} more"] if len(names) > 3 else [])
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

@@ -1,4 +1,4 @@
-"""What adapters scored: on their own task, and on each skill of the base."""
+"""The scores of adapters on their own task and on each skill of the base."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from hiplora.figures.style import BASE, NULL, adapter_colors, adapter_symbols, f
 
 
 def skill_scores(table: pd.DataFrame) -> go.Figure:
-    """Draw one mark per adapter and skill, what each was trained on above the base's skills, and where the base stood.
+    """Draw one mark per adapter and skill, the tasks above the base's skills, and the scores of the base.
 
     Args:
         table: from `skill_table`, with at least one row.
@@ -57,8 +57,8 @@ def skill_scores(table: pd.DataFrame) -> go.Figure:
     return finish(
         figure,
         _kept(table, adapters),
-        "Scores after training on each adapter's own task and on the skills of the base; means in the title, of the "
-        "score over that of the base.",
+        "Scores after training: on each adapter's own task and on the base's skills. In the title: mean over the "
+        "skills of the score relative to the base's.",
         150 + 34 * len(rows),
     )
 

@@ -59,13 +59,13 @@ def adapter_colors(column: pd.Series) -> dict[str, str]:
     """Return `{adapter: color}`, by the order in which the adapters were chosen.
 
     Args:
-        column: adapters, one a row. A categorical column knows the whole order, also of adapters that have no row.
+        column: adapters, one a row. A categorical column has the whole order, including adapters without a row.
     """
     return {name: _ADAPTERS[i % len(_ADAPTERS)] for i, name in enumerate(_in_order(column))}
 
 
 def adapter_symbols(column: pd.Series) -> dict[str, str]:
-    """Return `{adapter: marker symbol}`, so that color is never alone in telling adapters apart.
+    """Return `{adapter: marker symbol}`, so that adapters never differ by color alone.
 
     Args:
         column: adapters, as in `adapter_colors`.
@@ -89,7 +89,7 @@ def by_adapter(table: pd.DataFrame, column: str = "adapter") -> list[tuple[str, 
 
     Args:
         table: one or more rows per adapter.
-        column: where the adapters stand.
+        column: the one with the adapters.
     """
     return [(name, table[table[column] == name]) for name in dict.fromkeys(table[column])]
 
@@ -107,7 +107,7 @@ def finish(
 
     Args:
         figure: drawn.
-        title: what is seen, computed.
+        title: the finding, computed.
         subtitle: the measure.
         height: pixels.
         panels: whether panels have titles of their own, which the legend must clear.
@@ -131,7 +131,7 @@ def finish(
 
 
 def two_digits(value: float) -> str:
-    """Return a number as words want it: two significant digits, no exponent where people would write none."""
+    """Return a number for a sentence: two significant digits, an exponent only where people would write one."""
     if not math.isfinite(value):
         return "–"
     if value == 0:
@@ -144,14 +144,14 @@ def two_digits(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    """Return a share as a percentage with two significant digits; what is but rounding as a bound."""
+    """Return a share as a percentage with two significant digits; one at rounding level as a bound."""
     if 0 < value < 1e-5:
         return "<0.001\N{NO-BREAK SPACE}%"
     return f"{two_digits(100 * value)}\N{NO-BREAK SPACE}%"
 
 
 def percent_format(largest: float) -> str:
-    """Return the tick format of an axis of shares that reaches up to `largest`: enough digits to tell ticks apart."""
+    """Return the tick format of an axis of shares up to `largest`: enough digits to tell ticks apart."""
     if not math.isfinite(largest) or largest <= 0:
         return ".0%"
     return f".{max(0, math.ceil(-math.log10(100 * largest)) + 1)}~%"
@@ -165,6 +165,6 @@ def times_chance(value: float) -> str:
 
 
 def row_of_max(table: pd.DataFrame, column: str) -> pd.Series | None:
-    """Return the row where a column is largest; None where it is nowhere known."""
+    """Return the row where a column is largest; None if all values are missing."""
     values = table[column].to_numpy(dtype=np.float64, na_value=np.nan)
     return None if np.isnan(values).all() else table.iloc[int(np.nanargmax(values))]

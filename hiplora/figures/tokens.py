@@ -1,4 +1,4 @@
-"""The next characters that models find most likely."""
+"""The most likely next characters by model."""
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -30,7 +30,7 @@ def next_tokens(tokens: pd.DataFrame) -> go.Figure:
     words = ", ".join(f"{row['model']} “{row['token']}” ({percent(row['probability'])})" for _, row in best.iterrows())
     return finish(
         figure,
-        f"After “{text}” the likeliest is: {words}.",
+        f"Most likely after “{text}”: {words}.",
         "Probability of the next character where the answers part, or of the first one where they do not.",
         340,
     )

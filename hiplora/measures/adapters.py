@@ -1,4 +1,4 @@
-"""An adapter without its base: what its own factors say."""
+"""Measures of an update that do not need its base."""
 
 import math
 
@@ -11,12 +11,12 @@ from hiplora.sources.base import in_data_order
 
 
 def adapter_table(update: Update) -> pd.DataFrame:
-    """Return one row per module with what needs no base.
+    """Return one row per module, measured without the base.
 
     Columns: `adapter, method, module, layer, kind, rows, cols, rank, norm, spectral_norm, stable_rank, effective_rank`.
 
     Args:
-        update: an open one.
+        update: an open update.
 
     Raises:
         HiploraError: NaN or infinity in its weights, or an update that depends on its base (DoRA).

@@ -1,4 +1,4 @@
-"""What a reader of the numbers must know, one sentence each."""
+"""Caveats on the numbers, one sentence each."""
 
 import re
 
@@ -11,7 +11,7 @@ _FUSED = re.compile(r"c_attn|qkv|query_key_value|in_proj")
 
 
 def caveats_on(spectra: BaseSpectra, placement: Placement, table: pd.DataFrame, k: int) -> list[str]:
-    """Return one sentence for each thing a reader of the numbers must know.
+    """Return the caveats on the numbers of one update, one sentence each.
 
     Args:
         spectra: of the base they were measured on.

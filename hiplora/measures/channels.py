@@ -60,10 +60,10 @@ class Channels:
         return self.share("pp") + self.share("rp")
 
     def truncate(self, k: int) -> "Channels":
-        """Return the same for the leading `k` directions.
+        """Return the energies of the leading `k` directions.
 
         Raises:
-            ValueError: `k` is not between 1 and the number at hand.
+            ValueError: `k` is not between 1 and the present one.
         """
         if not 1 <= k <= len(self.core):
             raise ValueError(f"k must be between 1 and {len(self.core)}, got {k}")

@@ -1,4 +1,4 @@
-"""What the columns of the difference table mean: two updates A and B, module by module."""
+"""The columns of the difference table: two updates A and B, module by module."""
 
 from hiplora.measure_info import OURS, PAPER, STANDARD, MeasureInfo
 
@@ -10,7 +10,7 @@ _ALL = (
         "Relative difference",
         "1 = as large as the weight",
         r"\lVert\Delta W_A - \Delta W_B\rVert_F \,/\, \lVert W_0\rVert_F",
-        "How far apart the two adapters leave the weight, beside the weight itself.",
+        "How much the two updates differ, relative to the weight.",
         "log",
         OURS,
     ),
@@ -19,7 +19,7 @@ _ALL = (
         "Difference",
         "Frobenius norm",
         r"\lVert\Delta W_A - \Delta W_B\rVert_F",
-        "How far apart the two adapters leave the weight.",
+        "How much the two updates differ.",
         "log",
         STANDARD,
     ),
@@ -28,7 +28,7 @@ _ALL = (
         "Share of the difference",
         "over all modules",
         r"\lVert\Delta W\rVert_F^2 \,/\, \textstyle\sum_{\text{modules}} \lVert\Delta W\rVert_F^2,\quad " + _PAIR,
-        "The part of the whole squared difference that one module holds.",
+        "One module's share of the squared difference over all modules.",
         "share",
         OURS,
     ),
@@ -94,7 +94,7 @@ _ALL = (
                 "C_A",
                 "C_B",
                 r",\quad C = U_k^\top \Delta W V_k",
-                "Whether they push the same way inside the leading singular directions; empty where one has no part.",
+                "Whether they push the same way inside the leading singular directions; empty if one has no part.",
             ),
             (
                 "cosine_rr",
@@ -102,7 +102,7 @@ _ALL = (
                 "R_A",
                 "R_B",
                 r",\quad R = (I - U_k U_k^\top) \Delta W (I - V_k V_k^\top)",
-                "Whether they push the same way outside the leading singular directions; empty where one has no part.",
+                "Whether they push the same way outside the leading singular directions; empty if one has no part.",
             ),
         )
     ),
@@ -112,7 +112,7 @@ _ALL = (
             f"Overlap, {side}",
             "0 = apart, 1 = one holds the other",
             r"\lVert Q_A^\top Q_B\rVert_F^2 \,/\, \min(r_A, r_B),\quad Q\text{: a basis of the " + space + " space}",
-            f"How much the two updates share of what they {verb}, whatever they do with it.",
+            f"How much the spaces overlap that the two updates {verb}.",
             "share",
             OURS,
             null=rf"\max(r_A, r_B) / {size}",
@@ -124,11 +124,11 @@ _ALL = (
         "Joint tightness",
         "of the sum of both, 1 = budget spent",
         r"\sqrt{\mathrm{cost}(C_A + C_B)} \,/\, \varepsilon",
-        "How much of the stability budget both together would spend, if they were added to one model.",
+        "How much of the stability budget the sum of both updates would spend.",
         "budget",
         PAPER,
     ),
 )
 
 DIFFERENCES: dict[str, MeasureInfo] = {info.column: info for info in _ALL}
-"""`{column of the difference table: what it means}`."""
+"""`{column of the difference table: its description}`."""

@@ -17,10 +17,10 @@ _ROUNDING = 1e-13
 
 
 def difference(first: Delta, second: Delta) -> Delta:
-    """Return `dW_A - dW_B` (m x n); of two low-rank updates never formed, and of rank `q_A + q_B` at most.
+    """Return `dW_A - dW_B` (m x n); for two low-rank updates of rank at most `q_A + q_B`, and never formed.
 
-    It is the SVD of the stacked factors, so that its norm is exact to rounding of the updates' norms. The inner
-    products alone would lose half of the digits where two updates nearly agree. What is below rounding is zero.
+    It is the SVD of the stacked factors, so that its norm is exact to rounding of the updates' norms. Inner products
+    alone would lose half of the digits when two updates nearly agree. Values below rounding become zero.
 
     Args:
         first: (m, n).
@@ -46,7 +46,7 @@ def difference_table(
     epsilon: float | None = None,
     power: float = 1.0,
 ) -> pd.DataFrame:
-    """Return one row per module that either update changes, in data order; one that is left alone counts as zero.
+    """Return one row per module changed by either update, in data order; one that is left alone counts as zero.
 
     The difference `dW_A - dW_B` is measured as an update is: the columns of the layer table (`norm`, `relative_norm`,
     `pp, pr, rp, rr` with their null, ...) are those of the difference, and `adapter` names the pair. Beside them:
@@ -64,11 +64,11 @@ def difference_table(
 
     Raises:
         HiploraError: an update holds NaN, `k` is larger than a layer, or the budget is out of range.
-        ValueError: the two updates have one name.
+        ValueError: the two updates share a name.
     """
     names = first.update.name, second.update.name
     if names[0] == names[1]:
-        raise ValueError(f"two updates of one name ({names[0]}) cannot be told apart")
+        raise ValueError(f"two updates are named {names[0]}: give them different names")
     weights = changed_weights([first, second])
     require_rank(weights, k)
     measured, rows = [], []

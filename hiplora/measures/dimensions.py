@@ -1,4 +1,4 @@
-"""How many directions an update really uses."""
+"""The number of directions that an update really uses."""
 
 from hiplora.measure_info import STANDARD
 from hiplora.measures.measure import Measure

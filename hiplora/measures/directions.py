@@ -51,7 +51,7 @@ def direction_table(spectrum: Spectrum, delta: Delta, adapter: str = "") -> pd.D
 
 @one_blas_thread()
 def sweep_table(spectrum: Spectrum, delta: Delta, adapter: str = "") -> pd.DataFrame:
-    """Return the principal block's share for every `k` at once: the split depends on `k`, so show the curve.
+    """Return the principal block's share for every `k`, since the split depends on `k`.
 
     Columns: `adapter, principal_rank, pp, pp_null, pp_null_low, pp_null_high, enrichment`.
 

@@ -1,4 +1,4 @@
-"""How many times its share by chance an update puts into the leading singular directions."""
+"""An update's share in the leading singular directions, relative to chance."""
 
 from hiplora.measure_info import OURS
 from hiplora.measures.measure import Measure
@@ -15,7 +15,7 @@ ENRICHMENT = Measure(
     "Enrichment",
     "principal block, 1 = chance",
     r"\frac{\lVert U_k^\top \Delta W V_k\rVert_F^2 / \lVert\Delta W\rVert_F^2}{k^2/(mn)}",
-    "How many times its share by chance the update puts into the leading k x k singular directions.",
+    "How many times a random update's share the update puts into the leading k x k singular directions.",
     "chance",
     OURS,
     null="1",

@@ -10,7 +10,7 @@ from hiplora.measures.measure import Measure
 from hiplora.spectrum import Spectrum
 from hiplora.spectrum.blas import one_blas_thread
 
-# Steps of Davidson's method; two or three are enough, and more steps than this take longer than the dense way.
+# Steps of Davidson's method; two or three are enough, and more steps than this take longer than the dense method.
 _STEPS = 8
 # Largest `||M x - lambda x|| / lambda` of an eigenvector, and what rounding leaves of the largest eigenvalue.
 _TOLERANCE = 1e-10
@@ -41,7 +41,7 @@ def intruder_dimensions(spectrum: Spectrum, delta: Delta, q: int = 10, tau: floa
     Args:
         spectrum: complete, since the maximum runs over the full left basis of `W0`.
         delta: (m, n).
-        q: how many leading vectors are looked at, at most `min(m, n)`.
+        q: number of leading vectors to check, at most `min(m, n)`.
         tau: cosine below which a vector is an intruder.
 
     Raises:
@@ -53,7 +53,7 @@ def intruder_dimensions(spectrum: Spectrum, delta: Delta, q: int = 10, tau: floa
     with one_blas_thread():
         found = _factored(spectrum, delta, q) if isinstance(delta, LowRankDelta) else _dense(spectrum, delta, q)
     values, projections, total = found
-    # Where the changed weight has run out of rank, its singular vectors are arbitrary: they are no directions of it.
+    # Beyond the rank of the changed weight its singular vectors are arbitrary, so they do not count.
     live = values > 1e-12 * max(values[0], 0.0)
     values, projections = values[live], projections[:, live]
     cosines = np.abs(projections).max(axis=0)
@@ -81,7 +81,7 @@ def _factored(spectrum: Spectrum, delta: LowRankDelta, q: int) -> tuple[np.ndarr
     the roles of `X` and `Y` swapped.
     """
     s, wide = spectrum.sigma, spectrum.shape[0] <= spectrum.shape[1]
-    # The bases are kept in float32: more digits would be made up.
+    # The bases are kept in float32: more digits would not mean anything.
     X, Y = (
         (basis @ F.astype(basis.dtype)).astype(np.float64)
         for basis, F in ((spectrum.Ut, delta.L), (spectrum.Vt, delta.R.T))
@@ -96,7 +96,7 @@ def _factored(spectrum: Spectrum, delta: LowRankDelta, q: int) -> tuple[np.ndarr
 
 
 def _roots(values: np.ndarray) -> np.ndarray:
-    """Return the singular values; infinity in place of those that are not there."""
+    """Return the singular values, with infinity for missing ones."""
     return np.sqrt(np.where(values > 0, values, np.inf))
 
 
@@ -110,10 +110,10 @@ def _leading(gram: np.ndarray, q: int) -> tuple[np.ndarray, np.ndarray]:
 def _leading_of_sum(d: np.ndarray, X: np.ndarray, T: np.ndarray, q: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the `q` largest eigenvalues of `M = diag(d) + X T^T + T X^T`, `d` falling, and their vectors as columns.
 
-    Davidson's method on the leading coordinates, the columns of `X` and `T`, and what its residuals add. As many
-    coordinates are taken as leave no `d` behind that is larger than an eigenvalue looked for (Weyl: `X T^T + T X^T`
-    has at most `r` negative eigenvalues). The residuals tell how exact the eigenvalues are, their number that none was
-    missed. What does not get exact, or is not all, and what is too small for this to pay, is done with `M` formed.
+    Davidson's method on the leading coordinates, the columns of `X` and `T`, and what its residuals add. Enough
+    coordinates are taken that every `d` left out is at most as large as the eigenvalues wanted (Weyl: `X T^T + T X^T`
+    has at most `r` negative eigenvalues). The residuals show how exact the eigenvalues are, their number that none was
+    missed. If they are not exact or not complete, or if `M` is too small for this to pay, `M` is formed.
     """
     size, r = X.shape
     head = q + r
@@ -149,7 +149,7 @@ def _leading_of_sum(d: np.ndarray, X: np.ndarray, T: np.ndarray, q: int) -> tupl
 
 
 def _are_leading(values: np.ndarray, d: np.ndarray, X: np.ndarray, T: np.ndarray) -> bool:
-    """Whether no other eigenvalue of `diag(d) + X T^T + T X^T` is larger than the least of these, falling.
+    """Return whether all eigenvalues of `diag(d) + X T^T + T X^T` above the least of these are among these, falling.
 
     Counted by inertia: with `P = [X T]`, `J = [0 I; I 0]` and a bound just above the least, the positive eigenvalues of
     `M - bound` are those of `D - bound` and of `-J - P^T (D - bound)^-1 P`, less the `r` of `-J` (Haynsworth).

@@ -1,4 +1,4 @@
-"""The layer table: one row per update and module, with every measure of METHOD.md section 4 that one layer has."""
+"""The layer table: one row per update and module, with every per-layer measure of METHOD.md section 4."""
 
 from collections.abc import Iterable, Sequence
 
@@ -26,7 +26,7 @@ def measure_layers(
         spectra: the base's spectra; what is missing is computed.
         placements: the updates on that base.
         k: principal rank, for all modules.
-        optional: measures to compute too that take long; they need complete spectra.
+        optional: slow measures to compute too; they need complete spectra.
 
     Raises:
         HiploraError: an update holds NaN, or `k` is larger than a layer.
@@ -55,7 +55,7 @@ def measure_layers(
 
 
 def changed_weights(placements: Iterable[Placement]) -> list[Weight]:
-    """Return the weights that updates change, each once, in data order."""
+    """Return the weights changed by updates, each once, in data order."""
     found = {weight.module: weight for placement in placements for weight in placement.weights}
     return [found[module] for module in in_data_order(found)]
 
@@ -75,7 +75,7 @@ def require_rank(weights: Iterable[Weight], k: int) -> None:
 def layer_table(
     measurements: Iterable[Measurement], *, epsilon: float | None = None, power: float = 1.0
 ) -> pd.DataFrame:
-    """Return the tidy table: one row per update and module, one column per measure and for each thing beside it.
+    """Return the tidy table: one row per update and module, with the columns of every measure.
 
     Args:
         measurements: from `measure_layers`.

@@ -1,4 +1,4 @@
-"""A measure of one update on one weight: what it is, its value, and what it needs."""
+"""A measure of one update on one weight: its description, its value and its needs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,8 +21,8 @@ class Measure(MeasureInfo):
     Attributes:
         value: of a measurement; NaN where it is not defined.
         beside: further columns that belong to it, such as its null: `{column: value}`.
-        compute: for a measure that takes long: what is computed on request while spectrum and update are at hand. It
-            needs all singular triplets, and `value` finds the result in `Measurement.computed[column]`.
+        compute: for a slow measure: computes its result on request, from spectrum and update. It needs all singular
+            triplets, and `value` finds the result in `Measurement.computed[column]`.
     """
 
     value: Value

@@ -1,4 +1,4 @@
-"""One update on one weight, measured: what every measure of METHOD.md section 4 is computed from."""
+"""One update on one weight: the numbers from which every measure of METHOD.md section 4 is computed."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,14 +18,14 @@ from hiplora.spectrum import Spectrum
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one update does to one weight, at one `k`; a smaller one is cheap (`truncate`), as is another budget.
+    """One update on one weight at one `k`; a smaller `k` (`truncate`) and another budget are cheap.
 
     Attributes:
         adapter: name of the update.
         method: its method.
         module: name of the module in the base.
         shape: `(m, n)`.
-        rank: most that the rank of the update can be.
+        rank: upper bound on the rank of the update.
         channels: the energies by direction, the four blocks and the core.
         sigma: (k,), leading singular values of the weight.
         frobenius: `||W0||_F`.
@@ -107,7 +107,7 @@ def measure(
         method: name, for the table.
         module: name, for the table.
         epsilon: the update's own budget, if it has one.
-        optional: measures to compute too that take long.
+        optional: slow measures to compute too.
 
     Raises:
         ValueError: shapes differ, or the spectrum is too short.

@@ -1,4 +1,4 @@
-"""How large an update is beside the weight that it changes."""
+"""The size of an update relative to the weight it changes."""
 
 import math
 
@@ -20,7 +20,7 @@ RELATIVE_NORM = Measure(
     "Relative norm",
     "of the update, 1 = as large as the weight",
     r"\lVert\Delta W\rVert_F \,/\, \lVert W_0\rVert_F",
-    "How large the update is beside the weight it changes.",
+    "How large the update is relative to the weight it changes.",
     "log",
     STANDARD,
     value=lambda m: _ratio(_norm(m), m.frobenius),

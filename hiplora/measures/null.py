@@ -1,4 +1,4 @@
-"""What chance alone would do: the share of energy that an isotropic update puts into a block."""
+"""The null: the share of energy that an isotropic update puts into a block by chance."""
 
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -18,15 +18,15 @@ def octave_table(spectra: BaseSpectra, placements: Sequence[Placement], k: int) 
     """Return one row per adapter and octave (1, 2, 3-4, 5-8, ...) of the direction's place in its own weight.
 
     Columns: `adapter, start, end` (directions, from 1; in the last row of an adapter `start` is 0 and `end` missing:
-    what lies beyond the directions known) and, for each side, the share of the energy of all modules together with its
+    everything beyond the known directions) and, for each side, the share of the energy of all modules together with its
     isotropic null: `left, left_null, left_null_low, left_null_high, right, ...` (95 %). Modules of all sizes are added
-    by energy: the octave of a module that has fewer directions holds what it has, in the share and in the null alike.
+    by energy: a module with fewer directions adds those it has, to the share and to the null alike.
     The shares of an adapter add up to 1. Our choice.
 
     Args:
         spectra: of the base.
         placements: the updates on that base.
-        k: how many directions at least; all where the cache keeps all.
+        k: least number of directions; all if the cache keeps all.
 
     Raises:
         HiploraError: an update holds NaN, or `k` is larger than a layer.
@@ -65,7 +65,7 @@ def _of_one(spectra: BaseSpectra, placement: Placement, k: int) -> pd.DataFrame:
     for side in _SIDES:
         share, mean, variance = (np.zeros(octaves + 1) for _ in range(3))
         for part, (_, of_module) in zip(energies / (energies.sum() or np.nan), found, strict=True):
-            # An update of zeros has no shares, and no part in the sum.
+            # The shares of a zero update are not defined, and it adds nothing to the sum.
             here, null_mean, null_sd = (np.nan_to_num(values) for values in of_module[side])
             places = [*range(len(here) - 1), octaves]
             share[places] += part * here

@@ -1,4 +1,4 @@
-"""Two adapters on one weight: how much they say the same, and what their sum would spend of the budget."""
+"""Two updates on one weight: their similarity, and the share of the budget that their sum would spend."""
 
 from itertools import combinations
 
@@ -15,7 +15,7 @@ from hiplora.spectrum.blas import one_blas_thread
 def pair_table(
     spectrum: Spectrum, deltas: dict[str, Delta], k: int, epsilon: float, power: float = 1.0
 ) -> pd.DataFrame:
-    """Return one row per pair of adapters on one weight.
+    """Return one row per pair of updates on one weight.
 
     Columns: `first, second, cosine` (of the updates), `cosine_pp, cosine_rr` (of their principal and residual blocks),
     `overlap_left, overlap_right` (`||Q1^T Q2||_F^2 / min(r1, r2)` of their column and row spaces, 0 to 1) and
@@ -35,14 +35,14 @@ def pair_table(
     cores = {name: part.project(Vt=Vt).dense() for name, part in rows.items()}
 
     def inner(a: str, b: str) -> np.ndarray:
-        """Inner products of the whole, the principal and the residual block."""
+        """Return the inner products of the whole, the principal and the residual block."""
         whole, core = deltas[a].inner(deltas[b]), float(np.sum(cores[a] * cores[b]))
         return np.array([whole, core, whole - rows[a].inner(rows[b]) - columns[a].inner(columns[b]) + core])
 
     own = {name: inner(name, name) for name in deltas}
     found = []
     for a, b in combinations(deltas, 2):
-        # A block below rounding of the whole is no block: its cosine would be noise. The residual one comes by
+        # A block below rounding of the whole counts as missing: its cosine would be noise. The residual one comes by
         # difference, on float32 vectors.
         scale = np.sqrt(np.maximum(own[a], 0) * np.maximum(own[b], 0))
         floor = np.array([1e-12, 1e-12, 1e-6]) * np.sqrt(own[a][0] * own[b][0])
@@ -63,7 +63,7 @@ def pair_table(
 
 
 def _overlap(first: Delta, second: Delta, side: int) -> float:
-    """`||Q1^T Q2||_F^2 / min(r1, r2)` of the column (0) or row (1) spaces, at their numerical ranks."""
+    """Return `||Q1^T Q2||_F^2 / min(r1, r2)` of the column (0) or row (1) spaces, at their numerical ranks."""
     Q1, Q2 = (_space(delta, side) for delta in (first, second))
     smallest = min(Q1.shape[1], Q2.shape[1])
     return float(np.sum((Q1.T @ Q2) ** 2)) / smallest if smallest else float("nan")

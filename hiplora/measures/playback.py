@@ -1,4 +1,4 @@
-"""One layer along a training run: where the energy of the update lies at each checkpoint."""
+"""One layer along a training run: the energy of the update by direction at each checkpoint."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ def checkpoint_table(spectrum: Spectrum, deltas: Mapping[int, Delta], run: str =
 
     Columns: `run, step, direction, left, right` (`||u_i^T dW||^2 / ||W0||_F^2` and `||dW v_i||^2 / ||W0||_F^2`),
     `left_share, right_share` (of the update's energy at that step; NaN while the update is zero), `left_null,
-    right_null` (what one direction would get by chance, in the unit of `left` and `right`), `relative_norm`
+    right_null` (the mean of one direction by chance, in the unit of `left` and `right`), `relative_norm`
     (`||dW||_F / ||W0||_F`). Relative to the weight, so that growth shows too; our choice.
 
     Args:

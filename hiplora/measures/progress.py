@@ -1,4 +1,4 @@
-"""A part of the layer table that is quick enough to be measured again and again while an adapter trains."""
+"""The part of the layer table that is fast enough to measure repeatedly during training."""
 
 import math
 

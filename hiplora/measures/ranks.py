@@ -1,4 +1,4 @@
-"""How many directions an update really uses."""
+"""Stable and effective rank of an update."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What the cards of updates say that they scored, as tidy tables."""
+"""The scores on the cards of updates, as tidy tables."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ _NUMBERS = ("seed", "steps", "relative_norm", "trainable_parameters", "task_scor
 def card_table(
     updates: Sequence[Update], cards: Sequence[Card] | None = None, titles: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """Return one row per update: how it was made and what it scored, by its card; NaN for what no card says.
+    """Return one row per update: its training and its scores, from its card; NaN for missing values.
 
     Columns: `adapter, method, task, budget` (lambda or epsilon, by its config), `seed, steps, relative_norm,
     trainable_parameters, task_score, retention, parameter_difference` (relative to the first update).
@@ -23,7 +23,7 @@ def card_table(
     Args:
         updates: open ones.
         cards: of each update; its own by default.
-        titles: `{method on a card: what to call it}`; the update's own method where a card names none of them.
+        titles: `{method on a card: its title}`; the update's own method if a card names none of them.
 
     Raises:
         HiploraError: a card is damaged.
@@ -48,8 +48,8 @@ def card_table(
 def skill_table(base: Card, updates: Sequence[Update], cards: Sequence[Card] | None = None) -> pd.DataFrame:
     """Return one row per update and score of its card: `adapter, role, skill, score, base`.
 
-    `role` is `task` for what the update was trained on, `skill` for each skill of the base. `score` is what it is
-    after training, 0 to 1, `base` what the base scored before, NaN where its own card does not say.
+    `role` is `task` for the task of the update, `skill` for each skill of the base. `score` is the one after training,
+    0 to 1, `base` that of the base before, NaN where its own card does not have it.
 
     Args:
         base: card of the base.
@@ -68,13 +68,13 @@ def skill_table(base: Card, updates: Sequence[Update], cards: Sequence[Card] | N
             for skill, score in card.skills.items()
         ]
     table = pd.DataFrame(rows, columns=["adapter", "role", "skill", "score", "base"])
-    # The order of all updates, also of those without scores: colors go by it.
+    # The order of all updates, including those without scores: it determines their colors.
     order = pd.CategoricalDtype([update.name for update in updates])
     return table.astype({"adapter": order, "score": "float64", "base": "float64"})
 
 
 def frontier_table(cards: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that have a task, a task score and a retention, with `on_frontier`.
+    """Return the rows with a task, a task score and a retention, and their `on_frontier`.
 
     On the frontier are the Pareto-optimal rows of each task: no other is at least as good in both scores and better in
     one.

@@ -1,4 +1,4 @@
-"""The layer table summed up: per adapter, per layer and channel, and as what a hard budget would have cut."""
+"""Sums of the layer table: per adapter, per layer and channel, and of the energy that a hard budget would have cut."""
 
 import numpy as np
 import pandas as pd
@@ -48,7 +48,7 @@ def summary_table(layers: pd.DataFrame) -> pd.DataFrame:
 
 
 def finding(row: pd.Series, k: int) -> str:
-    """Return in one line what an update does: its share with its null, and its size.
+    """Return the finding on an update in one line: its share with its null, and its size.
 
     Args:
         row: of `summary_table`.
@@ -97,7 +97,7 @@ def channel_table(layers: pd.DataFrame, kind: str | None = None) -> pd.DataFrame
 
 
 def cut_table(layers: pd.DataFrame) -> pd.DataFrame:
-    """Return what a hard budget would have cut: `C` scaled by `min(1, 1 / tightness)` (METHOD.md section 3).
+    """Return the energy cut by a hard budget: `C` scaled by `min(1, 1 / tightness)` (METHOD.md section 3).
 
     Columns: `adapter, module, layer, kind, tightness, scale, energy` (`||dW||_F^2`), `removed` (energy that goes with
     the scaling of the principal block), `removed_share`.

@@ -1,4 +1,4 @@
-"""Where frozen weights come from: a folder, an installed package or a hub, read one matrix at a time."""
+"""Sources of frozen weights: a folder, an installed package or a hub, read one matrix at a time."""
 
 from hiplora.sources.base import BaseModel, Weight
 from hiplora.sources.locate import canonical, known_bases, open_base

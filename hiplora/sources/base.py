@@ -24,7 +24,7 @@ _UNQUANTIZED = {"float64", "float32", "float16", "bfloat16"}
 
 @dataclass(frozen=True)
 class Weight:
-    """Where one matrix lies.
+    """The place of one matrix in the files of a base.
 
     Attributes:
         module: name of the module in the model, without `.weight`.
@@ -49,7 +49,7 @@ class BaseModel:
 
     Args:
         path: the folder.
-        name: what to call it; the folder's name by default.
+        name: in tables and figures; the folder's name by default.
 
     Raises:
         HiploraError: not a folder, no `config.json`, no safetensors weights, a Git LFS pointer or a damaged file.
@@ -101,7 +101,7 @@ class BaseModel:
 
     @cached_property
     def linear_maps(self) -> list[str]:
-        """Modules that multiply: every matrix but the embeddings, in the order in which data meets the layers."""
+        """Linear maps: every matrix except the embeddings, in the order in which data passes the layers."""
         names = [
             module
             for module in self.weights
@@ -152,7 +152,7 @@ class BaseModel:
         return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 
-# Within a layer, the order in which data meets the matrices: q, k, v, o, gate, up, down, in the names of many models.
+# Within a layer, the order in which data passes the matrices: q, k, v, o, gate, up, down, as many models name them.
 _DATA_ORDER = tuple(
     re.compile(pattern)
     for pattern in (
@@ -167,7 +167,7 @@ _DATA_ORDER = tuple(
 
 
 def in_data_order(modules: Iterable[str]) -> list[str]:
-    """Sort module names by layer, and within a layer as data meets them: q, k, v, o, gate, up, down."""
+    """Sort module names by layer, and within a layer in data order: q, k, v, o, gate, up, down."""
 
     def place(module: str) -> tuple[float, bool, int, str]:
         layer, kind = layer_and_kind(module)

@@ -1,4 +1,4 @@
-"""From what a person types to a base model: a folder, a known name, or a name on the hub."""
+"""Find the base model named by a folder, a known name, or a name on the hub."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer
 
 @dataclass(frozen=True)
 class KnownBase:
-    """A base that needs no path.
+    """A base that is opened by name.
 
     Attributes:
-        name: what is typed, in upper or lower case, and stands in a link.
+        name: as written in links; it may be typed in upper or lower case.
         package: PyPI package that carries it, None for the demo world.
     """
 
@@ -37,12 +37,12 @@ _KNOWN = (
 
 
 def known_bases() -> list[KnownBase]:
-    """Return the bases that can be opened by name on this machine, the demo world first."""
+    """Return the bases available by name on this machine, the demo world first."""
     return [base for base in _KNOWN if base.installed]
 
 
 def canonical(where: str | Path) -> str:
-    """Return the one name of a base, however it is typed: a known name, an absolute path, or a hub name as it stands.
+    """Return the canonical name of a typed base: a known name, an absolute path, or a hub name unchanged.
 
     Two spellings mean the same base exactly when this is equal. Nothing needs to exist.
 
@@ -70,7 +70,7 @@ def open_base(where: str | Path, *, download: bool = False) -> BaseModel:
         download: whether a hub name may be fetched; otherwise only what was fetched before is used.
 
     Raises:
-        HiploraError: nothing is there; the sentence says what to do.
+        HiploraError: the base was not found; the sentence says what to do.
     """
     known = next((base for base in _KNOWN if base.name == canonical(where)), None)
     if known is None:

@@ -1,4 +1,4 @@
-"""Module names: what they say about the place of a matrix in the network."""
+"""Module names, and the place of a matrix in the network that they tell."""
 
 import re
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ _LAYER = re.compile(r"^(?P<stack>.*?)\.?\b(?P<layer>\d+)\.(?P<kind>.+)$")
 
 
 def strip_peft_prefix(name: str) -> str:
-    """Return a module name as the bare model has it; PEFT's prefix may stand there more than once."""
+    """Return a module name without PEFT's prefix, which may be there more than once."""
     while name.startswith(_PEFT_PREFIX):
         name = name.removeprefix(_PEFT_PREFIX)
     return name
@@ -18,7 +18,7 @@ def strip_peft_prefix(name: str) -> str:
 def layer_and_kind(module: str) -> tuple[int | None, str]:
     """Split a module name into its layer number and the kind of matrix it is within a layer.
 
-    A decoder's kinds keep `decoder.` in front, so that an encoder-decoder's two stacks do not fall together.
+    A decoder's kinds keep `decoder.` in front, so that the two stacks of an encoder-decoder stay apart.
 
     >>> layer_and_kind("model.layers.3.self_attn.q_proj")
     (3, 'self_attn.q_proj')

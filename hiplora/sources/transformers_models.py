@@ -1,7 +1,7 @@
 """Models and tokenizers of a base, loaded by transformers from this machine and by its own code alone.
 
-A base may come from anyone: the code that it brings along (`auto_map`) is never run, its pickles are never opened, and
-no adapter is put on it.
+A base may come from anyone: its own code (`auto_map`) is never run, its pickles are never opened, and no adapter beside
+it is loaded.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ _FLAGS: Final[dict[str, Any]] = {"local_files_only": True, "trust_remote_code": 
 def load_causal_lm(
     folder: Path, *, dtype: "str | torch.dtype" = "auto", gguf_file: str | None = None
 ) -> "PreTrainedModel":
-    """Load a language model that continues text.
+    """Load a causal language model.
 
     Args:
         folder: as `save_pretrained` wrote it.
@@ -43,7 +43,7 @@ def load_causal_lm(
             dtype=dtype,
             gguf_file=gguf_file,
             use_safetensors=None if gguf_file else True,
-            # Else `config.json` could name a kernel on the hub.
+            # Otherwise `config.json` could name a kernel on the hub.
             attn_implementation=None,
         )
     except Exception as error:

@@ -1,4 +1,4 @@
-"""How many threads numpy and scipy use."""
+"""The number of threads of numpy and scipy."""
 
 import threading
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ def one_blas_thread() -> Iterator[None]:
 
     The threads of OpenBLAS wait actively at the end of each parallel step, and numpy and scipy each bring their own.
     Where they, or another process, want the same core, two threads are 4 to 20 times as slow as one; on a quiet machine
-    they save little. One thread also gives the same bits whatever number a process was started with.
+    they save little. One thread also gives the same bits, whatever the process was started with.
 
     Blocks may be nested, and run side by side in threads: the first to begin sets the limit of the process, the last to
     end restores what was there. Nothing is locked while a block runs.
@@ -26,7 +26,7 @@ def one_blas_thread() -> Iterator[None]:
 
 
 class _SharedLimit:
-    """The limit of the libraries whose number of threads belongs to the process, set while any block wants it."""
+    """The limit of the libraries with one number of threads per process, set while any block needs it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -53,15 +53,15 @@ _SHARED_LIMIT = _SharedLimit()
 
 
 def _let_this_thread_set_limits() -> None:
-    """Take over from the thread that set a limit last: threadpoolctl ignores all others, without a word."""
+    """Take over from the thread that set a limit last: threadpoolctl silently ignores all others."""
     OpenBLASController.clear_controlling_thread(force=True)
 
 
 @cache
 def _libraries() -> tuple[ThreadpoolController, ThreadpoolController]:
-    """Return the BLAS libraries of numpy and scipy: those whose threads belong to the process, and those by thread.
+    """Return the BLAS libraries of numpy and scipy: those with a limit per process, and those with one per thread.
 
-    Only what is loaded is found; scipy loads its own and numpy's.
+    Only loaded libraries are found; scipy loads its own and numpy's.
     """
     import scipy.linalg  # noqa: F401
 
@@ -73,10 +73,10 @@ def _libraries() -> tuple[ThreadpoolController, ThreadpoolController]:
 
 
 def _is_of_torch(path: Path) -> bool:
-    """Whether a wheel of torch brought this library: on some systems its BLAS is a file of its own."""
+    """Return whether this library is from a wheel of torch: on some systems its BLAS is a file of its own."""
     return path.parent.parts[-2:] == ("torch", "lib") or path.parent.name == "torch.libs"
 
 
 def _counts_by_thread(library: Any) -> bool:
-    """Whether a limit holds only for the thread that sets it: MKL, and OpenBLAS where it is built on OpenMP."""
+    """Return whether a limit holds only for the thread that sets it: MKL, and OpenBLAS when built on OpenMP."""
     return library.internal_api == "mkl" or (library.internal_api == "openblas" and library.threading_layer == "openmp")

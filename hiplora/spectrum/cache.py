@@ -20,18 +20,18 @@ from hiplora.spectrum.spectrum import Spectrum
 
 # Version of the algorithm and of the file layout. Part of the key: a change here never reads an older entry.
 _VERSION = "2"
-# Up to this size all triplets are kept: a second at most, and every measure is then exact.
+# Up to this size all triplets are kept: it takes a second at most, and every measure is then exact.
 _COMPLETE_UP_TO = 1024
-# Entries are read up to here without touching the rest: what a usual k needs.
+# Entries are read up to here without touching the rest: enough for a usual k.
 _HEAD = 64
 _DEFAULT_LIMIT = 20 * 2**30
 
 
 def stored_k(shape: tuple[int, int], k: int | None) -> int:
-    """Return how many triplets are computed and kept when `k` are asked for (None: all).
+    """Return the number of triplets to compute and keep when `k` are requested (None: all).
 
-    A fixed rule, so that everyone who asks for a common `k` gets the same bits: all of a small weight, else `k` rounded
-    up to a multiple of 64.
+    A fixed rule, so that all requests for common values of `k` get the same bits: all triplets of a small weight, else
+    `k` rounded up to a multiple of 64.
 
     Raises:
         HiploraError: `k` is not between 1 and `min(shape)`.
@@ -43,7 +43,7 @@ def stored_k(shape: tuple[int, int], k: int | None) -> int:
 
 
 def round_up(k: int, largest: int) -> int:
-    """Return `k` rounded up to a multiple of 64, at most `largest`: what is read or measured at once."""
+    """Return `k` rounded up to a multiple of 64, at most `largest`: the number read or measured at once."""
     return min(-(-k // _HEAD) * _HEAD, largest)
 
 
@@ -67,7 +67,7 @@ class SpectrumCache:
     write the same bytes. The least recently used entries go first when the limit is passed.
 
     Args:
-        folder: where; made on the first write.
+        folder: made on the first write.
         limit: bytes that the entries may take together.
     """
 
@@ -76,9 +76,9 @@ class SpectrumCache:
         self.limit = limit
 
     def lookup(self, weight_hash: str, k: int | None = None) -> Spectrum | None:
-        """Return the leading `k` triplets (None: all) of the weight with this hash, or None when they are not here.
+        """Return the leading `k` triplets (None: all) of the weight with this hash, or None when they are not kept.
 
-        A damaged entry is removed with a warning, and counts as not here.
+        A damaged entry is removed with a warning, and counts as missing.
         """
         entries = sorted(self._entries(weight_hash), key=lambda entry: entry[0])
         for stored, path in entries:
@@ -87,7 +87,7 @@ class SpectrumCache:
                 continue
             try:
                 spectrum = self._load(path, weight_hash, k)
-            except FileNotFoundError:  # another process has made room meanwhile
+            except FileNotFoundError:  # removed meanwhile by another process to make room
                 continue
             except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
                 warnings.warn(f"{path} is damaged ({error}) and will be rebuilt.", stacklevel=2)
@@ -98,7 +98,7 @@ class SpectrumCache:
         return None
 
     def holds(self, weight_hash: str, k: int | None = None) -> bool:
-        """Whether `lookup` would find an entry, without reading it."""
+        """Return whether `lookup` would find an entry, without reading it."""
         return any(
             path.stem.endswith("-complete") or (k is not None and stored >= k)
             for stored, path in self._entries(weight_hash)

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 # Below this the Gram matrix has squared away the digits that u_i = W v_i / sigma_i needs.
 _SMALLEST_GRAM_RATIO = 1e-5
-# Blocks of a Krylov space after which it is looked at, and the least columns of a block. The first is enough for the
+# Blocks of a Krylov space before it is checked, and the fewest columns of a block. The first is enough for the
 # singular values of language models, which have no gap at k, the second for those of a random matrix.
 _KRYLOV_DEPTHS = (14, 24)
 _SMALLEST_BLOCK = 32
-# A weight must have so many times the columns of the first space: below, the Gram matrix is as quick.
+# A weight must have this many times the columns of the first space: below that, the Gram matrix is as fast.
 _KRYLOV_FROM = 2
 # Largest `||W^T u_i - sigma_i v_i|| / sigma_i` of what came from a Krylov space: what rounding the vectors to float32
 # adds to it anyway. Above the second, correcting takes longer than a larger space.
@@ -41,7 +41,7 @@ def decompose(
     All of them (`k=None`, or `k` close to full) come from a dense SVD in float64. A few of a large weight come from a
     block Krylov space in float32, corrected in float64 until each residual is below 1e-7 of its own singular value.
     Where that is not reached, and for smaller weights, they come from the eigenvectors of the smaller Gram matrix in
-    float64, unless `sigma_k / sigma_1` is so small that the Gram matrix has lost it. Whatever the way, the residual is
+    float64, unless `sigma_k / sigma_1` is so small that the Gram matrix has lost it. In every case the residual is
     computed in float64 against the weight itself.
 
     Args:
@@ -70,10 +70,10 @@ def decompose(
     else:
         import torch
 
-        # numpy first: torch does not read every dtype that ml_dtypes lends it.
+        # numpy first: torch cannot read every dtype that ml_dtypes adds to numpy.
         source = weight.astype(np.float64) if isinstance(weight, np.ndarray) else weight.detach()
         tensor = torch.as_tensor(source, device=device).double()
-        # A sum is finite only where all its parts are; a solver on a GPU may raise an error of its own instead.
+        # A sum is finite only if all its terms are. Checked first: a solver on a GPU may raise an error of its own.
         require_finite(tensor.abs().sum().cpu().numpy(), "the weight")
         found = _solve(tensor, k, _Torch)
         U, sigma, Vt = (part.cpu().numpy() for part in found[:3])
@@ -101,7 +101,7 @@ class _Cpu:
 
     @staticmethod
     def svd(W: np.ndarray) -> Any:
-        """Return the thin SVD; by numpy, which lets other threads (the app) go on meanwhile, as scipy does not."""
+        """Return the thin SVD, by numpy: unlike scipy, it lets other threads (the app) run meanwhile."""
         return np.linalg.svd(W, full_matrices=False)
 
     @staticmethod
@@ -151,14 +151,14 @@ def _solve(W: Any, k: int, routines: Any) -> tuple[Any, Any, Any, float, float, 
         found, algorithm = routines.svd(W), "svd-float64"
     U, sigma, Vt = found[0][:, :k], found[1][:k], found[2][:k]
     largest = float(sigma[0])
-    # Either side vanishes by construction on one of the two ways of the Gram matrix: the larger one tells.
+    # With a Gram matrix, one of the two vanishes by construction: the larger one counts.
     misses = (routines.column_norms(W.T @ U - Vt.T * sigma), routines.column_norms(W @ Vt.T - U * sigma))
     residual = max(float(miss.max()) for miss in misses) / largest if largest else 0.0
     return U, sigma, Vt, float(routines.norm(W)), residual, routines.name + algorithm
 
 
 def _gram(W: Any, k: int, routines: Any) -> Any:
-    """Return triplets by the eigenvectors of the smaller Gram matrix; None where it has lost them or saves nothing."""
+    """Return triplets by the eigenvectors of the smaller Gram matrix; None if it has lost them or saves nothing."""
     m, n = W.shape
     if 4 * k > min(m, n):
         return None
@@ -172,10 +172,10 @@ def _gram(W: Any, k: int, routines: Any) -> Any:
 
 
 def _krylov(W: np.ndarray, k: int) -> "_Triplets | None":
-    """Return triplets of a large float64 matrix; None where they are not found, or the matrix is too small.
+    """Return triplets of a large float64 matrix; None if they are not found, or the matrix is too small.
 
-    A block Krylov space of `W^T W` in float32, fully orthogonalized. Rounding leaves what it finds wrong by 1e-6; the
-    space is also an approximate inverse of `sigma_i^2 - W^T W`, so Davidson's method corrects that in float64. Only
+    A block Krylov space of `W^T W` in float32, fully orthogonalized. Rounding leaves errors of 1e-6 in its triplets;
+    the space is also an approximate inverse of `sigma_i^2 - W^T W`, so Davidson's method corrects them in float64. Only
     products of matrices are large, and other threads (the app) go on meanwhile.
     """
     m, n = W.shape
@@ -207,7 +207,7 @@ def _krylov(W: np.ndarray, k: int) -> "_Triplets | None":
 
 
 def _corrected(W: np.ndarray, k: int, roots: np.ndarray, ritz: np.ndarray) -> "_Triplets | None":
-    """Return the leading triplets near a space, corrected by Davidson's method; None where they do not get exact.
+    """Return the leading triplets near a space, corrected by Davidson's method; None if they do not become exact.
 
     Args:
         W: (m, n), float64.
@@ -227,7 +227,7 @@ def _corrected(W: np.ndarray, k: int, roots: np.ndarray, ritz: np.ndarray) -> "_
         if (misses > _WORTH_CORRECTING * sigma).any():
             return None
         # sigma_i^2 (sigma_i^2 - W^T W)^-1 times the residual, approximately: by the Ritz pairs beyond k, and as if
-        # W^T W were zero where the space does not reach. What lies along V itself is taken out below.
+        # W^T W were zero where the space does not reach. The part along V itself is removed below.
         shifted = 1 - (roots[k:, None] / sigma) ** 2
         shifted[shifted == 0] = np.inf
         miss /= sigma

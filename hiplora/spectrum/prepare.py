@@ -1,4 +1,4 @@
-"""The spectra of a base model: found in the cache, or computed with progress, and kept as they come."""
+"""The spectra of a base model: loaded from the cache, or computed with progress reports and kept."""
 
 import hashlib
 import json
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     import torch
 
 _LOOK_AGAIN = 0.1
-"""Seconds between two looks when others work on all that is left."""
+"""Seconds between two checks while other processes work on all the rest."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a preparation is.
+    """The progress of a preparation.
 
     Attributes:
         done: weights finished.
@@ -123,7 +123,7 @@ class BaseSpectra:
         return found
 
     def at_least(self, weight: Weight, k: int) -> Spectrum:
-        """Return as many triplets of a weight as are kept when `k` are asked for.
+        """Return at least `k` triplets of a weight: all that the cache keeps for this `k`.
 
         Raises:
             HiploraError: as `get`.
@@ -131,23 +131,23 @@ class BaseSpectra:
         return self.get(weight, stored_k(weight.shape, k))
 
     def missing(self, weights: Iterable[Weight], k: int | None = None) -> list[Weight]:
-        """Return the weights whose spectrum would have to be computed, without reading any."""
+        """Return the weights whose spectrum is still to be computed, without reading any weight."""
         return [w for w in weights if w.module not in self._hashes or not self.cache.holds(self._hashes[w.module], k)]
 
     def prepare(
         self, weights: Iterable[Weight], k: int | None = None, stop: Callable[[], bool] = lambda: False
     ) -> Iterator[Progress]:
-        """Compute what is missing, the largest weight first, yielding progress after each.
+        """Compute the missing spectra, the largest weight first, yielding progress after each.
 
-        Each spectrum is kept the moment it is there: stopping, or a crash, loses at most one weight's work, and the
+        Each spectrum is kept as soon as it is computed: a stop or a crash loses at most one weight's work, and the
         next call does the rest. Memory follows the largest weight.
 
-        Processes that prepare the same base on one cache folder at the same time share the work, whoever started them:
-        each takes the largest weight that nobody works on, and all end when the last is done. What a process that died
-        was working on is free again at once.
+        Processes that prepare the same base on one cache folder at the same time share the work: each takes the largest
+        weight that no other is working on, and all end when the last is done. The weight of a process that died is free
+        again at once.
 
         Args:
-            weights: which.
+            weights: to prepare.
             k: how many triplets, or all of a weight that has fewer; None for all.
             stop: asked before each weight; True ends the preparation.
 
@@ -195,7 +195,7 @@ class BaseSpectra:
             yield False
 
     def _check_room(self, weights: list[Weight], k: int | None) -> None:
-        """Raise when the spectra would push each other out of the cache, and so be computed again and again."""
+        """Raise if the spectra would push each other out of the cache, and so be computed again and again."""
         stored = [(stored_k(w.shape, None if k is None else min(k, *w.shape)), w.shape) for w in weights]
         needed = sum(4 * rank * (m + n) for rank, (m, n) in stored)
         if needed > self.cache.limit:
@@ -215,7 +215,7 @@ class BaseSpectra:
 
 
 def _read_memo(path: Path) -> dict[str, str]:
-    """Return remembered hashes; a damaged memo is forgotten, since it can be made again."""
+    """Return remembered hashes; a damaged memo is dropped, since it can be made again."""
     try:
         memo = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -230,7 +230,7 @@ def resolve_device(device: str) -> str:
     Raises:
         HiploraError: CUDA is asked for and is not there.
     """
-    # Without NVIDIA's tools there is no such GPU, and no need to wait for the import of torch.
+    # Without NVIDIA's tools there cannot be a CUDA GPU, and the import of torch would only take time.
     if device == "cpu" or (device == "auto" and shutil.which("nvidia-smi") is None):
         return "cpu"
     import torch

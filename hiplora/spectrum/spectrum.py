@@ -1,4 +1,4 @@
-"""A spectrum: the leading singular triplets of one frozen weight, with their exactness stated."""
+"""A spectrum: the leading singular triplets of one frozen weight, with their accuracy."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ class Spectrum:
         shape: `(m, n)`, out x in.
         frobenius: `||W0||_F` of the whole weight, not of the k triplets alone.
         residual: `max_i max(||W0^T u_i - sigma_i v_i||, ||W0 v_i - sigma_i u_i||) / sigma_1`, before the vectors are
-            rounded to float32: how exact the triplets are.
+            rounded to float32: the accuracy of the triplets.
         algorithm: how they were found.
         weight_hash: `content_hash` of the weight.
     """
@@ -40,19 +40,19 @@ class Spectrum:
 
     @property
     def k(self) -> int:
-        """Number of triplets at hand."""
+        """Number of triplets held."""
         return len(self.Ut)
 
     @property
     def complete(self) -> bool:
-        """Whether all `min(m, n)` triplets are at hand."""
+        """Whether all `min(m, n)` triplets are held."""
         return self.k == min(self.shape)
 
     def truncate(self, k: int) -> "Spectrum":
         """Return the leading `k` triplets, as views.
 
         Raises:
-            ValueError: `k` is not between 1 and the number at hand.
+            ValueError: `k` is not between 1 and the number held.
         """
         if not 1 <= k <= self.k:
             raise ValueError(f"k must be between 1 and {self.k}, got {k}")

@@ -1,4 +1,4 @@
-"""A figure as a page shows it: its finding above, its formula and everything to take away below."""
+"""A figure on a page: its finding above, its formula and its exports below."""
 
 from collections.abc import Callable
 from functools import partial
@@ -33,13 +33,13 @@ def figure_card(
     """Show `draw(table(), *args)`: picture, CSV and Python all come from this one call.
 
     Args:
-        draw: a function of `hiplora.figures`; on the page its title is text beside the figure, in what is taken away
-            it is part of it.
-        table: the call that makes what the figure shows.
+        draw: a function of `hiplora.figures`; on the page its title is text beside the figure, in exports it is part of
+            the figure.
+        table: the call that makes the figure's table.
         args: further arguments of `draw`; calls among them are made too.
-        name: file name of what is taken away, and key of the chart.
-        measures: whose formula, meaning and source to show.
-        formula: more LaTeX, for what is not a column of the layer table.
+        name: file name of the exports, and key of the chart.
+        measures: those whose formula, meaning and source to show.
+        formula: more LaTeX, for anything that is not a column of the layer table.
         compute: makes the table from its call, such as through a cache.
         chart: passed on to `st.plotly_chart`.
     """

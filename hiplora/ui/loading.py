@@ -24,7 +24,7 @@ _Identity = tuple[tuple[str, int, int], ...]
 
 
 def load(session: Session) -> Study:
-    """Open the base and the adapters. One adapter that cannot be used does not keep the others from being shown.
+    """Open the base and the adapters. If one adapter cannot be used, the others are shown all the same.
 
     Raises:
         HiploraError: the base cannot be opened.
@@ -35,13 +35,13 @@ def load(session: Session) -> Study:
 
 
 def show_problems(study: Study) -> None:
-    """Show one sentence for each adapter that cannot be used."""
+    """Show a sentence for each unusable adapter."""
     for problem in study.problems:
         st.error(plain(problem), icon=":material/error:")
 
 
 def require_adapters(study: Study) -> None:
-    """Show what is wrong with the chosen adapters, and stop the page here when none is left to be shown."""
+    """Show the problems of the chosen adapters, and stop the page here when none is left to be shown."""
     show_problems(study)
     for _, reason in study.strangers:
         st.warning(plain(reason), icon=":material/link_off:")
@@ -82,13 +82,13 @@ def show_damaged_cards(study: Study) -> None:
 
 
 def at_hand(study: Study) -> list[Path]:
-    """Return the folders of everything on this base that may have scores: its runs, and the demo world's adapters."""
+    """Return the folders on this base with possible scores: its runs and the demo adapters."""
     shipped = demo_adapters() if study.base.path == demo_base() else []
     return [*shipped, *(run.path for run in runs_on(study))]
 
 
 def runs_on(study: Study) -> list[Run]:
-    """Return the runs that were trained on this base, the newest first."""
+    """Return the runs trained on this base, the newest first."""
     return [run for run in list_runs() if runs.same_base(run.config.base, study.source)]
 
 
@@ -110,10 +110,10 @@ def playable_runs(study: Study) -> dict[str, Run]:
 
 
 def _prepare(study: Study, optional: Sequence[str]) -> None:
-    """Make sure that the spectra are there; while they are computed, show how far that is and stop the page here."""
+    """Compute missing spectra in the background; meanwhile show the progress and stop the page here."""
     missing = study.missing(optional=optional)
     k = None if optional else study.k
-    # By what is computed, not by what is asked for: steps of k, stops and page switches then meet the same task.
+    # Keyed by what is computed, not by what is requested: steps of k, stops and page switches find the same task.
     key = (study.base.identity, frozenset((weight.module, stored_k(weight.shape, k)) for weight in study.weights))
     tasks = _tasks()
     if not missing:
@@ -146,7 +146,7 @@ def _show_progress(task: BackgroundTask[Progress], name: str) -> None:
     st.caption("Once per weight: the singular vectors are kept on disk and shared by every page, adapter and session.")
     progress = snapshot.latest
     if progress is None:
-        st.progress(0.0, "Looking at the weights…")
+        st.progress(0.0, "Checking the weights…")
     else:
         left = "" if progress.remaining is None else f", about {progress.remaining:.0f} s left"
         st.progress(progress.share, f"{progress.done} of {progress.total} weights{left}")

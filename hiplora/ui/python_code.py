@@ -1,4 +1,4 @@
-"""The Python that makes a figure, written from the very call that drew it."""
+"""The Python code of a figure, written from the call that drew it."""
 
 import inspect
 import sys
@@ -14,7 +14,7 @@ from hiplora.training import Run
 
 
 def code(figure: Callable[..., Any], table: "partial[Any]", *args: Any) -> str:
-    """Return a program that shows `figure(table(), *args)`.
+    """Return a program for showing `figure(table(), *args)`.
 
     Args:
         figure: a public function of this package.
@@ -66,7 +66,7 @@ class _Writer:
         return repr(str(value) if isinstance(value, Path) else value)
 
     def name_of(self, function: Callable[..., Any]) -> str:
-        """Return what a function or method is called in the program."""
+        """Return the name of a function or method in the program."""
         owner = getattr(function, "__self__", None)
         if owner is not None and not inspect.isclass(owner) and not inspect.ismodule(owner):
             return f"{self.variable(type(owner).__name__.lower(), owner.made_by)}.{function.__name__}"
@@ -75,13 +75,13 @@ class _Writer:
         return f"{self.imported(_public_module(function))}.{function.__name__}"
 
     def imported(self, module: str) -> str:
-        """Import a module, and return what it is called in the program."""
+        """Import a module, and return its name in the program."""
         self._modules.add(module)
         return module.rpartition(".")[2]
 
 
 def _public_module(function: Callable[..., Any]) -> str:
-    """Return the shortest module of this package that hands a function out."""
+    """Return the shortest module of this package that exports a function."""
     parts = function.__module__.split(".")
     paths = [".".join(parts[:length]) for length in range(2, len(parts) + 1)]
     return next(path for path in paths if getattr(sys.modules[path], function.__name__, None) is function)

@@ -1,4 +1,4 @@
-"""Budgets moved by shadow prices: kept for the next run, shown, and dropped again."""
+"""Budgets moved by shadow prices: kept for the next run, shown and reset."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -49,22 +49,22 @@ class Reallocation:
 
 
 def kept() -> Reallocation | None:
-    """Return what the next run is to use, if anything."""
+    """Return the moved budgets for the next run, if any."""
     found: Reallocation | None = st.session_state.get(_KEY)
     return found
 
 
 def offer_run(run: Run) -> None:
-    """Show the button that moves the budgets of a run by its prices.
+    """Show the button to move the budgets of a run by its prices.
 
     Raises:
-        HiploraError: the run has no prices.
+        HiploraError: the run does not have prices.
     """
     _offer(run.name, run.config.base, partial(price_table, run))
 
 
 def offer_update(study: Study, name: str) -> None:
-    """Show the button that moves the budgets of an update by the prices on its card.
+    """Show the button to move the budgets of an update by the prices on its card.
 
     Args:
         study: with the update.
@@ -96,7 +96,7 @@ def _offer(source: str, base: str, call: "partial[pd.DataFrame]") -> None:
 
 
 def show() -> None:
-    """Show the budgets that the next run will use, old against new, with a way to drop them."""
+    """Show the budgets of the next run, old against new, with a button to reset them."""
     found = kept()
     if found is None:
         return
@@ -110,7 +110,7 @@ def show() -> None:
 
 
 def drop_button(key: str) -> None:
-    """Show the button that forgets the moved budgets."""
+    """Show the button to forget the moved budgets."""
     st.button("Reset to a single ε", key=key, icon=":material/undo:", on_click=drop)
 
 

@@ -94,7 +94,7 @@ def test_olora_on_conv1d_is_refused_since_peft_starts_it_elsewhere_than_at_the_b
     trained = start("olora", gpt2_base, move=0.0, target_modules=r".*attn\.c_proj", fan_in_fan_out=True)
     moved = trained.changes["transformer.h.0.attn.c_proj"]
     assert np.linalg.norm(moved) > 0.1
-    with pytest.raises(HiploraError, match="adapter was started by OLoRA on Conv1D, which PEFT does wrongly"):
+    with pytest.raises(HiploraError, match="adapter was initialized by OLoRA on Conv1D, which PEFT gets wrong"):
         read_adapter(trained.folder)
 
 
@@ -121,7 +121,7 @@ def test_without_its_start_it_is_refused_and_told_what_is_missing(init, write_ad
     }, init_lora_weights=init)  # fmt: skip
     with pytest.raises(
         HiploraError,
-        match=f"moved was started by {init}, which changes the base too, .*started from beside them as "
+        match=f"moved was initialized by {init}, which changes the base too, .*initial weights beside them as "
         r"initial\.safetensors, or save it with PEFT's path_initial_model_for_weight_conversion",
     ):
         read_adapter(folder)
@@ -131,7 +131,7 @@ def test_loftq_is_refused_whatever_lies_beside_it(write_adapter, rng):
     tensors = {f"base_model.model.a.lora_{factor}.weight": rng.normal(size=(3, 3)) for factor in "AB"}
     folder = write_adapter("moved", tensors, init_lora_weights="loftq")
     save_file(tensors, folder / INITIAL_FILE)
-    with pytest.raises(HiploraError, match="moved was started by loftq, which changes the base too, by quantizing"):
+    with pytest.raises(HiploraError, match="moved was initialized by loftq, which changes the base too, by quantizing"):
         read_adapter(folder)
 
 
@@ -139,7 +139,7 @@ def test_a_dora_with_such_a_start_is_refused(write_adapter, rng):
     tensors = {f"base_model.model.a.lora_{factor}.weight": rng.normal(size=(3, 3)) for factor in "AB"}
     folder = write_adapter("both", tensors, init_lora_weights="pissa", use_dora=True)
     save_file(tensors, folder / INITIAL_FILE)
-    with pytest.raises(HiploraError, match="both is a DoRA that was started by pissa, which is not read yet"):
+    with pytest.raises(HiploraError, match="both is a DoRA initialized by pissa, which is not read yet"):
         read_adapter(folder)
 
 

@@ -98,11 +98,11 @@ def test_biases_and_modules_kept_whole_are_counted_and_named(llama_base, gpt2_ba
     whole = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
     make_adapter(llama_base, tmp_path / "whole", whole)
     (note,) = read_adapter(tmp_path / "whole").caveats
-    assert note == "Trained too, but not in these numbers: tensors kept whole (1: lm_head.weight)."
+    assert note == "Also trained, but not in these numbers: tensors kept whole (1: lm_head.weight)."
     bias = LoraConfig(r=2, target_modules=["c_attn"], bias="lora_only", fan_in_fan_out=True)
     make_adapter(gpt2_base, tmp_path / "bias", bias)
     (note,) = read_adapter(tmp_path / "bias").caveats
-    assert note.startswith("Trained too, but not in these numbers: biases (2: transformer.h.0.attn.c_attn.")
+    assert note.startswith("Also trained, but not in these numbers: biases (2: transformer.h.0.attn.c_attn.")
 
 
 def test_embedding_adapters_are_counted_and_named(llama_base, make_adapter, tmp_path):

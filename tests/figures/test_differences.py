@@ -35,7 +35,7 @@ def test_bars_are_the_modules_with_most_of_the_difference_split_by_channel() -> 
         same(traces(figure)[name].x, ranked["share"] * ranked[column])
     assert traces(figure)["principal"].marker.color == style.PRINCIPAL
     assert traces(figure)["residual"].marker.color == style.RESIDUAL
-    same(traces(figure)["together so far"].x, ranked["share"].cumsum())
+    same(traces(figure)["cumulative"].x, ranked["share"].cumsum())
 
 
 @pytest.mark.parametrize(

@@ -198,8 +198,8 @@ def test_layers_are_named_where_they_begin(history: pd.DataFrame) -> None:
 
 def test_tightness_title_names_the_tightest_module_of_each_run(history: pd.DataFrame) -> None:
     title = figures.tightness_history(history, 16).layout.title.text
-    assert f"plain would spend {style.percent(2.0)} of a budget at most, in layers.0.self_attn.q_proj" in title
-    assert f"ours spends {style.percent(0.62)} of its budget at most, in layers.1.mlp.up_proj" in title
+    assert f"plain would spend up to {style.percent(2.0)} of a budget, in layers.0.self_attn.q_proj" in title
+    assert f"ours spends up to {style.percent(0.62)} of its budget, in layers.1.mlp.up_proj" in title
 
 
 def test_before_the_first_step_nothing_is_spent(history: pd.DataFrame) -> None:

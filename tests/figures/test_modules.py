@@ -93,10 +93,10 @@ def moved() -> pd.DataFrame:
 
 def test_old_and_new_budget_stand_above_each_other(moved: pd.DataFrame) -> None:
     drawn = traces(figures.reallocated_budgets(moved))
-    same(drawn["ε it had"].y, moved["epsilon"])
+    same(drawn["ε so far"].y, moved["epsilon"])
     same(drawn["ε of the next run"].y, moved["new_epsilon"])
-    np.testing.assert_array_equal(drawn["ε it had"].x, drawn["ε of the next run"].x)
-    assert len(set(drawn["ε it had"].x)) == len(moved)
+    np.testing.assert_array_equal(drawn["ε so far"].x, drawn["ε of the next run"].x)
+    assert len(set(drawn["ε so far"].x)) == len(moved)
 
 
 def test_reallocation_title_counts_the_winners_and_names_both_ends(moved: pd.DataFrame) -> None:

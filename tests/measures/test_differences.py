@@ -189,7 +189,7 @@ def test_a_k_that_does_not_fit_is_named(spectra, everywhere, attention):
 
 
 def test_two_adapters_of_one_name_cannot_be_compared(spectra, everywhere):
-    with pytest.raises(ValueError, match="one name"):
+    with pytest.raises(ValueError, match="two updates are named"):
         difference_table(spectra, *placed(spectra, everywhere, everywhere), K)
 
 
