@@ -1,5 +1,4 @@
 import itertools
-import time
 
 import numpy as np
 import psutil
@@ -9,6 +8,7 @@ from tests import numerics
 from tests.benchmarks.matrices import known_weight
 from tests.benchmarks.report import Line, markdown, reaches
 from tests.benchmarks.timing import Ratio, busy_loops, paired_ratio, race
+from tests.waiting import until
 
 
 class Clock:
@@ -70,9 +70,7 @@ def test_rounds_go_on_until_the_time_is_up_within_their_limits(seconds, rounds):
 def test_busy_loops_run_beside_the_call_and_rest_otherwise():
     def stopped(count):
         # A signal takes a moment.
-        deadline = time.monotonic() + 30
-        while [loop.status() for loop in loops].count(psutil.STATUS_STOPPED) != count:
-            assert time.monotonic() < deadline
+        until(lambda: [loop.status() for loop in loops].count(psutil.STATUS_STOPPED) == count)
 
     before = set(psutil.Process().children())
     with busy_loops(3) as beside:

@@ -13,8 +13,7 @@ from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from hiplora.spectrum import blas, decompose
 from hiplora.spectrum.blas import one_blas_thread
-
-WAIT = 30
+from tests.waiting import LIMIT
 
 
 @pytest.fixture
@@ -59,14 +58,14 @@ def test_blocks_run_side_by_side_and_the_last_to_end_restores(threads):
 
     def last():
         with one_blas_thread():
-            both_inside.wait(WAIT)
-            assert first_is_out.wait(WAIT)
+            both_inside.wait(LIMIT)
+            assert first_is_out.wait(LIMIT)
             assert threads() == {1}
 
     with ThreadPoolExecutor(1) as pool:
         with one_blas_thread():
             found = pool.submit(last)
-            both_inside.wait(WAIT)
+            both_inside.wait(LIMIT)
         first_is_out.set()
         found.result()
     assert threads() == {2}
@@ -96,7 +95,7 @@ def test_torch_keeps_its_threads():
 
 def in_fresh_interpreter(code, *arguments):
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
-    subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=True, timeout=120, env=environment)
+    subprocess.run([sys.executable, "-c", code, *map(str, arguments)], check=True, timeout=LIMIT, env=environment)
 
 
 def test_scipy_is_limited_when_it_is_imported_later():

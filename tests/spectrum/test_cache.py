@@ -9,6 +9,7 @@ from hiplora.errors import HiploraError
 from hiplora.spectrum import SpectrumCache, content_hash, decompose, default_cache, prepare, spectrum_of
 from hiplora.spectrum import cache as cache_module
 from hiplora.spectrum.cache import stored_k
+from tests.waiting import LIMIT
 
 
 @pytest.fixture
@@ -240,8 +241,8 @@ def test_two_processes_on_one_folder_get_the_same(tmp_path):
         worker.start()
     found = {}
     for _ in range(2 * len(seeds)):
-        seed, data = results.get(timeout=60)
+        seed, data = results.get(timeout=LIMIT)
         assert found.setdefault(seed, data) == data
     for worker in workers:
-        worker.join(30)
+        worker.join(LIMIT)
         assert worker.exitcode == 0

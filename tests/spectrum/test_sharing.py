@@ -11,6 +11,7 @@ from filelock import FileLock
 from hiplora.sources import open_base
 from hiplora.spectrum import SpectrumCache
 from hiplora.spectrum.prepare import BaseSpectra
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -95,8 +96,7 @@ def test_what_a_lost_process_had_done_is_kept_and_the_next_does_the_rest(write_b
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    while not entries(cache):
-        assert process.poll() is None
+    until(lambda: entries(cache), process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     done = len(entries(cache))

@@ -65,7 +65,7 @@ def test_interrupt_stops_with_a_checkpoint_and_resume_goes_on(run, tmp_path):
             "hiplora",
             "train",
             "--steps",
-            "400",
+            "4000",
             "--batch-size",
             "4",
             "--out",

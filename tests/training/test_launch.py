@@ -12,16 +12,7 @@ import pytest
 from hiplora.errors import HiploraError
 from hiplora.training import Launcher, Run, RunConfig, step_table
 from tests.training.conftest import SMALL
-
-
-def wait(condition, seconds=90):
-    """Wait until something that another process does has happened."""
-    import time
-
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
+from tests.waiting import until
 
 
 def has_step(run, step):
@@ -40,17 +31,17 @@ def launcher_in(folder):
 
 def test_two_methods_run_side_by_side_and_nothing_else_starts_meanwhile(tmp_path):
     with launcher_in(tmp_path) as launcher:
-        configs = [RunConfig(**SMALL, steps=500, method=method) for method in ("lora", "hiplora")]
+        configs = [RunConfig(**SMALL, steps=5000, method=method) for method in ("lora", "hiplora")]
         lora, hiplora = launcher.start(configs)
         assert launcher.starting(lora)
         with pytest.raises(HiploraError, match="is running: stop it, or wait for it to end"):
             launcher.start(configs)
-        wait(has_step(lora, 2))
-        wait(has_step(hiplora, 2))
+        until(has_step(lora, 2))
+        until(has_step(hiplora, 2))
         assert {run.name for run in launcher.running()} == {"swap-lora-s0", "swap-hiplora-s0"}
         for run in (lora, hiplora):
             run.request_stop()
-        wait(lambda: not launcher.running())
+        until(lambda: not launcher.running())
         assert lora.status.state == hiplora.status.state == "stopped"
         assert lora.adapter
         # The same data in the same order: the first loss is that of the unchanged base, to float32 rounding.
@@ -61,14 +52,14 @@ def test_two_methods_run_side_by_side_and_nothing_else_starts_meanwhile(tmp_path
 def test_process_kept_waiting_begins_at_once_and_what_was_stopped_is_resumed(tmp_path):
     with launcher_in(tmp_path) as launcher:
         launcher.warm_up()
-        (run,) = launcher.start([RunConfig(**SMALL, steps=40)])
-        wait(has_step(run, 3))
+        (run,) = launcher.start([RunConfig(**SMALL, steps=150)])
+        until(has_step(run, 3))
         run.request_stop()
-        wait(lambda: run.status.state == "stopped")
-        wait(lambda: not launcher.running())
+        until(lambda: run.status.state == "stopped")
+        until(lambda: not launcher.running())
         launcher.resume([run])
-        wait(lambda: run.status.state == "finished")
-        assert step_table([run])["step"].tolist() == list(range(1, 41))
+        until(lambda: run.status.state == "finished")
+        assert step_table([run])["step"].tolist() == list(range(1, 151))
         with pytest.raises(HiploraError, match="is finished: there is nothing to resume"):
             launcher.resume([run])
 
@@ -78,7 +69,7 @@ def test_run_stops_with_a_checkpoint_when_its_launcher_is_killed(tmp_path):
         import sys
         from hiplora.training import Launcher, RunConfig
         launcher = Launcher(__import__("pathlib").Path({str(tmp_path)!r}))
-        launcher.start([RunConfig(**{SMALL!r}, steps=500)])
+        launcher.start([RunConfig(**{SMALL!r}, steps=5000)])
         print("started", flush=True)
         sys.stdin.read()
     """
@@ -87,8 +78,8 @@ def test_run_stops_with_a_checkpoint_when_its_launcher_is_killed(tmp_path):
     )
     assert process.stdout.readline() == "started\n"
     run = Run(tmp_path / "swap-hiplora-s0")
-    wait(has_step(run, 2))
+    until(has_step(run, 2))
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    wait(lambda: run.status.state == "stopped")
+    until(lambda: run.status.state == "stopped")
     assert run.checkpoints[-1].step == len(step_table([run]))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from hiplora.errors import HiploraError
 from hiplora.ui.background import BackgroundTask
+from tests.waiting import LIMIT
 
 
 def count_until(stopped: Callable[[], bool]) -> Iterator[int]:
@@ -18,7 +19,7 @@ def count_until(stopped: Callable[[], bool]) -> Iterator[int]:
 
 def test_latest_result_is_kept_when_the_work_ends() -> None:
     job = BackgroundTask(lambda _: iter([1, 2, 3]))
-    assert job.wait(10)
+    assert job.wait(LIMIT)
     snapshot = job.snapshot()
     assert (snapshot.latest, snapshot.running, snapshot.stopped, snapshot.error) == (3, False, False, None)
 
@@ -29,19 +30,19 @@ def test_progress_is_seen_while_it_runs() -> None:
     def work(_: Callable[[], bool]) -> Iterator[int]:
         yield 1
         seen.set()
-        gate.wait(10)
+        gate.wait(LIMIT)
 
     job = BackgroundTask(work)
-    assert seen.wait(10)
+    assert seen.wait(LIMIT)
     assert (job.snapshot().latest, job.snapshot().running) == (1, True)
     gate.set()
-    assert job.wait(10)
+    assert job.wait(LIMIT)
 
 
 def test_stop_ends_the_work_and_says_so() -> None:
     job = BackgroundTask(count_until)
     job.stop()
-    assert job.wait(10)
+    assert job.wait(LIMIT)
     assert job.snapshot().stopped
 
 
@@ -51,14 +52,14 @@ def test_error_of_the_user_is_one_sentence() -> None:
         raise HiploraError("x.safetensors is missing.")
 
     job = BackgroundTask(work)
-    job.wait(10)
+    job.wait(LIMIT)
     snapshot = job.snapshot()
     assert (snapshot.error, snapshot.details, snapshot.latest) == ("x.safetensors is missing.", None, 1)
 
 
 def test_error_of_ours_keeps_its_traceback() -> None:
     job = BackgroundTask(lambda _: iter([1 // 0]))
-    job.wait(10)
+    job.wait(LIMIT)
     snapshot = job.snapshot()
     assert snapshot.error is not None
     assert snapshot.error.startswith("ZeroDivisionError")
@@ -67,7 +68,7 @@ def test_error_of_ours_keeps_its_traceback() -> None:
 
 def test_process_exits_while_a_job_runs() -> None:
     code = "import tests.ui.test_background as t; t.BackgroundTask(t.count_until)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=LIMIT, check=False).returncode == 0
 
 
 def test_process_exits_while_a_job_multiplies_in_torch() -> None:
@@ -84,5 +85,5 @@ job = BackgroundTask(multiply)
 while job.snapshot().latest is None:
     time.sleep(0.01)
 """
-    done = subprocess.run([sys.executable, "-c", code], timeout=60, check=False, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], timeout=LIMIT, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

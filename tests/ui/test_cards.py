@@ -20,6 +20,7 @@ from hiplora.training.train import train
 from hiplora.ui import cards
 from hiplora.ui.python_code import code
 from hiplora.ui.reallocation import Reallocation
+from tests.waiting import LIMIT
 
 BOTH = {"adapters": ["swap-lora", "swap-hiplora"]}
 
@@ -59,7 +60,7 @@ def show(monkeypatch: pytest.MonkeyPatch, runs_folder: Path) -> Iterator[Callabl
     monkeypatch.setattr(cards, "figure_card", recorded)
 
     def visit(page: str, query: dict[str, Any], moved: "Reallocation | None") -> list[Shown]:
-        app = AppTest.from_file(str(site_root() / "app.py"), default_timeout=120)
+        app = AppTest.from_file(str(site_root() / "app.py"), default_timeout=LIMIT)
         for name, value in ({"base": "demo", "k": "16", **BOTH} | query).items():
             app.query_params[name] = value
         # The navigation is known once the frame has run.
