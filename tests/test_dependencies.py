@@ -45,7 +45,7 @@ def test_dependencies_are_what_is_imported() -> None:
     names = set().union(*map(_imported, files)) - {"hiplora"}
     homes = packages_distributions()
     found = {canonicalize_name(home) for name in names for home in homes.get(name, ())}
-    assert found | {"regex"} == set(declared()) - NEEDED_BY_OTHERS
+    assert found == set(declared()) - NEEDED_BY_OTHERS
 
 
 @pytest.mark.parametrize("lock", LOCKS)
