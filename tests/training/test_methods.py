@@ -1,5 +1,7 @@
 """Every method trains as many parameters as a LoRA of the rank asked for, within 5 %."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +58,15 @@ def test_match_is_within_tolerance_or_refused(shapes, r, k, method):
     assert max(match.ranks.values()) - min(match.ranks.values()) <= 1
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_names_of_a_base_are_not_patterns(method):
+    """`re` would try for years to match the last of these."""
+    ranks = dict.fromkeys(["layers.0.q_proj", "layers.1.q_proj"], 4) | {"layers.0.([a-z_.0-9]+)+X": 3}
+    asked = find_method(method).peft_config(config(r=4, principal_rank=2), ranks)
+    for pattern in (asked.rank_pattern, asked.alpha_pattern):
+        assert [name for name in ranks if re.fullmatch(next(iter(pattern)), name)] == ["layers.0.([a-z_.0-9]+)+X"]
+
+
 def test_one_rank_serves_all_modules_where_it_can(base):
     _, match = match_on(base, config(method="hiplora"))
     assert set(match.ranks.values()) == {7}
@@ -73,7 +84,7 @@ def test_scaling_is_the_one_asked_for_in_every_module(base, method):
     asked = config(method=method, r=4, lora_alpha=12, principal_rank=5)
     found, match = match_on(base, asked)
     made = found.peft_config(asked, match.ranks)
-    alphas = {module: made.alpha_pattern.get(module, made.lora_alpha) for module in match.ranks}
+    alphas = {module: made.alpha_pattern.get(re.escape(module), made.lora_alpha) for module in match.ranks}
     assert all(alphas[module] / rank == pytest.approx(3.0) for module, rank in match.ranks.items())
 
 

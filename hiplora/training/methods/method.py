@@ -1,5 +1,6 @@
 """A training method: its name, its size, and its PEFT config."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -72,7 +73,8 @@ def shared_fields(
         value = settings.scaling * rank
         return int(value) if value == int(value) else value
 
-    other = {module: rank for module, rank in ranks.items() if rank != r}
+    # Keys of a pattern are regular expressions to PEFT, and names of modules are a base's own.
+    other = {re.escape(module): rank for module, rank in ranks.items() if rank != r}
     return {
         "r": r,
         "lora_alpha": alpha(r),
