@@ -65,7 +65,7 @@ def dense(layer: HipLoraLinear) -> dict[str, torch.Tensor]:
     residual = (eye(len(U), dtype=U.dtype) - U @ U.T) @ B @ A @ (eye(len(V), dtype=V.dtype) - V @ V.T)
     return {
         "p": U @ C @ V.T,
-        "r": s.alpha / s.r * residual,
+        "r": s.lora_alpha / s.r * residual,
         "U": U,
         "V": V,
         "cost": torch.tensor(cost, dtype=torch.float64),

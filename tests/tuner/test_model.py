@@ -125,7 +125,7 @@ def test_loading_needs_no_svd_and_no_cache(load_base, tokens, tmp_path, monkeypa
     def refuse(*args, **kwargs):
         raise AssertionError("an SVD was asked for")
 
-    monkeypatch.setattr(hiplora.spectrum.cache, "decompose", refuse)
+    monkeypatch.setattr(hiplora.spectrum.prepare, "decompose", refuse)
     for low_memory in (False, True):
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
