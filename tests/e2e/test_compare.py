@@ -52,7 +52,7 @@ def test_the_default_view_compares_the_two_shipped_adapters(visit: Visit) -> Non
     expect(findings.nth(SKILLS)).to_contain_text("Base skills kept: swap-lora 90")
     expect(findings.nth(BARS)).to_contain_text("of 28 modules hold")
     expect(findings.nth(OCTAVES)).to_contain_text("Furthest above chance: swap-lora at direction")
-    expect(page.get_by_text("All train as many parameters as swap-lora within 5%")).to_be_visible()
+    expect(page.get_by_text("All train as many parameters as swap-lora, within 5%")).to_be_visible()
     expect(page.get_by_text("A run of this base with two checkpoints or more can be played here")).to_be_visible()
     visit.assert_sound()
 

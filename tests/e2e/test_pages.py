@@ -188,5 +188,5 @@ def test_upload_is_shown_beside_the_shipped_adapter_of_its_name(visit: Visit) ->
     drop.set_input_files([folder / "adapter_model.safetensors"])
     page.get_by_role("button", name="Add to the adapters").click()
     expect(page.get_by_test_id("stMultiSelect")).to_contain_text("swap-lora-2")
-    expect(page.get_by_role("heading", level=4).first).to_contain_text("swap-lora puts 6.3× its share")
+    expect(page.get_by_role("heading", level=4).first).to_contain_text("swap-lora puts 6.3 times as much")
     visit.assert_sound()
