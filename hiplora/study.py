@@ -501,9 +501,11 @@ class Study:
         return found
 
     def _weight(self, module: str) -> Weight:
-        if module not in self.base.weights:
+        placed = (placement.places[module] for placement in self.placements if module in placement)
+        weight = next(placed, None) or self.base.weights.get(module)
+        if weight is None:
             raise HiploraError(f"{self.base.name} has no module {module!r}: `layers()` lists those that are changed.")
-        return self.base.weights[module]
+        return weight
 
     def _needed(self, optional: Sequence[str]) -> int | None:
         """Return the number of triplets needed by the measures; None for all."""
@@ -527,10 +529,11 @@ class Study:
 
     def _of_module(self, name: str, module: str, table: Callable[..., pd.DataFrame]) -> pd.DataFrame:
         def make() -> pd.DataFrame:
-            changing = [placement for placement in self.placements if module in placement]
-            if not changing:
+            if not any(module in placement for placement in self.placements):
                 raise HiploraError(f"No chosen adapter changes {module}: choose another module.")
-            spectrum = self.spectrum(module)
+            weight = self._weight(module)
+            changing = [placement for placement in self.placements if placement.changes(weight)]
+            spectrum = self.spectra.at_least(weight, self.k)
             parts = [table(spectrum, placement.delta(module), placement.update.name) for placement in changing]
             # The order of all updates, including those that leave this module alone: it determines their colors.
             order = pd.CategoricalDtype(self.names)

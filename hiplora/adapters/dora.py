@@ -25,7 +25,6 @@ class DoraAdapter(LoraAdapter):
 
     titles = ("DoRA",)
     method = "DoRA"
-    needs_base = True
 
     @classmethod
     def reads(cls, config: dict[str, Any], tensors: TensorSource) -> bool:
@@ -33,6 +32,10 @@ class DoraAdapter(LoraAdapter):
         return super().reads(config, tensors) and (
             bool(config.get("use_dora")) or any(MAGNITUDE in key for key in tensors.shapes)
         )
+
+    def needs_weight(self, module: str) -> bool:
+        """Return True: the magnitudes are those of the whole weight."""
+        return True
 
     def _find_keys(self) -> dict[str, dict[str, str]]:
         keys = super()._find_keys()

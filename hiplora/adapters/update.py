@@ -19,7 +19,6 @@ class Update(ABC):
         name: in tables and figures.
         method: how it was made, such as `LoRA` or `HiP-LoRA`.
         modules: names of the changed matrices.
-        needs_base: whether `delta` must be given the base's weight.
         caveats: one sentence each for what is changed but not measured, or looks wrong.
         config: settings it was trained with, in PEFT's names; empty when there are none.
     """
@@ -27,7 +26,6 @@ class Update(ABC):
     name: str
     method: str
     modules: Sequence[str]
-    needs_base: bool = False
     caveats: Sequence[str] = ()
     config: Mapping[str, Any] = {}
 
@@ -41,12 +39,20 @@ class Update(ABC):
 
         Args:
             module: one of `modules`.
-            weight: (m, n) out x in, the base's weight; used only by an update that `needs_base`.
+            weight: (m, n) out x in, the base's weight; used only where `needs_weight`.
 
         Raises:
             HiploraError: NaN or infinity in its values, factors that do not fit each other, or no `weight` where the
                 update needs it.
         """
+
+    def needs_weight(self, module: str) -> bool:
+        """Return whether `delta` must be given the base's weight of this module."""
+        return False
+
+    def original(self, module: str) -> str:
+        """Return the name that a module's weight has in the base: another one where a layer is used several times."""
+        return module
 
     @property
     def identity(self) -> Hashable:

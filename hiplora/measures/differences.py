@@ -77,11 +77,11 @@ def difference_table(
             spectrum, module = spectra.get(weight, k), weight.module
             deltas: dict[str, Delta] = {
                 placement.update.name: placement.delta(module)
-                if module in placement
+                if placement.changes(weight)
                 else LowRankDelta.zero(weight.shape)
                 for placement in (first, second)
             }
-            stated = [placement.epsilon(module) for placement in (first, second) if module in placement]
+            stated = [placement.epsilon(module) for placement in (first, second) if placement.changes(weight)]
             own = min((budget for budget in stated if budget is not None), default=DEFAULT_EPSILON)
             budget = own if epsilon is None else epsilon
             measured.append(

@@ -38,7 +38,7 @@ def measure_layers(
         for weight in weights:
             spectrum = spectra.get(weight, None if optional else k)
             for placement in placements:
-                if weight.module in placement:
+                if placement.changes(weight):
                     found[placement.update.name].append(
                         measure(
                             spectrum,
@@ -55,9 +55,10 @@ def measure_layers(
 
 
 def changed_weights(placements: Iterable[Placement]) -> list[Weight]:
-    """Return the weights changed by updates, each once, in data order."""
-    found = {weight.module: weight for placement in placements for weight in placement.weights}
-    return [found[module] for module in in_data_order(found)]
+    """Return the weights changed by updates, each once under each name, in data order."""
+    found = dict.fromkeys(weight for placement in placements for weight in placement.weights)
+    order = {module: place for place, module in enumerate(in_data_order({weight.module for weight in found}))}
+    return sorted(found, key=lambda weight: order[weight.module])
 
 
 def require_rank(weights: Iterable[Weight], k: int) -> None:

@@ -29,19 +29,16 @@ class Weight:
     Attributes:
         module: name of the module in the model, without `.weight`.
         path: the safetensors file.
+        key: name of the tensor in the file.
         shape: `(m, n)`, out x in, whichever way it is stored.
         transposed: whether the file holds it in x out (Conv1D).
     """
 
     module: str
     path: Path
+    key: str
     shape: tuple[int, int]
     transposed: bool
-
-    @property
-    def key(self) -> str:
-        """Name of the tensor in the file."""
-        return f"{self.module}.weight"
 
 
 class BaseModel:
@@ -96,7 +93,7 @@ class BaseModel:
                     continue
                 transposed = conv1d and module.rpartition(".")[2] in _CONV1D_LEAVES
                 out_in = (shape[1], shape[0]) if transposed else (shape[0], shape[1])
-                found[module] = Weight(module, file.path, out_in, transposed)
+                found[module] = Weight(module, file.path, key, out_in, transposed)
         return found
 
     @cached_property

@@ -105,9 +105,9 @@ class BaseSpectra:
         Raises:
             HiploraError: the weight cannot be read or is not finite.
         """
-        if weight.module not in self._hashes:
+        if weight.key not in self._hashes:
             self._remember(weight, content_hash(self.base.read(weight)))
-        return self._hashes[weight.module]
+        return self._hashes[weight.key]
 
     def get(self, weight: Weight, k: int | None = None) -> Spectrum:
         """Return the leading `k` triplets (None: all) of a weight, from the cache or computed and kept.
@@ -115,7 +115,7 @@ class BaseSpectra:
         Raises:
             HiploraError: `k` does not fit, the weight cannot be read, or the cache cannot be written.
         """
-        known = self._hashes.get(weight.module)
+        known = self._hashes.get(weight.key)
         found = self.cache.lookup(known, k) if known else None
         if found is None:
             found = spectrum_of(self.base.read(weight), k, cache=self.cache, device=resolve_device(self.device))
@@ -132,7 +132,8 @@ class BaseSpectra:
 
     def missing(self, weights: Iterable[Weight], k: int | None = None) -> list[Weight]:
         """Return the weights whose spectrum is still to be computed, without reading any weight."""
-        return [w for w in weights if w.module not in self._hashes or not self.cache.holds(self._hashes[w.module], k)]
+        weights = {weight.key: weight for weight in weights}.values()
+        return [w for w in weights if w.key not in self._hashes or not self.cache.holds(self._hashes[w.key], k)]
 
     def prepare(
         self, weights: Iterable[Weight], k: int | None = None, stop: Callable[[], bool] = lambda: False
@@ -159,10 +160,10 @@ class BaseSpectra:
         if missing:
             check_writable(self.cache.folder)
             self._check_room(weights, k)
-        cost = {w.module: w.shape[0] * w.shape[1] * min(w.shape) for w in missing}
+        cost = {w.key: w.shape[0] * w.shape[1] * min(w.shape) for w in missing}
         total, done, start = sum(cost.values()), 0, time.monotonic()
         yield Progress(0, len(missing), 0.0 if missing else 1.0, "", None if missing else 0.0)
-        pending, refused = deque(sorted(missing, key=lambda w: cost[w.module], reverse=True)), 0
+        pending, refused = deque(sorted(missing, key=lambda w: cost[w.key], reverse=True)), 0
         while pending and not stop():
             weight = pending.popleft()
             with self._claim(weight) as mine:
@@ -175,14 +176,19 @@ class BaseSpectra:
                     time.sleep(_LOOK_AGAIN)
                 continue
             refused = 0
-            done += cost[weight.module]
+            done += cost[weight.key]
             elapsed, count = time.monotonic() - start, len(missing) - len(pending)
             yield Progress(count, len(missing), done / total, weight.module, elapsed * (total - done) / done)
+
+    def _claim_path(self, weight: Weight) -> Path:
+        # Hashed, since a key in a file from anyone need not be a file name.
+        name = hashlib.sha256(weight.key.encode()).hexdigest()[:32]
+        return self.cache.folder / "claims" / f"{self._memo_path.stem}-{name}.lock"
 
     @contextmanager
     def _claim(self, weight: Weight) -> Iterator[bool]:
         """Hold a weight for this process; False when another has it. Released by the system if the process dies."""
-        path = self.cache.folder / "claims" / f"{self._memo_path.stem}-{weight.module}.lock"
+        path = self._claim_path(weight)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(path, timeout=0):
@@ -205,8 +211,8 @@ class BaseSpectra:
             )
 
     def _remember(self, weight: Weight, weight_hash: str) -> None:
-        if self._hashes.get(weight.module) != weight_hash:
-            self._hashes[weight.module] = weight_hash
+        if self._hashes.get(weight.key) != weight_hash:
+            self._hashes[weight.key] = weight_hash
             (self.cache.folder / "claims").mkdir(parents=True, exist_ok=True)
             with FileLock(self.cache.folder / "claims" / f"{self._memo_path.stem}.lock"):
                 self._hashes = _read_memo(self._memo_path) | self._hashes

@@ -36,7 +36,7 @@ def test_every_update_is_what_pefts_merge_adds(variant, train, llama_base, gap):
     for module, dW in found.items():
         assert gap(dW, trained.changes[module]) < 1e-12, module  # both in float64
         assert adapter.shape(module) == dW.shape
-    assert (adapter.method, adapter.caveats, adapter.needs_base) == ("DoRA", [], True)
+    assert (adapter.method, adapter.caveats, adapter.needs_weight(adapter.modules[0])) == ("DoRA", [], True)
 
 
 def test_conv1d_magnitudes_are_of_outputs_too(train, gpt2_base, gap):

@@ -73,7 +73,7 @@ def test_every_update_is_that_of_the_base_before_the_start(case, start, gap):
         delta, expected = adapter.delta(module), trained.changes[module]
         assert gap(delta.dense(), expected) < trained.errors[module], module
         assert adapter.shape(module) == delta.shape == expected.shape
-    assert (adapter.method, adapter.caveats, adapter.needs_base) == (
+    assert (adapter.method, adapter.caveats, adapter.needs_weight(adapter.modules[0])) == (
         case.partition(",")[0].partition(" ")[0],
         [],
         False,

@@ -40,7 +40,7 @@ def test_what_another_process_works_on_is_left_to_it_and_waited_for(base_folder,
     spectra = BaseSpectra(base, cache)
     taken = base.linear_maps[-1]
     (cache.folder / "claims").mkdir(parents=True)
-    lock = FileLock(cache.folder / "claims" / f"{spectra._memo_path.stem}-{taken}.lock")
+    lock = FileLock(spectra._claim_path(base.weights[taken]))
     lock.acquire()
     asked = []
 
