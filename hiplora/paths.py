@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-import platformdirs
-
 RUN_FILE = "run.json"
 """The file that marks a folder as a training run."""
 RUN_ADAPTER = "adapter"
@@ -30,10 +28,19 @@ def demo_adapters() -> list[Path]:
 
 def cache_root() -> Path:
     """Return the user's cache folder: `$HIPLORA_CACHE`, or the system's place for caches."""
-    return Path(os.environ.get("HIPLORA_CACHE") or platformdirs.user_cache_dir("hiplora", appauthor=False))
+    chosen = os.environ.get("HIPLORA_CACHE")
+    if chosen:
+        return Path(chosen)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("hiplora", appauthor=False))
 
 
 def runs_root() -> Path:
     """Return the folder of the training runs: `$HIPLORA_RUNS`, or the system's place for a user's data."""
     chosen = os.environ.get("HIPLORA_RUNS")
-    return Path(chosen) if chosen else Path(platformdirs.user_data_dir("hiplora", appauthor=False)) / "runs"
+    if chosen:
+        return Path(chosen)
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("hiplora", appauthor=False)) / "runs"
