@@ -6,13 +6,16 @@ import tempfile
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ml_dtypes  # noqa: F401 - teaches numpy, and so safetensors, bfloat16 and float8
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from hiplora.errors import HiploraError
+
+if TYPE_CHECKING:
+    import torch
 
 _LFS_MAGIC = b"version https://git-lfs"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -92,6 +95,7 @@ class Tensors:
         path: the file.
         name: the same as text.
         shapes: `{key: shape}`, from the header alone.
+        dtypes: `{key: dtype}` in safetensors' names, such as `BF16`.
         identity: path, size and modification time of the file as it was opened.
 
     Raises:
@@ -113,7 +117,9 @@ class Tensors:
             stat = path.stat()
             self.identity: Hashable = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
             with safe_open(path, "np") as file:
-                self.shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+                slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+                self.shapes = {key: tuple(each.get_shape()) for key, each in slices.items()}
+                self.dtypes = {key: str(each.get_dtype()) for key, each in slices.items()}
         except (SafetensorError, OSError) as error:
             raise HiploraError(
                 f"{path} is not a readable safetensors file ({error}): download or save it again."
@@ -148,6 +154,30 @@ class Tensors:
         except (SafetensorError, OSError, TypeError) as error:
             raise HiploraError(f"{self.path}: tensor {key} cannot be read ({error}).") from None
         return found
+
+    def read_slice(self, key: str, index: int) -> np.ndarray:
+        """Return one slice of a tensor's first dimension, in its stored dtype, reading no other.
+
+        Raises:
+            HiploraError: the tensor is cut short, or of a dtype that numpy cannot hold.
+        """
+        try:
+            with safe_open(self.path, "np") as file:
+                return np.asarray(file.get_slice(key)[index])
+        except (SafetensorError, OSError, TypeError, AttributeError) as error:
+            raise HiploraError(f"{self.path}: tensor {key} cannot be read ({error}).") from None
+
+    def read_torch(self, key: str, index: int | None = None) -> "torch.Tensor":
+        """Return a tensor, or one slice of its first dimension, in a dtype that only torch has.
+
+        Raises:
+            HiploraError: the tensor is cut short.
+        """
+        try:
+            with safe_open(self.path, "pt") as file:
+                return file.get_tensor(key) if index is None else file.get_slice(key)[index]
+        except (SafetensorError, OSError) as error:
+            raise HiploraError(f"{self.path}: tensor {key} cannot be read ({error}).") from None
 
 
 def require_finite(array: np.ndarray, what: str) -> np.ndarray:

@@ -1,7 +1,7 @@
 """An update on a base: the weights that its modules change, and their deltas."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from hiplora.adapters.delta import Delta
 from hiplora.adapters.update import Update
@@ -19,12 +19,14 @@ class Placement:
         update: the update of it.
         names: `{module in tables: module of the update}`, in data order.
         places: `{module in tables: the weight it changes, under that name}`, in data order.
+        left_out: `{module of the update without a place: the reason, as a clause}`.
     """
 
     base: BaseModel
     update: Update
     names: dict[str, str]
     places: dict[str, Weight]
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def weights(self) -> list[Weight]:
@@ -62,7 +64,7 @@ class Placement:
 
 
 def place(base: BaseModel, update: Update) -> Placement:
-    """Find the weights of a base changed by an update. Modules that the base does not have are left out.
+    """Find the weights of a base changed by an update. Modules that do not fit are left out, each with the reason.
 
     >>> from hiplora.adapters import read_adapter
     >>> from hiplora.sources import open_base
@@ -72,25 +74,49 @@ def place(base: BaseModel, update: Update) -> Placement:
     ('model.layers.0.self_attn.q_proj', (128, 128), 8)
 
     Raises:
-        HiploraError: no module is in the base, or a module's shape differs: the update is of another base.
+        HiploraError: no module fits; the sentence says why.
     """
-    names, places = {}, {}
+    names, places, left_out = {}, {}, {}
     for name in update.modules:
         original = update.original(name)
-        weight = base.find(original)
-        if weight is not None:
+        weight, shape = base.find(original), update.shape(name)
+        if weight is None:
+            left_out[name] = f"{base.name} does not have it"
+        elif weight.shape != shape:
+            there, here = (" x ".join(map(str, sizes)) for sizes in (shape, weight.shape))
+            left_out[name] = f"it is {there} in the adapter and {here} in {base.name}"
+        else:
             # A layer that is used several times has a row for each use.
             module = weight.module if original == name else name
             names[module], places[module] = name, replace(weight, module=module)
-    says = f" (it names {update.base_name})" if update.base_name else ""
-    belongs = f"{update.source or update.name} belongs to another base{says}"
     if not names:
-        raise HiploraError(f"{belongs}: none of its modules, such as {update.modules[0]}, is in {base.name}.")
-    for module, name in names.items():
-        shape, expected = update.shape(name), places[module].shape
-        if shape != expected:
-            raise HiploraError(
-                f"{belongs}: {name} is {shape[0]} x {shape[1]} there and {expected[0]} x {expected[1]} in {base.name}."
-            )
+        raise HiploraError(_why_nothing_fits(base, update, left_out))
     order = in_data_order(names)
-    return Placement(base, update, {m: names[m] for m in order}, {m: places[m] for m in order})
+    return Placement(base, update, {m: names[m] for m in order}, {m: places[m] for m in order}, left_out)
+
+
+# Put around a module by torch.compile, DataParallel and DDP, FSDP, and activation checkpointing.
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "module.")
+
+
+def _why_nothing_fits(base: BaseModel, update: Update, left_out: dict[str, str]) -> str:
+    """Return one sentence on an update of which no module fits a base."""
+    subject = update.source or update.name
+    says = f" (it names {update.base_name})" if update.base_name else ""
+    for wrapper in _WRAPPERS:
+        bare = {name: name.replace(wrapper, "") for name in left_out}
+        if any(name != plain and base.find(plain) is not None for name, plain in bare.items()):
+            return (
+                f"{subject} has names with {wrapper.rstrip('.')}, which a wrapper of the model left in them; PEFT "
+                "would not load it either: save it again from the unwrapped model."
+            )
+    sizes = {name: reason for name, reason in left_out.items() if base.find(update.original(name)) is not None}
+    if sizes:
+        name, reason = next(iter(sizes.items()))
+        return f"{subject} belongs to another base{says}: {name} does not fit, {reason}."
+    theirs, ours = update.modules[0], next(iter(base.linear_maps), "none")
+    unknown = f" {base.notes[0]}" if base.notes else ""
+    return (
+        f"{subject} belongs to another base{says}: none of its modules, such as {theirs}, is in {base.name}, whose own "
+        f"are named like {ours}.{unknown}"
+    )

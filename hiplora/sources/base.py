@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,26 +13,30 @@ import numpy as np
 
 from hiplora.errors import HiploraError
 from hiplora.files import Tensors, read_json, require_finite
+from hiplora.sources.files import checkpoint_files, hub_name
+from hiplora.sources.layout import Layout, Place, Recipe, is_plain, layout_of
 from hiplora.sources.names import layer_and_kind
+from hiplora.sources.stored import StoredTensors
+from hiplora.sources.transformers_models import conversions, meta_model
 
 # Matrices that are looked up by row, not multiplied with; `lm_head` is stored only where it is not one of them.
 _EMBEDDING_PARTS = {"wte", "wpe", "shared", "relative_attention_bias"}
-# Architectures whose maps are transformers' Conv1D: stored in x out.
+# Architectures whose maps are transformers' Conv1D, stored in x out, where transformers cannot be asked.
 _CONV1D_TYPES = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"}
 _CONV1D_LEAVES = {"c_attn", "c_proj", "c_fc", "q_attn"}
-_UNQUANTIZED = {"float64", "float32", "float16", "bfloat16"}
 
 
 @dataclass(frozen=True)
 class Weight:
-    """The place of one matrix in the files of a base.
+    """One matrix of a base and its place in the files.
 
     Attributes:
-        module: name of the module in the model, without `.weight`.
-        path: the safetensors file.
-        key: name of the tensor in the file.
+        module: name of the module in memory, without `.weight`; `[e]` behind the parameter for expert `e` of several.
+        path: the safetensors file, or the first of several.
+        key: name of the tensor in the file; of the parameter, where it is made from several.
         shape: `(m, n)`, out x in, whichever way it is stored.
-        transposed: whether the file holds it in x out (Conv1D).
+        transposed: whether it is held in x out (Conv1D).
+        recipe: how it is made, where it is not one tensor.
     """
 
     module: str
@@ -39,6 +44,7 @@ class Weight:
     key: str
     shape: tuple[int, int]
     transposed: bool
+    recipe: Recipe | None = None
 
 
 class BaseModel:
@@ -46,7 +52,7 @@ class BaseModel:
 
     Args:
         path: the folder.
-        name: in tables and figures; the folder's name by default.
+        name: in tables and figures; the folder's name by default, `owner/model` in the hub's cache.
 
     Raises:
         HiploraError: not a folder, no `config.json`, no safetensors weights, a Git LFS pointer or a damaged file.
@@ -58,86 +64,74 @@ class BaseModel:
         if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
             raise HiploraError(f"{path} is an adapter: pass the base model that it belongs to.")
         self.path = path
-        self.name = name or path.resolve().name
+        self.name = name or hub_name(path) or path.resolve().name
         self.config: dict[str, Any] = read_json(path / "config.json")
-        files = sorted(path.glob("*.safetensors"))
-        index = path / "model.safetensors.index.json"
-        if index.is_file():
-            weight_map = read_json(index).get("weight_map")
-            if not isinstance(weight_map, dict) or not all(
-                isinstance(name, str) and Path(name).name == name for name in weight_map.values()
-            ):
-                raise HiploraError(f"{index} has no weight_map from tensors to files beside it: save the model again.")
-            files = [path / name for name in sorted(set(weight_map.values()))]
-        elif (path / "model.safetensors").is_file():
-            files = [path / "model.safetensors"]
-        if not files:
-            pickled = next(iter(sorted(path.glob("*.bin"))), None)
-            if pickled is not None:
-                raise HiploraError(
-                    f"{pickled} is a pickle, which could run code when opened: load the model once and save it with "
-                    "`model.save_pretrained(folder)`, which writes safetensors."
-                )
-            raise HiploraError(f"{path} has no .safetensors weights: pass the folder that `save_pretrained` wrote.")
-        self.files = [Tensors(file) for file in files]
+        self.files = [Tensors(file) for file in checkpoint_files(path)]
+        self._stored = StoredTensors(self.files, self.config.get("quantization_config"))
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """One sentence each for what cannot be read of it, and for names of modules that are not certain."""
+        known = self._layout is not None or self._plain
+        return [*self._stored.unreadable, *([] if known else [self._unknown])]
 
     @cached_property
     def weights(self) -> dict[str, Weight]:
         """All matrices, embeddings included, by module name, in the order of the files."""
-        conv1d = self.config.get("model_type") in _CONV1D_TYPES
-        found = {}
-        for file in self.files:
-            for key, shape in file.shapes.items():
-                module, dot, leaf = key.rpartition(".")
-                if leaf != "weight" or not dot or len(shape) != 2:
-                    continue
-                transposed = conv1d and module.rpartition(".")[2] in _CONV1D_LEAVES
-                out_in = (shape[1], shape[0]) if transposed else (shape[0], shape[1])
-                found[module] = Weight(module, file.path, key, out_in, transposed)
+        places = self._layout.places if self._layout else []
+        parts = self._layout.converted if self._layout else frozenset()
+        placed = parts | {place.key for place in places}
+        found = {place.module: self._weight(place) for place in places}
+        for key, shape in self._stored.shapes.items():
+            # Those that the model in memory does not have keep their names; so do all where it is not known.
+            if key not in placed and (weight := self._by_key(key, shape)) is not None:
+                found.setdefault(weight.module, weight)
         return found
 
     @cached_property
     def linear_maps(self) -> list[str]:
-        """Linear maps: every matrix except the embeddings, in the order in which data passes the layers."""
+        """Linear maps: every matrix but embeddings and convolutions, in the order in which data passes the layers."""
+        others = {place.module for place in self._layout.places if not place.linear} if self._layout else set()
         names = [
             module
             for module in self.weights
-            if not any("embed" in part or part in _EMBEDDING_PARTS for part in module.split("."))
+            if module not in others
+            and not any("embed" in part or part in _EMBEDDING_PARTS for part in module.split("."))
         ]
         return in_data_order(names)
 
     def find(self, module: str) -> Weight | None:
         """Return the matrix an adapter means by `module`.
 
-        A checkpoint may leave out the prefix of its head-less body (`h.0...` for `transformer.h.0...`), or the adapter
-        may: the names then agree up to that prefix, in exactly one place. A tied `lm_head` is the embedding.
+        It may go by its name in memory, by the one on disk, which older versions of transformers had in memory too, or
+        by either without the prefix of the model's body (`h.0...` for `transformer.h.0...`), or with one more: then the
+        names must agree in exactly one place. A tied `lm_head` is the embedding.
         """
-        exact = self.weights.get(module)
+        renamed = self._layout.renamed if self._layout else {}
+        exact = self.weights.get(module) or self.weights.get(renamed.get(module, ""))
         if exact is not None:
             return exact
-        if module.rpartition(".")[2] in ("lm_head", "embed_out") and self.config.get("tie_word_embeddings", True):
+        tied = self._layout.tied.get(module) if self._layout else None
+        if tied:
+            return self.weights.get(tied)
+        if self._layout is None and module.rpartition(".")[2] in ("lm_head", "embed_out"):
             embeddings = [w for name, w in self.weights.items() if name.endswith(("embed_tokens", "wte", "shared"))]
-            return embeddings[0] if len(embeddings) == 1 else None
-        close = [
-            weight
-            for name, weight in self.weights.items()
-            if name.endswith(f".{module}") or module.endswith(f".{name}")
-        ]
-        return close[0] if len(close) == 1 else None
+            return embeddings[0] if len(embeddings) == 1 and self.config.get("tie_word_embeddings", True) else None
+        # A part of a merged parameter, such as one expert's own matrix.
+        key = f"{module}.weight"
+        if key in self._stored.shapes:
+            return self._by_key(key, self._stored.shapes[key])
+        named = self.weights | {name: self.weights[new] for name, new in renamed.items() if new in self.weights}
+        close = {weight for name, weight in named.items() if name.endswith(f".{module}") or module.endswith(f".{name}")}
+        return close.pop() if len(close) == 1 else None
 
     def read(self, weight: Weight) -> np.ndarray:
-        """Return one matrix, (m, n) out x in, in its stored dtype.
+        """Return one matrix, (m, n) out x in, in its stored dtype; float32 where it is quantized.
 
         Raises:
-            HiploraError: it cannot be read, is quantized, or holds NaN or infinity.
+            HiploraError: it cannot be read, is quantized in a form that is not, or holds NaN or infinity.
         """
-        file = next(file for file in self.files if file.path == weight.path)
-        array = file.read(weight.key)
-        if array.dtype.name not in _UNQUANTIZED:
-            raise HiploraError(
-                f"{weight.path}: {weight.key} is quantized ({array.dtype.name}), and its scale lies elsewhere: pass "
-                "the model in 16 or 32 bits."
-            )
+        array = self._stored.read(weight.key) if weight.recipe is None else self._make(weight.recipe, weight.path)
         require_finite(array, f"{weight.path}: {weight.key}")
         return np.ascontiguousarray(array.T) if weight.transposed else array
 
@@ -147,6 +141,66 @@ class BaseModel:
         paths = [self.path / "config.json", *(file.path for file in self.files)]
         stats = [(str(path.resolve()), path.stat()) for path in paths]
         return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+    @cached_property
+    def _plain(self) -> bool:
+        return is_plain(self.config, self._stored.shapes)
+
+    @cached_property
+    def _layout(self) -> Layout | None:
+        """The layout in memory; None where it is that on disk, or transformers cannot tell."""
+        if self._plain:
+            return None
+        try:
+            return layout_of(self.path, self.config, self._stored.shapes, self.identity)
+        except HiploraError as error:
+            self._unknown = f"{str(error).rstrip('.')}: modules go by their names in the files."
+            return None
+
+    def _weight(self, place: Place) -> Weight:
+        recipe = place.recipe
+        first = recipe.sources[0][1][0] if recipe else place.key
+        return Weight(
+            place.module, self._stored.file(first).path, place.key, place.shape, place.transposed, place.recipe
+        )
+
+    def _by_key(self, key: str, shape: tuple[int, ...]) -> Weight | None:
+        module, dot, leaf = key.rpartition(".")
+        if leaf != "weight" or not dot or len(shape) != 2:
+            return None
+        conv1d = self.config.get("model_type") in _CONV1D_TYPES and module.rpartition(".")[2] in _CONV1D_LEAVES
+        transposed = self._layout is None and conv1d
+        out_in = (shape[1], shape[0]) if transposed else (shape[0], shape[1])
+        return Weight(module, self._stored.file(key).path, key, out_in, transposed)
+
+    def _make(self, recipe: Recipe, path: Path) -> np.ndarray:
+        """Make one matrix as transformers makes the parameter on loading."""
+        [(pattern, keys), *others] = recipe.sources
+        if not pattern and not others and len(keys) == 1:
+            return self._stored.read(keys[0], recipe.index).reshape(recipe.shape)
+        import torch
+
+        converter = next((each for each in self._converters if pattern in each.source_patterns), None)
+        if converter is None:
+            raise HiploraError(f"{path}: {recipe.target} is stored in a form that transformers does not convert.")
+        converter = deepcopy(converter)
+        for source, group in recipe.sources:
+            for key in group:
+                array = self._stored.read(key)
+                # bfloat16 is not one of numpy's own dtypes.
+                tensor = torch.from_numpy(array.astype(np.float32) if array.dtype.name == "bfloat16" else array)
+                converter.add_tensor(recipe.target, key, source, tensor)
+        made = converter.convert(recipe.target, model=self._meta, config=self._meta.config)[recipe.target]
+        value = (made[0] if isinstance(made, list) else made).numpy()
+        return np.ascontiguousarray(value if recipe.index is None else value[recipe.index]).reshape(recipe.shape)
+
+    @cached_property
+    def _meta(self) -> Any:
+        return meta_model(self.path, self.config, len(self._stored.shapes))
+
+    @cached_property
+    def _converters(self) -> list[Any]:
+        return conversions(self._meta)[1]
 
 
 # Within a layer, the order in which data passes the matrices: q, k, v, o, gate, up, down, as many models name them.

@@ -4,6 +4,7 @@ A base may come from anyone: its own code (`auto_map`) is never run, its pickles
 it is loaded.
 """
 
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -72,6 +73,79 @@ def load_tokenizer(folder: Path, *, gguf_file: str | None = None) -> "PreTrained
             f"{folder} has no tokenizer that transformers can load{_reason(error)}: put the model's tokenizer.json and "
             "tokenizer_config.json beside its weights."
         ) from error
+
+
+# Named in a config, these would load code, kernels or a quantizer; the names of modules do not depend on them.
+_LEFT_OUT = ("auto_map", "quantization_config", "use_kernels", "kernel_config")
+_IMPLEMENTATION = "_implementation"
+_TASKS = ("CausalLM", "ImageTextToText", "Seq2SeqLM", "MaskedLM")
+"""The heads that a model without `architectures` in its config is taken to have, the first that exists."""
+
+
+def meta_model(folder: Path, config: dict[str, Any], tensors: int) -> "PreTrainedModel":
+    """Build the model that a config describes, without data, on torch's meta device.
+
+    Args:
+        folder: of the checkpoint, for the error.
+        config: `config.json`.
+        tensors: number of tensors in the checkpoint; a config with more layers than that is not its own.
+
+    Raises:
+        HiploraError: transformers does not know the architecture, or cannot build it from this config.
+    """
+    import torch
+    import transformers
+    from transformers import CONFIG_MAPPING, AutoModel, PreTrainedModel
+    from transformers.models.auto import modeling_auto
+
+    try:
+        _refuse_more_layers(config, max(tensors, 1000))
+        description = _without_code(config)
+        known = CONFIG_MAPPING[str(config.get("model_type"))].from_dict(description)
+        known._attn_implementation = "eager"
+        names = config.get("architectures")
+        name = str(names[0]) if isinstance(names, list) and names else ""
+        kind = getattr(transformers, name, None)
+        with torch.device("meta"):
+            if inspect.isclass(kind) and issubclass(kind, PreTrainedModel):
+                build: Any = kind
+                return build._from_config(known, attn_implementation="eager")
+            heads = (getattr(modeling_auto, f"AutoModelFor{task}") for task in _TASKS)
+            auto = next((head for head in heads if type(known) in head._model_mapping), AutoModel)
+            return auto.from_config(known, attn_implementation="eager")
+    except Exception as error:
+        raise HiploraError(
+            f"{folder / 'config.json'} is not one of a model that transformers can build{_reason(error)}."
+        ) from error
+
+
+def conversions(model: "PreTrainedModel") -> tuple[list[Any], list[Any]]:
+    """Return transformers' own renamings and converters between a checkpoint and a model."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+    found = get_model_conversion_mapping(model)
+    return [each for each in found if isinstance(each, WeightRenaming)], [
+        each for each in found if isinstance(each, WeightConverter)
+    ]
+
+
+def _without_code(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {
+            name: _without_code(value)
+            for name, value in config.items()
+            if name not in _LEFT_OUT and not str(name).endswith(_IMPLEMENTATION)
+        }
+    return config
+
+
+def _refuse_more_layers(config: Any, most: int) -> None:
+    for name, value in config.items() if isinstance(config, dict) else ():
+        if isinstance(value, dict):
+            _refuse_more_layers(value, most)
+        elif isinstance(value, int) and ("layers" in name or "depth" in name or "experts" in name) and value > most:
+            raise ValueError(f"{name} is {value}, more than the checkpoint holds")
 
 
 def _reason(error: Exception) -> str:
