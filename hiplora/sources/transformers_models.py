@@ -48,10 +48,28 @@ def load_causal_lm(
             attn_implementation=None,
         )
     except Exception as error:
-        raise HiploraError(
-            f"{folder / (gguf_file or 'config.json')} cannot be loaded as a causal language model by transformers"
-            f"{_reason(error)}: pass a base whose architecture transformers knows."
-        ) from error
+        raise _unloadable(folder / (gguf_file or "config.json"), error) from error
+
+
+def outline_causal_lm(folder: Path) -> "PreTrainedModel":
+    """Build a causal language model without its weights, on torch's meta device: its modules and their shapes.
+
+    Args:
+        folder: as `save_pretrained` wrote it.
+
+    Raises:
+        HiploraError: transformers cannot build it without code that comes with it.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(folder, **_FLAGS)
+        # As above, `config.json` must not name a kernel.
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation="eager")
+    except Exception as error:
+        raise _unloadable(folder / "config.json", error) from error
 
 
 def load_tokenizer(folder: Path, *, gguf_file: str | None = None) -> "PreTrainedTokenizerBase":
@@ -146,6 +164,13 @@ def _refuse_more_layers(config: Any, most: int) -> None:
             _refuse_more_layers(value, most)
         elif isinstance(value, int) and ("layers" in name or "depth" in name or "experts" in name) and value > most:
             raise ValueError(f"{name} is {value}, more than the checkpoint holds")
+
+
+def _unloadable(path: Path, error: Exception) -> HiploraError:
+    return HiploraError(
+        f"{path} cannot be loaded as a causal language model by transformers{_reason(error)}: pass a base whose "
+        "architecture transformers knows."
+    )
 
 
 def _reason(error: Exception) -> str:

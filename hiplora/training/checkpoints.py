@@ -1,10 +1,11 @@
 """Complete and check the checkpoints of a run, and publish the adapter of one."""
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hiplora.adapters import INITIAL_FILE
 from hiplora.card import Card
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 PRICES = "shadow_prices.json"
 """Saved next to the Trainer's own files, for methods with a core."""
 _TRAINER_STATES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+_LOADED = (".bin", ".pt", ".pth", ".pkl", ".safetensors")
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", INITIAL_FILE)
 
 
@@ -47,19 +49,46 @@ def require_resumable(checkpoint: Checkpoint, has_prices: bool) -> None:
     import torch
     from transformers.trainer_pt_utils import safe_globals
 
+    for path in checkpoint.path.iterdir():
+        # The Trainer would load such files, if their names are right.
+        if path.suffix in _LOADED and path.name not in (*_TRAINER_STATES, *_ADAPTER_FILES):
+            raise HiploraError(f"{path} does not belong to a run's checkpoint: remove it, then resume the run.")
     for name in (*_TRAINER_STATES, "trainer_state.json", *([PRICES] if has_prices else [])):
         path = checkpoint.path / name
         try:
             if name in _TRAINER_STATES:
                 with safe_globals():
                     torch.load(path, map_location="cpu", weights_only=True)
+            elif name == PRICES:
+                _require_prices(read_json(path))
             else:
-                read_json(path)
+                _require_trainer_state(path, checkpoint.step)
         except Exception as error:
             raise HiploraError(
                 f"{path} is missing or damaged, and training cannot resume without it ({type(error).__name__}): "
                 "start a new run."
             ) from None
+
+
+def _require_trainer_state(path: Path, step: int) -> None:
+    """Raise an error of any kind if the Trainer's state has another form or is of another step."""
+    from transformers import TrainerState
+
+    state = TrainerState.load_from_json(str(path))
+    numbers = (state.global_step, state.max_steps, state.num_input_tokens_seen, state.train_batch_size or 0)
+    if any(type(number) is not int for number in numbers) or state.global_step != step:
+        raise ValueError("another form or step")
+    if not isinstance(state.log_history, list) or not isinstance(state.stateful_callbacks, dict):
+        raise TypeError("another form")
+
+
+def _require_prices(state: dict[str, Any]) -> None:
+    """Raise an error of any kind if shadow prices have another form than `ShadowPrices.state` gives them."""
+    if set(state) != {"samples", "sums"} or type(state["samples"]) is not int or state["samples"] < 0:
+        raise ValueError("another form")
+    for at, adapter, module, total in state["sums"]:
+        if [type(each) for each in (at, adapter, module, total)] != [int, str, str, float] or not math.isfinite(total):
+            raise ValueError("another form")
 
 
 def write_adapter(run: Run, checkpoint: Checkpoint, card: Card) -> None:

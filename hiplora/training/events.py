@@ -1,6 +1,7 @@
 """Events of a run. `Step`, `Layers` and `Scores` are recorded, one JSON object per line; all are reported."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, TypeAlias
 
@@ -104,15 +105,6 @@ Recorded: TypeAlias = Step | Layers | Scores
 Event: TypeAlias = Recorded | Phase | Caveat
 
 _KINDS: Final[dict[str, type[Recorded]]] = {"step": Step, "layers": Layers, "scores": Scores}
-_TYPES: Final[dict[Any, tuple[type, ...]]] = {
-    int: (int,),
-    float: (int, float),
-    float | None: (int, float, type(None)),
-    list[float | None]: (list,),
-    list[float] | None: (list, type(None)),
-    dict[str, float]: (dict,),
-    dict[str, float | None]: (dict,),
-}
 
 
 def to_json(event: Recorded) -> dict[str, Any]:
@@ -140,9 +132,33 @@ def from_json(value: Any) -> Recorded:
     except (TypeError, KeyError) as error:
         raise ValueError(f"not an event: {error}") from None
     for name, type_ in known.items():
-        if not isinstance(getattr(event, name), _TYPES[type_]):
+        if not _FITS[type_](getattr(event, name)):
             raise ValueError(f"not an event: {name}")
+    if isinstance(event, Scores) and not all(each is None or _is_number(each) for each in event.more.values()):
+        raise ValueError("not an event: more")
     return event
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a number that a float can hold."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _is_list(value: Any, optional: bool) -> bool:
+    return isinstance(value, list) and all(_is_number(each) or (optional and each is None) for each in value)
+
+
+_FITS: Final[dict[Any, Callable[[Any], bool]]] = {
+    int: lambda value: type(value) is int and _is_number(value),
+    float: _is_number,
+    float | None: lambda value: value is None or _is_number(value),
+    list[float | None]: lambda value: _is_list(value, optional=True),
+    list[float] | None: lambda value: value is None or _is_list(value, optional=False),
+    dict[str, float]: lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
+}
 
 
 def finite(value: float | None) -> float | None:

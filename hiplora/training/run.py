@@ -13,6 +13,7 @@ system releases it however the process ends: a run whose state is "running" with
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -180,9 +181,9 @@ class Run:
         """Complete checkpoints, by step."""
         found = []
         for path in (self.path / "checkpoints").glob("checkpoint-*"):
-            step = path.name.rpartition("-")[2]
-            if step.isdigit() and (path / COMPLETE).is_file():
-                found.append(Checkpoint(int(step), path))
+            step = _step_of(path)
+            if step is not None and (path / COMPLETE).is_file():
+                found.append(Checkpoint(step, path))
         return sorted(found, key=lambda checkpoint: checkpoint.step)
 
     @property
@@ -245,8 +246,8 @@ class Run:
         with atomic_path(self._events_path) as draft:
             draft.write_text("".join(json.dumps(to_json(event)) + "\n" for event in kept), encoding="utf-8")
         for path in (self.path / "checkpoints").glob("checkpoint-*"):
-            number = path.name.rpartition("-")[2]
-            if not (path / COMPLETE).is_file() or (number.isdigit() and int(number) > step):
+            number = _step_of(path)
+            if not (path / COMPLETE).is_file() or (number is not None and number > step):
                 shutil.rmtree(path)
         return kept
 
@@ -276,8 +277,15 @@ class Run:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Facts about the run: versions, modules, hashes; empty before the first start."""
+        """Facts about the run: versions, modules, hashes; empty before the first start.
+
+        Raises:
+            HiploraError: the file is damaged.
+        """
         fields = read_json(self.path / RUN_FILE)
+        modules = fields.get("modules", [])
+        if not isinstance(modules, list) or not all(isinstance(module, str) for module in modules):
+            raise HiploraError(f"{self.path / RUN_FILE} does not list the names of its modules: start a new run.")
         return {name: value for name, value in fields.items() if name != "config"}
 
     def request_stop(self) -> None:
@@ -349,6 +357,12 @@ def list_runs(root: Path | None = None) -> list[Run]:
         except (HiploraError, OSError):
             continue
     return [run for _, run in sorted(found, key=lambda pair: pair[0], reverse=True)]
+
+
+def _step_of(checkpoint: Path) -> int | None:
+    """Return the step in the name of a checkpoint's folder; None if it is not one that a Trainer writes."""
+    match = re.fullmatch(r"checkpoint-([0-9]{1,15})", checkpoint.name)
+    return int(match[1]) if match else None
 
 
 def _write_json(path: Path, fields: dict[str, Any]) -> None:

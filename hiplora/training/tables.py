@@ -6,6 +6,7 @@ from typing import Any, Final, TypeVar
 
 import pandas as pd
 
+from hiplora.errors import HiploraError
 from hiplora.sources import layer_and_kind
 from hiplora.training.events import Layers, Recorded, Scores, Step
 from hiplora.training.methods import METHODS
@@ -57,6 +58,11 @@ def layer_history(runs: Iterable[Run]) -> pd.DataFrame:
         places = [(module, *layer_and_kind(module)) for module in run.facts.get("modules", [])]
         for event in _events(run, Layers):
             values = [getattr(event, name) or [None] * len(places) for name in _OF_LAYER]
+            if any(len(each) != len(places) for each in values):
+                raise HiploraError(
+                    f"{run.path / 'events.jsonl'} measures another number of modules at step {event.step} "
+                    f"than the {len(places)} of its run: remove this line, or start a new run."
+                )
             for place, *numbers in zip(places, *values, strict=True):
                 where = dict(zip(("module", "layer", "kind"), place, strict=True))
                 rows.append(_names(run) | {"step": event.step} | where | dict(zip(_OF_LAYER, numbers, strict=True)))

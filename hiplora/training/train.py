@@ -4,8 +4,10 @@ import errno
 import hashlib
 import math
 import platform
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +18,7 @@ from hiplora.adapters import INITIAL_FILE
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path
 from hiplora.sources import BaseModel, layer_and_kind, open_base
-from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer
+from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer, outline_causal_lm
 from hiplora.spectrum.prepare import BaseSpectra, resolve_device
 from hiplora.training.checkpoints import keep_adapters, require_resumable, write_adapter
 from hiplora.training.config import RunConfig
@@ -28,9 +30,11 @@ from hiplora.training.run import Run, Status
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import Trainer
+    from transformers import PreTrainedModel, Trainer
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+_LISTED = 6
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|(?<=\[)\d+(?=\])")
 
 
 def adapted_maps(base: BaseModel) -> dict[str, tuple[int, int]]:
@@ -38,8 +42,59 @@ def adapted_maps(base: BaseModel) -> dict[str, tuple[int, int]]:
     return {module: base.weights[module].shape for module in base.linear_maps if layer_and_kind(module)[0] is not None}
 
 
-def match_on(base: BaseModel, config: RunConfig) -> tuple[Method, Match]:
+def _reasons_left_out(base: BaseModel, config: RunConfig, model: "PreTrainedModel | None" = None) -> dict[str, str]:
+    """Return `{module: reason}` of the maps that every method leaves alone, so that all adapt the same ones.
+
+    Args:
+        base: the base.
+        config: `r`, and the `k` with which each map is measured as it trains.
+        model: the base in memory or its outline, to leave out also what PEFT cannot adapt in it.
+    """
+    limit = max(("r", config.r), ("k", config.principal_rank), key=lambda pair: float(pair[1]))
+    found = {
+        module: f"smaller than {limit[0]}={limit[1]}"
+        for module, shape in adapted_maps(base).items()
+        if min(shape) < float(limit[1])
+    }
+    return found | (_not_adaptable(adapted_maps(base), model) if model is not None else {})
+
+
+def _not_adaptable(maps: Iterable[str], model: "PreTrainedModel") -> dict[str, str]:
+    """Return `{module: reason}` of the maps that PEFT does not adapt in a model."""
+    import torch
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
+    from transformers.pytorch_utils import Conv1D
+
+    modules, config = dict(model.named_modules()), LoraConfig()
+    found = {}
+    for module in maps:
+        if not isinstance(modules.get(module), torch.nn.Linear | Conv1D):
+            found[module] = "not a linear layer of the model in memory"
+            continue
+        try:
+            _check_lora_target_modules_mamba(config, model, module.rpartition(".")[2])
+        except ValueError:
+            found[module] = "not adaptable in this architecture, says PEFT"
+    return found
+
+
+def _note_left_out(reasons: Mapping[str, str]) -> str:
+    """Return one sentence on the maps that are not adapted, by kind."""
+    kinds = Counter((_NUMBER.sub("*", layer_and_kind(module)[1]), reason) for module, reason in reasons.items())
+    listed = [f"{kind} ({count} map{'s' * (count > 1)}, {reason})" for (kind, reason), count in kinds.items()]
+    more = f"; and {len(listed) - _LISTED} more kinds" if len(listed) > _LISTED else ""
+    return f"Not adapted: {'; '.join(listed[:_LISTED])}{more}."
+
+
+def match_on(base: BaseModel, config: RunConfig, model: "PreTrainedModel | None" = None) -> tuple[Method, Match]:
     """Return the method and the ranks it trains with on a base.
+
+    Args:
+        base: the base.
+        config: the run's settings.
+        model: the base in memory or its outline; without it, which needs no torch, all maps on disk that are large
+            enough are taken to be adaptable.
 
     Raises:
         HiploraError: the base is not a causal language model, was not trained on the demo world, or is too small
@@ -53,8 +108,15 @@ def match_on(base: BaseModel, config: RunConfig) -> tuple[Method, Match]:
         )
     if config.task:
         require_demo_base(config.task, base)
-    method = find_method(config.method)
-    return method, match_parameters(method, adapted_maps(base), config)
+    method, maps = find_method(config.method), adapted_maps(base)
+    left_out = _reasons_left_out(base, config, model)
+    if model is not None and not maps.keys() - _not_adaptable(maps, model).keys():
+        raise HiploraError(
+            f"{base.name} has no linear map in a numbered layer that PEFT can adapt: choose another base."
+        )
+    # If nothing is large enough, the error names the map that is too small.
+    kept = {module: shape for module, shape in maps.items() if module not in left_out} or maps
+    return method, match_parameters(method, kept, config)
 
 
 def check(base: BaseModel, config: RunConfig) -> None:
@@ -64,6 +126,7 @@ def check(base: BaseModel, config: RunConfig) -> None:
         HiploraError: as `match_on`, or a file cannot be used.
     """
     match_on(base, config)
+    match_on(base, config, outline_causal_lm(base.path))
     for path in (config.data, config.probe):
         if path:
             read_texts(path)
@@ -121,6 +184,9 @@ def _train(run: Run, stopped: Callable[[], bool], report: Callable[[Event], None
         require_resumable(checkpoint, method.has_core)
     phase("Loading the model")
     tokenizer, model = load_tokenizer(base.path), load_causal_lm(base.path).to(device)
+    method, match = match_on(base, config, model)
+    if reasons := _reasons_left_out(base, config, model):
+        report(Caveat(_note_left_out(reasons)))
     data = load_data(config, base, tokenizer, model)
     for caveat in data.caveats:
         report(Caveat(caveat))
@@ -135,7 +201,7 @@ def _train(run: Run, stopped: Callable[[], bool], report: Callable[[Event], None
     _record_origin(run, [spectra.weight_hash(weight) for weight in weights])
     phase("Adding the adapter")
     set_seed(config.seed)
-    adapted = _adapt(run, model, method, match, [module for module in base.linear_maps if module not in match.ranks])
+    adapted = _adapt(run, model, method, match)
     if method.keeps_start:
         _keep_start(run, adapted, method, resumed=checkpoint is not None)
     past = run.rewind(checkpoint.step if checkpoint else -1)
@@ -213,16 +279,32 @@ def _record_origin(run: Run, weight_hashes: list[str]) -> None:
     run.record_facts(sha256=found)
 
 
-def _adapt(run: Run, model: Any, method: Method, match: Match, left_alone: list[str]) -> "PeftModel":
-    """Add a new adapter to the model, and record facts about it."""
+def _adapt(run: Run, model: Any, method: Method, match: Match) -> "PeftModel":
+    """Add a new adapter to the model, and record facts about it.
+
+    Raises:
+        HiploraError: PEFT refuses the model, or adapts other maps than those that were matched.
+    """
     from peft import get_peft_model
 
-    adapted = get_peft_model(model, method.peft_config(run.config, match.ranks, left_alone))
+    left_alone = [module for module, _ in model.named_modules() if module not in match.ranks]
+    try:
+        adapted = get_peft_model(model, method.peft_config(run.config, match.ranks, left_alone))
+    except (ValueError, TypeError, NotImplementedError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise HiploraError(
+            f"PEFT cannot adapt {run.config.base} with {method.title} ({reason}): choose another method or base."
+        ) from error
+    if (found := sum(p.numel() for p in adapted.parameters() if p.requires_grad)) != match.parameters:
+        raise HiploraError(
+            f"{method.title} on {run.config.base} trains {found:,} parameters instead of the {match.parameters:,} that "
+            "match the other methods: choose another method or base."
+        )
     run.record_facts(
         versions={"hiplora": __version__} | {name: version(name) for name in ("torch", "transformers", "peft")},
         python=platform.python_version(),
         modules=list(match.ranks),
-        trainable_parameters=sum(p.numel() for p in adapted.parameters() if p.requires_grad),
+        trainable_parameters=found,
         matched_to=match.reference,
     )
     return adapted
