@@ -174,10 +174,6 @@ class Bad:
         return ["analyze", "demo", adapter], "plain-lora belongs to another base"
 
     @staticmethod
-    def k_larger_than_a_layer(base, adapter, work):
-        return ["analyze", base, adapter, "--k", 17], "k=17 is larger than model.layers.0.self_attn."
-
-    @staticmethod
     def nan_in_the_adapter(base, adapter, work):
         folder = work / "nan"
         folder.mkdir()

@@ -110,11 +110,12 @@ class BaseSpectra:
         return self._hashes[weight.key]
 
     def get(self, weight: Weight, k: int | None = None) -> Spectrum:
-        """Return the leading `k` triplets (None: all) of a weight, from the cache or computed and kept.
+        """Return the leading `k` triplets of a weight, or all (None, or fewer than `k`), from the cache or computed.
 
         Raises:
-            HiploraError: `k` does not fit, the weight cannot be read, or the cache cannot be written.
+            HiploraError: `k` is below 1, the weight cannot be read, or the cache cannot be written.
         """
+        k = None if k is None else min(k, *weight.shape)
         known = self._hashes.get(weight.key)
         found = self.cache.lookup(known, k) if known else None
         if found is None:
@@ -123,12 +124,12 @@ class BaseSpectra:
         return found
 
     def at_least(self, weight: Weight, k: int) -> Spectrum:
-        """Return at least `k` triplets of a weight: all that the cache keeps for this `k`.
+        """Return at least `k` triplets of a weight, or all if it has fewer: all that the cache keeps for this `k`.
 
         Raises:
             HiploraError: as `get`.
         """
-        return self.get(weight, stored_k(weight.shape, k))
+        return self.get(weight, stored_k(weight.shape, min(k, *weight.shape)))
 
     def missing(self, weights: Iterable[Weight], k: int | None = None) -> list[Weight]:
         """Return the weights whose spectrum is still to be computed, without reading any weight."""
@@ -168,7 +169,7 @@ class BaseSpectra:
             weight = pending.popleft()
             with self._claim(weight) as mine:
                 if mine:
-                    self.get(weight, None if k is None else min(k, *weight.shape))
+                    self.get(weight, k)
             if not mine:
                 pending.append(weight)
                 refused += 1
