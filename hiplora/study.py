@@ -33,6 +33,7 @@ from hiplora.measures import (
 )
 from hiplora.memory import Memory
 from hiplora.plots import Plots
+from hiplora.printable import printable
 from hiplora.settings import COUNT, NOT_NEGATIVE, POSITIVE
 from hiplora.sources import BaseModel, Weight, open_base
 from hiplora.spectrum import BaseSpectra, Spectrum
@@ -447,8 +448,8 @@ class Study:
             found[placement.update.name] = sentences
         return found
 
-    def report(self, *, optional: Sequence[str] = ()) -> str:
-        """Return the finding of each update with its caveats below it, and the problems.
+    def findings(self, *, optional: Sequence[str] = ()) -> list[str]:
+        """Return the finding of each update with its caveats below it, line by line.
 
         Args:
             optional: as in `layers`.
@@ -459,7 +460,23 @@ class Study:
         lines = []
         for _, row in summary_table(self.layers(optional=optional)).iterrows():
             lines += [finding(row, self.k), *(f"  {caveat}" for caveat in self.caveats[row["adapter"]])]
-        return "\n".join([*lines, *(reason for _, reason in self.strangers), *self.problems])
+        return [printable(line) for line in lines]
+
+    @property
+    def refusals(self) -> list[str]:
+        """One sentence for each requested update that is not studied, be it a stranger or a problem."""
+        return [printable(sentence) for sentence in (*(reason for _, reason in self.strangers), *self.problems)]
+
+    def report(self, *, optional: Sequence[str] = ()) -> str:
+        """Return the findings and the refusals as one text.
+
+        Args:
+            optional: as in `layers`.
+
+        Raises:
+            HiploraError: as `layers`.
+        """
+        return "\n".join([*self.findings(optional=optional), *self.refusals])
 
     @property
     def plot(self) -> Plots:
@@ -467,13 +484,13 @@ class Study:
         return Plots(self)
 
     def __repr__(self) -> str:
-        head = f"Study of {', '.join(self.names) or 'no update'} on {self.base.name} at k = {self.k}"
+        head = printable(f"Study of {', '.join(self.names) or 'no update'} on {self.base.name} at k = {self.k}")
         try:
             if missing := len(self.missing()):
                 return f"{head}: {missing} spectra are still to be computed; any table does it."
             return "\n".join([head, self.report()]).rstrip()
         except HiploraError as error:
-            return f"{head}: {error}"
+            return f"{head}: {printable(str(error))}"
 
     @property
     def made_by(self) -> "partial[Study]":

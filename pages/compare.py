@@ -7,6 +7,7 @@ import streamlit as st
 from hiplora import figures
 from hiplora.errors import HiploraError
 from hiplora.measures import DIFFERENCES
+from hiplora.printable import for_spreadsheet
 from hiplora.training.methods import TOLERANCE
 from hiplora.ui import cards, explore, loading, shell
 from hiplora.ui.text import plain
@@ -74,7 +75,7 @@ def show_scores() -> None:
     known = chosen.replace({"budget": {"": None}}).dropna(axis="columns", how="all")
     shown = {column: title for column, title in COLUMNS.items() if column in known}
     st.dataframe(
-        known[list(shown)].rename(columns=shown),
+        for_spreadsheet(known[list(shown)].rename(columns=shown)),
         hide_index=True,
         column_config={
             title: st.column_config.NumberColumn(
