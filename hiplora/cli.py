@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hiplora import __version__
 from hiplora.errors import HiploraError
+from hiplora.printable import for_spreadsheet, printable
 from hiplora.settings import COUNT, NOT_NEGATIVE, POSITIVE, HipLoraSettings, Rule
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process by default.
 
     Returns:
-        Exit code: 0; 2 if the input cannot be used (one sentence on stderr); 130 if stopped on request.
+        Exit code: 0; 2 if none of the input cannot be used (one sentence on stderr); 130 if stopped on request.
     """
     parser = _parser()
     args, extra = parser.parse_known_args(argv)
@@ -122,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(command)
 
     command = add("export-lora", _export_lora, "write a HiP-LoRA adapter as an ordinary LoRA adapter")
-    command.add_argument("adapter", metavar="ADAPTER", type=Path, help="HiP-LoRA folder")
+    command.add_argument("adapter", metavar="ADAPTER", help="HiP-LoRA folder, run, or one of the demo's by name")
     command.add_argument("out", metavar="OUT", type=Path, help="folder to write")
 
     command = add("demo", _demo_build, "rebuild the demo world: train its base and adapters from seeds")
@@ -186,7 +187,7 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
         )
 
 
-def _analyze(args: argparse.Namespace) -> None:
+def _analyze(args: argparse.Namespace) -> int:
     save = _table_writer(args.out)
     from hiplora.study import open_study
 
@@ -198,20 +199,31 @@ def _analyze(args: argparse.Namespace) -> None:
         power=args.power,
         download=args.download,
         device=args.device,
+        strict=False,
     )
+    for refusal in study.refusals:
+        _say(f"hiplora: {refusal}")
+    if not study.updates:
+        return 2
     optional, weights = ["intruders"] if args.intruders else [], study.weights
     computed, spectra_seconds = _prepare(study.spectra, weights, None if optional else study.k)
     start = time.monotonic()
-    layers = study.layers(optional=optional)
+    left = study.measurable(optional=optional)
+    for problem in left.problems[len(study.problems) :]:
+        _say(f"hiplora: {problem}")
+    if not left.updates:
+        return 2
+    layers = left.layers(optional=optional)
     seconds = time.monotonic() - start
-    print(study.report(optional=optional))
+    _print(*left.findings(optional=optional))
     if save:
         save(layers)
-        print(f"{len(layers)} rows in {args.out}")
+        _print(f"{len(layers)} rows in {args.out}")
     _say(
         f"{len(weights)} maps, spectra {spectra_seconds:.1f} s ({len(weights) - computed} from cache), "
         f"measures {seconds:.1f} s{_peak_memory()}"
     )
+    return 0
 
 
 def _table_writer(path: Path | None) -> "Callable[[pd.DataFrame], None] | None":
@@ -223,7 +235,7 @@ def _table_writer(path: Path | None) -> "Callable[[pd.DataFrame], None] | None":
     if path is None:
         return None
     writers: dict[str, Callable[[pd.DataFrame, Path], object]] = {
-        ".csv": lambda table, draft: table.to_csv(draft, index=False),
+        ".csv": lambda table, draft: for_spreadsheet(table).to_csv(draft, index=False),
         ".json": lambda table, draft: table.to_json(draft, orient="records", indent=2),
         ".parquet": lambda table, draft: table.to_parquet(draft, index=False),
     }
@@ -252,7 +264,7 @@ def _svd(args: argparse.Namespace) -> None:
     computed, seconds = _prepare(spectra, weights, None if args.full else args.k)
     if _rank_of_process():
         return
-    print(
+    _print(
         f"{len(weights)} maps of {base.name}: {len(weights) - computed} from cache, {computed} computed; "
         f"{spectra.cache.folder} takes {_bytes(spectra.cache.size())}"
     )
@@ -330,7 +342,7 @@ def _train(args: argparse.Namespace) -> int | None:
             raise HiploraError("--resume continues a run with its own settings: leave out the other options.")
         run = Run(args.resume)
         if run.status.state == "finished":
-            print(f"{run.path} is finished: there is nothing to resume")
+            _print(f"{run.path} is finished: there is nothing to resume")
             return None
     else:
         if args.reallocate:
@@ -351,7 +363,7 @@ def _train(args: argparse.Namespace) -> int | None:
         _say(f"hiplora: {status.message} `hiplora train --resume {run.path}` continues it.")
         return _INTERRUPTED
     card = run.card
-    print(
+    _print(
         f"{run.path}: {in_words(card)}; relative norm {card.relative_norm:.2g}; "
         f"{card.trainable_parameters:,} trained parameters"
     )
@@ -376,9 +388,9 @@ def _shown(steps: int) -> "Iterator[Callable[[Event], None]]":
         def report(event: Event) -> None:
             match event:
                 case Scores():
-                    tqdm.write(f"step {event.step}: {in_words(event)}", file=sys.stderr)
+                    tqdm.write(f"step {event.step}: {printable(in_words(event))}", file=sys.stderr)
                 case Caveat(text):
-                    tqdm.write(text, file=sys.stderr)
+                    tqdm.write(printable(text), file=sys.stderr)
                 case Phase(text):
                     bar.set_description_str(text)
                 case Step():
@@ -395,10 +407,11 @@ def _rank_of_process() -> int:
 
 
 def _export_lora(args: argparse.Namespace) -> None:
+    from hiplora.adapters.locate import locate
     from hiplora.tuner.export import export_lora
 
-    export_lora(args.adapter, args.out)
-    print(f"{args.out} holds the same update as an ordinary LoRA adapter")
+    export_lora(locate(args.adapter)[0], args.out)
+    _print(f"{args.out} holds the same update as an ordinary LoRA adapter")
 
 
 def _demo_build(args: argparse.Namespace) -> None:
@@ -420,7 +433,7 @@ def _demo_build(args: argparse.Namespace) -> None:
             bar.update(share - bar.n)
 
         build(out, seed=args.seed, progress=report)
-    print(f"{out} holds the demo world")
+    _print(f"{out} holds the demo world")
 
 
 def _app(args: argparse.Namespace) -> None:
@@ -443,9 +456,9 @@ def _cache(args: argparse.Namespace) -> None:
     size = cache.size()
     if args.clear:
         cache.clear()
-        print(f"{cache.folder}: {_bytes(size)} of spectra removed")
+        _print(f"{cache.folder}: {_bytes(size)} of spectra removed")
     else:
-        print(f"{cache.folder}: {_bytes(size)} of spectra, at most {_bytes(cache.limit)}")
+        _print(f"{cache.folder}: {_bytes(size)} of spectra, at most {_bytes(cache.limit)}")
 
 
 def _peak_memory() -> str:
@@ -484,4 +497,9 @@ def _say_once(text: str) -> None:
 
 def _say(text: str) -> None:
     """Print one line on stderr."""
-    print(" ".join(text.split()), file=sys.stderr)
+    print(printable(" ".join(text.split())), file=sys.stderr)
+
+
+def _print(*lines: str) -> None:
+    """Print lines on stdout."""
+    print("\n".join(map(printable, lines)))

@@ -22,10 +22,10 @@ class Memory:
         self._lock = threading.Lock()
         self._found: OrderedDict[Hashable, Any] = OrderedDict()
 
-    def get(self, key: Hashable, compute: Callable[[], _T]) -> _T:
-        """Return the result kept under a key; compute it if there is none."""
+    def get(self, key: Hashable, compute: Callable[[], _T], enough: Callable[[_T], bool] = lambda _: True) -> _T:
+        """Return the result kept under a key; compute it if there is none, or if the one kept is not `enough`."""
         with self._lock:
-            if key in self._found:
+            if key in self._found and enough(self._found[key]):
                 self._found.move_to_end(key)
                 found: _T = self._found[key]
                 return found

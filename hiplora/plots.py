@@ -76,7 +76,7 @@ class Plots:
         Args:
             module: name of the module in the base.
         """
-        return figures.direction_energy(self._study.directions(module), self._study.k)
+        return figures.direction_energy(self._study.directions(module), self._study.principal_rank(module))
 
     def cumulative_energy(self, module: str) -> go.Figure:
         """Draw the energy up to each singular direction of one weight, against chance.
@@ -84,7 +84,7 @@ class Plots:
         Args:
             module: name of the module in the base.
         """
-        return figures.cumulative_energy(self._study.directions(module), self._study.k)
+        return figures.cumulative_energy(self._study.directions(module), self._study.principal_rank(module))
 
     def singular_values(self, module: str) -> go.Figure:
         """Draw the singular values of one weight.
@@ -92,7 +92,7 @@ class Plots:
         Args:
             module: name of the module in the base.
         """
-        return figures.singular_values(self._study.directions(module), self._study.k)
+        return figures.singular_values(self._study.directions(module), self._study.principal_rank(module))
 
     def gains(self, module: str) -> go.Figure:
         """Draw the gain of each singular value of one weight.
@@ -100,7 +100,7 @@ class Plots:
         Args:
             module: name of the module in the base.
         """
-        return figures.gains(self._study.directions(module), self._study.k)
+        return figures.gains(self._study.directions(module), self._study.principal_rank(module))
 
     def sweep(self, module: str) -> go.Figure:
         """Draw the enrichment of one weight for every principal rank.
@@ -108,7 +108,7 @@ class Plots:
         Args:
             module: name of the module in the base.
         """
-        return figures.sweep(self._study.sweep(module), self._study.k)
+        return figures.sweep(self._study.sweep(module), self._study.principal_rank(module))
 
     def octaves(self) -> go.Figure:
         """Draw the energy of all modules together by octave of direction."""
@@ -141,7 +141,7 @@ class Plots:
             run: folder of a run on the base.
             module: name of the module in the base.
         """
-        return figures.training_spectrum(self._study.playback(run, module), self._study.k)
+        return figures.training_spectrum(self._study.playback(run, module), self._study.principal_rank(module))
 
     def skills(self) -> go.Figure:
         """Draw the scores on the updates' cards."""

@@ -31,9 +31,9 @@ from hiplora.measures import (
     summary_table,
     sweep_table,
 )
-from hiplora.measures.layers import require_rank
 from hiplora.memory import Memory
 from hiplora.plots import Plots
+from hiplora.printable import printable
 from hiplora.settings import COUNT, NOT_NEGATIVE, POSITIVE
 from hiplora.sources import BaseModel, Weight, open_base
 from hiplora.spectrum import BaseSpectra, Spectrum
@@ -53,9 +53,10 @@ class Study:
     Args:
         spectra: of the base.
         updates: to be studied, all of one base and with different names.
-        k: principal rank.
+        k: principal rank; a weight that has fewer directions is measured at all it has, and `caveats` says so.
         epsilon: budget for all; None for each update's own (`hiplora.measures.DEFAULT_EPSILON` where it states none).
         power: `p` of the budget's weights.
+        ahead: whether to measure at `k` rounded up to a multiple of 64 at once, so that every `k` up to there is cheap.
         source: the name or path that opens the base again.
         problems: one sentence for each requested update that cannot be used.
         strangers: updates that can be read but do not fit the base, each with the reason in one sentence.
@@ -72,20 +73,23 @@ class Study:
         *,
         epsilon: float | None = None,
         power: float = 1.0,
+        ahead: bool = False,
         source: str = "",
         problems: Sequence[str] = (),
         strangers: Sequence[tuple[Update, str]] = (),
         _memory: Memory | None = None,
+        _placements: Sequence[Placement] | None = None,
     ):
         COUNT.require("k", k)
         if epsilon is not None:
             POSITIVE.require("epsilon", epsilon)
         NOT_NEGATIVE.require("power", power)
         self.spectra = spectra
-        self.placements = [place(spectra.base, update) for update in updates]
+        self.placements = [place(spectra.base, update) for update in updates] if _placements is None else _placements
         self.k = k
         self.epsilon = epsilon
         self.power = power
+        self.ahead = ahead
         self.source = source or str(spectra.base.path)
         self.problems = list(problems)
         self.strangers = list(strangers)
@@ -110,14 +114,8 @@ class Study:
 
     @property
     def weights(self) -> list[Weight]:
-        """The weights changed by the updates, each once, in data order.
-
-        Raises:
-            HiploraError: `k` is larger than one of them.
-        """
-        weights = changed_weights(self.placements)
-        require_rank(weights, self.k)
-        return weights
+        """The weights changed by the updates, each once, in data order."""
+        return changed_weights(self.placements)
 
     def __getitem__(self, name: str) -> Update:
         """Return the update with a name.
@@ -163,31 +161,33 @@ class Study:
                 if strict:
                     raise
                 problems.append(str(error))
-        fitting: list[Update] = []
+        placements: list[Placement] = []
         strangers: list[tuple[Update, str]] = []
         for update in name_apart(read):
             try:
-                place(self.base, update)
-                fitting.append(update)
+                placements.append(place(self.base, update))
             except HiploraError as error:
                 if strict:
                     raise
                 strangers.append((update, str(error)))
-        return self._with(updates=fitting, problems=problems, strangers=strangers)
+        return self._with(_placements=placements, problems=problems, strangers=strangers)
 
-    def measurable(self) -> "Study":
+    def measurable(self, *, optional: Sequence[str] = ()) -> "Study":
         """Return the study without its unmeasurable updates, such as those with NaN.
 
         Each of them becomes a sentence in `problems`.
+
+        Args:
+            optional: columns of optional measures to compute with the others.
         """
         fine, problems = [], list(self.problems)
         for placement in self.placements:
             try:
-                self._measured(placement)
-                fine.append(placement.update)
+                self._measured(placement, optional)
+                fine.append(placement)
             except HiploraError as error:
                 problems.append(str(error))
-        return self if len(fine) == len(self.updates) else self._with(updates=fine, problems=problems)
+        return self if len(fine) == len(self.placements) else self._with(_placements=fine, problems=problems)
 
     def prepare(self, stop: Callable[[], bool] = lambda: False, *, optional: Sequence[str] = ()) -> Iterator[Progress]:
         """Compute the missing spectra, yielding progress after each weight; see `BaseSpectra.prepare`.
@@ -199,7 +199,7 @@ class Study:
             optional: columns of optional measures to be prepared too; they need complete spectra.
 
         Raises:
-            HiploraError: `k` is larger than a weight, a weight cannot be read, or the cache cannot be written.
+            HiploraError: a weight cannot be read, or the cache cannot be written.
         """
         return self.spectra.prepare(self.weights, self._needed(optional), stop)
 
@@ -208,19 +208,24 @@ class Study:
 
         Args:
             optional: as in `prepare`.
-
-        Raises:
-            HiploraError: `k` is larger than a weight.
         """
         return self.spectra.missing(self.weights, self._needed(optional))
 
     def spectrum(self, module: str) -> Spectrum:
-        """Return the spectrum of one weight, at least `k` triplets.
+        """Return the spectrum of one weight, at least `k` triplets or all.
 
         Raises:
             HiploraError: the base does not have such a weight, or it cannot be read.
         """
         return self.spectra.at_least(self._weight(module), self.k)
+
+    def principal_rank(self, module: str) -> int:
+        """Return the principal rank used for one weight: `k`, or all its directions if it has fewer.
+
+        Raises:
+            HiploraError: the base does not have such a weight.
+        """
+        return min(self.k, *self._weight(module).shape)
 
     # Tables.
 
@@ -231,9 +236,8 @@ class Study:
             optional: columns of slow measures, such as `intruders`; they need complete spectra.
 
         Raises:
-            HiploraError: an update holds NaN, `k` is larger than a layer, or no optional measure has such a column.
+            HiploraError: an update holds NaN, or no optional measure has such a column.
         """
-        require_rank(self.weights, self.k)
 
         def make() -> pd.DataFrame:
             measured = [m for placement in self.placements for m in self._measured(placement, optional)]
@@ -323,7 +327,7 @@ class Study:
         2      3    4
 
         Raises:
-            HiploraError: an update holds NaN, or `k` is larger than a layer.
+            HiploraError: an update holds NaN.
         """
         return self._table("octaves", (), lambda: octave_table(self.spectra, self.placements, self.k))
 
@@ -412,14 +416,14 @@ class Study:
         Raises:
             HiploraError: it does not have prices, or was trained at another principal rank.
         """
-        update, prices = self[name], self.prices()
+        placement, prices = self._placement(name), self.prices()
         rows = prices[prices["adapter"] == name].reset_index(drop=True)
         if rows.empty:
             raise HiploraError(f"{name} has no shadow prices: they belong to the core of HiP-LoRA.")
-        ranks = {rank for module in update.modules if (rank := update.principal_rank(module)) is not None}
-        if ranks != {self.k}:
-            trained = ", ".join(map(str, sorted(ranks)))
-            raise HiploraError(f"{name} was trained at principal rank {trained}: set k to that to move its budgets.")
+        trained = {m: placement.update.principal_rank(placement.names[m]) for m in rows["module"]}
+        if any(trained[m] != rank for m, rank in zip(rows["module"], rows["principal_rank"], strict=True)):
+            ranks = ", ".join(str(rank) for rank in sorted({rank for rank in trained.values() if rank is not None}))
+            raise HiploraError(f"{name} was trained at principal rank {ranks}: set k to that to move its budgets.")
         columns = rows.set_index("module")[["epsilon", "shadow_price", "tightness"]].to_dict()
         new = reallocate(columns["epsilon"], columns["shadow_price"], columns["tightness"])
         return rows.assign(new_epsilon=rows["module"].map(new))
@@ -444,8 +448,8 @@ class Study:
             found[placement.update.name] = sentences
         return found
 
-    def report(self, *, optional: Sequence[str] = ()) -> str:
-        """Return the finding of each update with its caveats below it, and the problems.
+    def findings(self, *, optional: Sequence[str] = ()) -> list[str]:
+        """Return the finding of each update with its caveats below it, line by line.
 
         Args:
             optional: as in `layers`.
@@ -456,7 +460,23 @@ class Study:
         lines = []
         for _, row in summary_table(self.layers(optional=optional)).iterrows():
             lines += [finding(row, self.k), *(f"  {caveat}" for caveat in self.caveats[row["adapter"]])]
-        return "\n".join([*lines, *(reason for _, reason in self.strangers), *self.problems])
+        return [printable(line) for line in lines]
+
+    @property
+    def refusals(self) -> list[str]:
+        """One sentence for each requested update that is not studied, be it a stranger or a problem."""
+        return [printable(sentence) for sentence in (*(reason for _, reason in self.strangers), *self.problems)]
+
+    def report(self, *, optional: Sequence[str] = ()) -> str:
+        """Return the findings and the refusals as one text.
+
+        Args:
+            optional: as in `layers`.
+
+        Raises:
+            HiploraError: as `layers`.
+        """
+        return "\n".join([*self.findings(optional=optional), *self.refusals])
 
     @property
     def plot(self) -> Plots:
@@ -464,13 +484,13 @@ class Study:
         return Plots(self)
 
     def __repr__(self) -> str:
-        head = f"Study of {', '.join(self.names) or 'no update'} on {self.base.name} at k = {self.k}"
+        head = printable(f"Study of {', '.join(self.names) or 'no update'} on {self.base.name} at k = {self.k}")
         try:
             if missing := len(self.missing()):
                 return f"{head}: {missing} spectra are still to be computed; any table does it."
             return "\n".join([head, self.report()]).rstrip()
         except HiploraError as error:
-            return f"{head}: {error}"
+            return f"{head}: {printable(str(error))}"
 
     @property
     def made_by(self) -> "partial[Study]":
@@ -484,10 +504,11 @@ class Study:
 
     def _with(self, **changes: Any) -> "Study":
         kept: dict[str, Any] = {
-            "updates": self.updates,
+            "_placements": self.placements,
             "k": self.k,
             "epsilon": self.epsilon,
             "power": self.power,
+            "ahead": self.ahead,
             "source": self.source,
             "problems": self.problems,
             "strangers": self.strangers,
@@ -516,15 +537,17 @@ class Study:
         return None if optional else self.k
 
     def _measured(self, placement: Placement, optional: Sequence[str] = ()) -> list[Measurement]:
-        """Return the measurements of one update; one result serves every k up to the next multiple of 64."""
+        """Return the measurements of one update; what was measured at a larger `k` serves every smaller one."""
         self._needed(optional)
-        smallest = min(min(weight.shape) for weight in placement.weights)
-        if self.k > smallest:
-            require_rank(placement.weights, self.k)
-        head, update = round_up(self.k, smallest), placement.update
-        key = ("measured", update.name, update.identity, head, *sorted(optional))
-        chosen = [MEASURES[column] for column in optional]
-        wide = self._memory.get(key, lambda: measure_layers(self.spectra, [placement], head, optional=chosen))
+        update, chosen = placement.update, [MEASURES[column] for column in optional]
+        largest = max(min(weight.shape) for weight in placement.weights)
+        head = round_up(self.k, largest) if self.ahead else min(self.k, largest)
+
+        def make() -> tuple[int, list[Measurement]]:
+            return head, measure_layers(self.spectra, [placement], head, optional=chosen)
+
+        key = ("measured", update.name, update.identity, *sorted(optional))
+        _, wide = self._memory.get(key, make, enough=lambda found: found[0] >= head)
         return [measurement.truncate(self.k) for measurement in wide]
 
     def _of_module(self, name: str, module: str, table: Callable[..., pd.DataFrame]) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import streamlit as st
 from hiplora import figures
 from hiplora.errors import HiploraError
 from hiplora.measures import DIFFERENCES
+from hiplora.printable import for_spreadsheet
 from hiplora.training.methods import TOLERANCE
 from hiplora.ui import cards, explore, loading, shell
 from hiplora.ui.text import plain
@@ -47,7 +48,7 @@ require_two()
 study = loading.measured(study)
 require_two()
 loading.show_damaged_cards(study)
-k, names = session.k, study.names
+names = study.names
 modules = list(dict.fromkeys(study.layers()["module"]))
 
 
@@ -74,7 +75,7 @@ def show_scores() -> None:
     known = chosen.replace({"budget": {"": None}}).dropna(axis="columns", how="all")
     shown = {column: title for column, title in COLUMNS.items() if column in known}
     st.dataframe(
-        known[list(shown)].rename(columns=shown),
+        for_spreadsheet(known[list(shown)].rename(columns=shown)),
         hide_index=True,
         column_config={
             title: st.column_config.NumberColumn(
@@ -168,6 +169,7 @@ def explorer() -> None:
 
 def show_layer(module: str) -> None:
     """Show all adapters along the singular directions of one weight and of all, and one run through its training."""
+    k = study.principal_rank(module)
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader(plain(module))
@@ -208,7 +210,7 @@ def show_training(module: str) -> None:
         cards.figure_card(
             figures.training_spectrum,
             partial(study.playback, runs[name], module, name=name),
-            k,
+            study.principal_rank(module),
             name="training",
             formula=r"e^L_i / \lVert W_0\rVert_F^2 = \lVert u_i^\top \Delta W\rVert^2 / \lVert W_0\rVert_F^2, \quad"
             r" e^R_i = \lVert \Delta W v_i\rVert^2",

@@ -7,6 +7,7 @@ import streamlit as st
 from hiplora import figures
 from hiplora.errors import HiploraError
 from hiplora.measures import MEASURES, adapter_table
+from hiplora.printable import for_spreadsheet
 from hiplora.ui import cards, loading, shell
 from hiplora.ui.text import plain
 
@@ -54,7 +55,7 @@ if study.updates:
     scored = study.summary().dropna(axis="columns", how="all")
     shown = {column: title for column, title in COLUMNS.items() if column in scored}
     st.dataframe(
-        scored[list(shown)].rename(columns=shown),
+        for_spreadsheet(scored[list(shown)].rename(columns=shown)),
         hide_index=True,
         column_config={
             title: st.column_config.NumberColumn(format="%.3g")
@@ -80,4 +81,4 @@ for update, reason in study.strangers:
         st.error(plain(str(error)), icon=":material/error:")
         continue
     st.caption("Ranks and norms need no base model; the position of the energy does.")
-    st.dataframe(table.drop(columns=["adapter"]), hide_index=True)
+    st.dataframe(for_spreadsheet(table.drop(columns=["adapter"])), hide_index=True)

@@ -45,11 +45,10 @@ def explorer() -> None:
 
 def show_layer(module: str) -> None:
     """Show one weight: its singular values, and each adapter's update along them."""
-    weight, k = study.base.weights[module], session.k
     st.header(plain(module))
-    spectrum = study.spectrum(module)
+    spectrum, k = study.spectrum(module), study.principal_rank(module)
     st.caption(
-        f"{weight.shape[0]} × {weight.shape[1]}, out × in. The principal {k} directions are shaded. The SVD is "
+        f"{spectrum.shape[0]} × {spectrum.shape[1]}, out × in. The principal {k} directions are shaded. The SVD is "
         f"accurate to {spectrum.residual:.0e} of σ₁ ({spectrum.algorithm})."
     )
     directions, sweep = partial(study.directions, module), partial(study.sweep, module)

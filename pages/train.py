@@ -9,6 +9,7 @@ from hiplora import figures
 from hiplora.errors import HiploraError
 from hiplora.figures import curves
 from hiplora.measures import MEASURES
+from hiplora.printable import for_spreadsheet
 from hiplora.training import Run, layer_history
 from hiplora.training.prices import last_prices, price_table
 from hiplora.ui import cards, new_run, reallocation, runs, shell
@@ -142,7 +143,7 @@ def take_away(shown: list[Run]) -> None:
     """Draw downloads of the tables behind the curves."""
     with st.container(horizontal=True, gap="small"):
         for label, table in (("CSV of the steps", runs.steps), ("CSV of the scores", runs.scores)):
-            st.download_button(label, lambda table=table: table(shown).to_csv(index=False),
+            st.download_button(label, lambda table=table: for_spreadsheet(table(shown)).to_csv(index=False),
                                f"{table.__name__}.csv", "text/csv", icon=":material/table:",
                                on_click="ignore")  # fmt: skip
 
@@ -204,7 +205,7 @@ def show_table(shown: list[Run]) -> None:
     # The runs in view are part of the key, so that the table forgets a click once it has taken effect.
     key = f"table-of-runs-{hash(tuple(run.name for run in shown))}"
     st.dataframe(
-        table,
+        for_spreadsheet(table),
         hide_index=True,
         key=key,
         on_select=choose,

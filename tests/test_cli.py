@@ -1,4 +1,6 @@
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,6 +122,31 @@ def test_two_adapters_of_one_name_keep_their_own_rows(run, llama_base, lora_fold
     assert pd.read_csv(path).groupby("adapter").size().tolist() == [14, 14]
 
 
+def test_an_adapter_that_cannot_be_used_does_not_stop_the_others(run, llama_base, lora_folder, tmp_path):
+    Bad.lfs_pointer(llama_base, lora_folder, tmp_path)
+    Bad.nan_in_the_adapter(llama_base, lora_folder, tmp_path)
+    bad, diverged = tmp_path / "pointer", tmp_path / "nan"
+    code, out, err = run("analyze", llama_base, bad, "swap-lora", lora_folder, diverged, "--k", 4)
+    assert code == 0
+    assert [line.split(" ")[0] for line in out] == ["plain-lora"]
+    says = ["swap-lora belongs to another base", f"{bad}/adapter_model.safetensors is a Git LFS pointer",
+            f"{diverged}/adapter_model.safetensors: "]  # fmt: skip
+    assert [line.startswith(f"hiplora: {start}") for line, start in zip(err, says)] == [True] * 3, err
+    assert err[3].startswith("14 maps")
+
+
+def test_names_reach_a_terminal_and_a_spreadsheet_as_text(run, llama_base, lora_folder, tmp_path):
+    folder, path = tmp_path / "=cmd|'\x1b[31m", tmp_path / "layers.csv"
+    shutil.copytree(lora_folder, folder)
+    code, out, _ = run("analyze", llama_base, folder, "--k", 4, "--out", path)
+    assert code == 0
+    assert out[0].startswith("=cmd|'\\x1b[31m (LoRA, 14 maps")
+    assert set(pd.read_csv(path)["adapter"]) == {"'=cmd|'\\x1b[31m"}
+    shutil.rmtree(folder)
+    _, _, err = run("analyze", llama_base, folder, "--k", 4)
+    assert "\x1b" not in err[0]
+
+
 @pytest.mark.parametrize("name", ["layers.xlsx", "layers"])
 def test_an_unknown_suffix_is_said_before_any_work(run, monkeypatch, tmp_path, name):
     monkeypatch.setattr("hiplora.sources.open_base", refuse)
@@ -172,10 +199,6 @@ class Bad:
     @staticmethod
     def another_base(base, adapter, work):
         return ["analyze", "demo", adapter], "plain-lora belongs to another base"
-
-    @staticmethod
-    def k_larger_than_a_layer(base, adapter, work):
-        return ["analyze", base, adapter, "--k", 17], "k=17 is larger than model.layers.0.self_attn."
 
     @staticmethod
     def nan_in_the_adapter(base, adapter, work):
@@ -341,6 +364,11 @@ def test_export_writes_an_ordinary_lora_with_the_same_update(run, llama_base, ma
         np.testing.assert_allclose(found.dense(), expected.dense(), rtol=0, atol=error)
 
 
+def test_export_knows_the_adapters_of_the_demo_by_name(run, tmp_path):
+    assert run("export-lora", "swap-hiplora", tmp_path / "plain")[0] == 0
+    assert set(read_adapter(tmp_path / "plain").modules) == set(read_adapter("swap-hiplora").modules)
+
+
 def test_demo_build_builds_where_it_is_told(run, monkeypatch, tmp_path):
     from hiplora.training import demo_world
 
@@ -377,6 +405,19 @@ def test_the_cache_is_shown_and_cleared(run, llama_base, cache_folder):
     assert run("cache")[1][0].startswith(f"{cache_folder}: ")
     assert run("cache", "--clear")[1][0].endswith("of spectra removed")
     assert not list(cache_folder.glob("spectra/*/*"))
+
+
+def test_spectra_that_cannot_be_removed_are_counted(run, llama_base, cache_folder, monkeypatch):
+    run("svd", llama_base)
+
+    def refuse(path, missing_ok=False):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    code, out, err = run("cache", "--clear")
+    assert (code, out) == (2, [])
+    assert err[0].startswith(f"hiplora: 14 of 14 spectra in {cache_folder} cannot be removed (Read-only file system): ")
 
 
 def test_an_unexpected_system_error_is_one_line_too(run, monkeypatch):

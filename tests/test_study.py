@@ -12,7 +12,7 @@ from peft import LoraConfig
 
 import hiplora
 from hiplora.errors import HiploraError
-from hiplora.measures import MEASURES
+from hiplora.measures import MEASURES, measure_layers
 from hiplora.paths import demo_adapters
 from hiplora.sources import known_bases, open_base
 from hiplora.study import Study
@@ -131,6 +131,21 @@ def test_another_k_reuses_what_is_measured(study: Study, monkeypatch: pytest.Mon
     assert at_8.at(epsilon=0.1).layers()["tightness"].max() < at_8.at(epsilon=0.05).layers()["tightness"].max()
 
 
+def test_a_study_measures_at_its_own_k_unless_it_is_to_look_ahead(study: Study, monkeypatch: Any) -> None:
+    asked = []
+
+    def measured(spectra: Any, placements: Any, k: int, **options: Any) -> Any:
+        asked.append(k)
+        return measure_layers(spectra, placements, k, **options)
+
+    monkeypatch.setattr("hiplora.study.measure_layers", measured)
+    for ahead in (False, True):
+        fresh = Study(study.spectra, [study["swap-lora"]], 16, ahead=ahead)
+        for k in (16, 24, 16):
+            fresh.at(k=k).layers()
+    assert asked == [16, 24, 64]
+
+
 def test_another_k_gives_what_a_fresh_study_gives(study: Study) -> None:
     fresh = hiplora.open("demo", NAMES, k=40, epsilon=0.1, power=0.5)
     pd.testing.assert_frame_equal(study.at(k=40, epsilon=0.1, power=0.5).layers(), fresh.layers(), rtol=numerics.EXACT)
@@ -172,11 +187,14 @@ def test_a_power_that_is_negative_is_refused(power: object) -> None:
         hiplora.open("demo", NAMES, power=power)  # type: ignore[arg-type]
 
 
-def test_a_k_larger_than_a_layer_is_named_before_any_work() -> None:
-    study = hiplora.open("demo", NAMES, k=129)
-    for table in (study.layers, study.summary, lambda: study.compare(*NAMES)):
-        with pytest.raises(HiploraError, match=r"k=129 is larger than model\.layers"):
-            table()
+def test_a_k_larger_than_every_layer_counts_all_directions(study: Study) -> None:
+    far = study.at(k=500)
+    assert far.principal_rank(MODULE) == 128
+    assert set(far.layers()["principal_rank"]) == set(far.compare(*NAMES)["principal_rank"]) == {128}
+    np.testing.assert_allclose(far.summary()["pp_null"], far.at(k=128).summary()["pp_null"])
+    assert far.octaves()["end"].max() == 128
+    assert "all of them count as principal" in far.report()
+    assert "up to direction 128" in far.plot.cumulative_energy(MODULE).layout.title.text
 
 
 def test_an_optional_measure_is_computed_on_request(study: Study) -> None:

@@ -46,11 +46,21 @@ def caveats_on(spectra: BaseSpectra, placement: Placement, table: pd.DataFrame, 
         found.append(f"{silent} of its modules do nothing: their update is zero.")
     if (rows["relative_norm"] > 1).any():
         found.append("Its update is larger than the weight itself in places, a sign of another base.")
-    trained_at = {rank for module in update.modules if (rank := update.principal_rank(module)) is not None}
-    if trained_at and trained_at != {k}:
-        ranks = ", ".join(str(rank) for rank in sorted(trained_at))
+    small = rows[rows["principal_rank"] < k]
+    if len(small):
+        found.append(f"{_counted(small)} fewer than k = {k} directions: there all of them count as principal.")
+    trained = [update.principal_rank(placement.names[module]) for module in rows["module"]]
+    if any(at is not None and at != rank for at, rank in zip(trained, rows["principal_rank"], strict=True)):
+        ranks = ", ".join(str(rank) for rank in sorted({at for at in trained if at is not None}))
         found.append(f"It was trained at principal rank {ranks}; at k = {k} its channels mix.")
     return found
+
+
+def _counted(rows: pd.DataFrame) -> str:
+    """Return `model.layers.0.mlp.gate (1 x 64) has`, or `4 of its modules, such as model..., have`."""
+    first = rows.iloc[0]
+    name = f"{first['module']} ({first['rows']} x {first['cols']})"
+    return f"{name} has" if len(rows) == 1 else f"{len(rows)} of its modules, such as {name}, have"
 
 
 def _last(name: str) -> str:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from hiplora.adapters import Delta, LowRankDelta, Placement
 from hiplora.budget import DEFAULT_EPSILON
-from hiplora.measures.layers import changed_weights, layer_table, require_rank
+from hiplora.measures.layers import changed_weights, layer_table
 from hiplora.measures.measurement import measure
 from hiplora.measures.pairs import pair_table
 from hiplora.spectrum import BaseSpectra
@@ -58,22 +58,20 @@ def difference_table(
         spectra: of the base; what is missing is computed.
         first: update A on the base.
         second: update B, of another name.
-        k: principal rank.
+        k: principal rank; a module that has fewer directions is measured at all it has.
         epsilon: budget of the joint tightness; None for the smaller of the updates' own.
         power: `p` of the budget's weights.
 
     Raises:
-        HiploraError: an update holds NaN, `k` is larger than a layer, or the budget is out of range.
+        HiploraError: an update holds NaN, or the budget is out of range.
         ValueError: the two updates share a name.
     """
     names = first.update.name, second.update.name
     if names[0] == names[1]:
         raise ValueError(f"two updates are named {names[0]}: give them different names")
-    weights = changed_weights([first, second])
-    require_rank(weights, k)
     measured, rows = [], []
     with one_blas_thread():
-        for weight in weights:
+        for weight in changed_weights([first, second]):
             spectrum, module = spectra.get(weight, k), weight.module
             deltas: dict[str, Delta] = {
                 placement.update.name: placement.delta(module)

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from hiplora.adapters import Placement
-from hiplora.errors import HiploraError
 from hiplora.measures.measure import Measure
 from hiplora.measures.measurement import Measurement, measure
 from hiplora.measures.registry import MEASURES
@@ -25,17 +24,15 @@ def measure_layers(
     Args:
         spectra: the base's spectra; what is missing is computed.
         placements: the updates on that base.
-        k: principal rank, for all modules.
+        k: principal rank for all modules; one that has fewer directions is measured at all it has.
         optional: slow measures to compute too; they need complete spectra.
 
     Raises:
-        HiploraError: an update holds NaN, or `k` is larger than a layer.
+        HiploraError: an update holds NaN.
     """
     found: dict[str, list[Measurement]] = {placement.update.name: [] for placement in placements}
-    weights = changed_weights(placements)
-    require_rank(weights, k)
     with one_blas_thread():
-        for weight in weights:
+        for weight in changed_weights(placements):
             spectrum = spectra.get(weight, None if optional else k)
             for placement in placements:
                 if placement.changes(weight):
@@ -59,18 +56,6 @@ def changed_weights(placements: Iterable[Placement]) -> list[Weight]:
     found = dict.fromkeys(weight for placement in placements for weight in placement.weights)
     order = {module: place for place, module in enumerate(in_data_order({weight.module for weight in found}))}
     return sorted(found, key=lambda weight: order[weight.module])
-
-
-def require_rank(weights: Iterable[Weight], k: int) -> None:
-    """Raise when `k` is larger than one of the weights.
-
-    Raises:
-        HiploraError: naming the smallest weight.
-    """
-    smallest = min(weights, key=lambda weight: min(weight.shape), default=None)
-    if smallest is not None and k > min(smallest.shape):
-        m, n = smallest.shape
-        raise HiploraError(f"k={k} is larger than {smallest.module} ({m} x {n}): use at most {min(m, n)}.")
 
 
 def layer_table(

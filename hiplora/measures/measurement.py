@@ -72,8 +72,9 @@ class Measurement:
         """Return the measurement at a smaller `k`: to rounding what `measure` gives there.
 
         Raises:
-            ValueError: `k` is not between 1 and the present one.
+            ValueError: `k` is not between 1 and the present one, and the weight has more directions.
         """
+        k = min(k, *self.shape)
         return replace(self, channels=self.channels.truncate(k), sigma=self.sigma[:k])
 
     def under(self, epsilon: float | None, power: float) -> "Measurement":
@@ -100,9 +101,9 @@ def measure(
     """Measure one update on one weight.
 
     Args:
-        spectrum: of the weight, at least `k` triplets; complete when an optional measure is asked for.
+        spectrum: of the weight, at least `k` triplets or all; complete when an optional measure is asked for.
         delta: (m, n), of the weight's shape.
-        k: principal rank.
+        k: principal rank; at most the number of directions of the weight is used.
         adapter: name, for the table.
         method: name, for the table.
         module: name, for the table.
@@ -114,7 +115,7 @@ def measure(
     """
     if delta.shape != spectrum.shape:
         raise ValueError(f"update of shape {delta.shape} on a weight of shape {spectrum.shape}")
-    head = spectrum.truncate(k)
+    head = spectrum.truncate(min(k, *spectrum.shape))
     return Measurement(
         adapter=adapter,
         method=method,

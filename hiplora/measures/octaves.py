@@ -29,7 +29,7 @@ def octave_table(spectra: BaseSpectra, placements: Sequence[Placement], k: int) 
         k: least number of directions; all if the cache keeps all.
 
     Raises:
-        HiploraError: an update holds NaN, or `k` is larger than a layer.
+        HiploraError: an update holds NaN.
     """
     with one_blas_thread():
         parts = [_of_one(spectra, placement, k) for placement in placements]

@@ -22,13 +22,13 @@ def pair_table(
     `joint_tightness` (of `C1 + C2`). NaN where a part is zero.
 
     Args:
-        spectrum: at least `k` triplets of the weight.
+        spectrum: at least `k` triplets of the weight, or all.
         deltas: `{name: update}`, each (m, n).
         k: principal rank.
         epsilon: budget.
         power: `p` of the budget's weights.
     """
-    head = spectrum.truncate(k)
+    head = spectrum.truncate(min(k, *spectrum.shape))
     Ut, Vt = head.Ut.astype(np.float64), head.Vt.astype(np.float64)
     rows = {name: delta.project(Ut) for name, delta in deltas.items()}
     columns = {name: delta.project(Vt=Vt) for name, delta in deltas.items()}

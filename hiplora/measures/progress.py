@@ -26,7 +26,7 @@ def progress_table(spectra: BaseSpectra, placement: Placement, k: int, epsilon: 
     rows = []
     with one_blas_thread():
         for weight, delta in placement:
-            head = spectra.get(weight, k).truncate(k)
+            head = spectra.get(weight, k)
             parts = channels(delta, head.Ut, head.Vt)
             stated = placement.epsilon(weight.module)
             own = epsilon if stated is None else stated

@@ -109,8 +109,24 @@ class SpectrumCache:
         return sum(size for _, size, _ in self._by_last_use())
 
     def clear(self) -> None:
-        """Remove every entry."""
+        """Remove every entry.
+
+        Raises:
+            HiploraError: some cannot be removed; all others are.
+        """
+        entries, problems = self._by_last_use(), []
+        for _, _, path in entries:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                problems.append(error)
+        # The empty folders.
         shutil.rmtree(self.folder / "spectra", ignore_errors=True)
+        if problems:
+            raise HiploraError(
+                f"{len(problems)} of {len(entries)} spectra in {self.folder} cannot be removed "
+                f"({problems[0].strerror}): make the folder writable, or set HIPLORA_CACHE to another one."
+            )
 
     def _entries(self, weight_hash: str) -> list[tuple[int, Path]]:
         folder = self.folder / "spectra" / weight_hash[:2]

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -110,11 +110,12 @@ class BaseSpectra:
         return self._hashes[weight.key]
 
     def get(self, weight: Weight, k: int | None = None) -> Spectrum:
-        """Return the leading `k` triplets (None: all) of a weight, from the cache or computed and kept.
+        """Return the leading `k` triplets of a weight, or all (None, or fewer than `k`), from the cache or computed.
 
         Raises:
-            HiploraError: `k` does not fit, the weight cannot be read, or the cache cannot be written.
+            HiploraError: `k` is below 1, the weight cannot be read, or the cache cannot be written.
         """
+        k = None if k is None else min(k, *weight.shape)
         known = self._hashes.get(weight.key)
         found = self.cache.lookup(known, k) if known else None
         if found is None:
@@ -123,12 +124,12 @@ class BaseSpectra:
         return found
 
     def at_least(self, weight: Weight, k: int) -> Spectrum:
-        """Return at least `k` triplets of a weight: all that the cache keeps for this `k`.
+        """Return at least `k` triplets of a weight, or all if it has fewer: all that the cache keeps for this `k`.
 
         Raises:
             HiploraError: as `get`.
         """
-        return self.get(weight, stored_k(weight.shape, k))
+        return self.get(weight, stored_k(weight.shape, min(k, *weight.shape)))
 
     def missing(self, weights: Iterable[Weight], k: int | None = None) -> list[Weight]:
         """Return the weights whose spectrum is still to be computed, without reading any weight."""
@@ -158,7 +159,15 @@ class BaseSpectra:
         weights = list(weights)
         missing = self.missing(weights, k)
         if missing:
-            check_writable(self.cache.folder)
+            try:
+                check_writable(self.cache.folder)
+            except HiploraError:
+                # It may hold everything already, under hashes that are not known yet for files at this path.
+                by_size = sorted(missing, key=lambda w: w.shape[0] * w.shape[1])
+                if not self.cache.size() or not all(self.cache.holds(self.weight_hash(w), k) for w in by_size):
+                    raise
+                missing = []
+        if missing:
             self._check_room(weights, k)
         cost = {w.key: w.shape[0] * w.shape[1] * min(w.shape) for w in missing}
         total, done, start = sum(cost.values()), 0, time.monotonic()
@@ -168,7 +177,7 @@ class BaseSpectra:
             weight = pending.popleft()
             with self._claim(weight) as mine:
                 if mine:
-                    self.get(weight, None if k is None else min(k, *weight.shape))
+                    self.get(weight, k)
             if not mine:
                 pending.append(weight)
                 refused += 1
@@ -211,8 +220,11 @@ class BaseSpectra:
             )
 
     def _remember(self, weight: Weight, weight_hash: str) -> None:
-        if self._hashes.get(weight.key) != weight_hash:
-            self._hashes[weight.key] = weight_hash
+        if self._hashes.get(weight.key) == weight_hash:
+            return
+        self._hashes[weight.key] = weight_hash
+        # A cache that can only be read serves what it has.
+        with suppress(OSError, HiploraError):
             (self.cache.folder / "claims").mkdir(parents=True, exist_ok=True)
             with FileLock(self.cache.folder / "claims" / f"{self._memo_path.stem}.lock"):
                 self._hashes = _read_memo(self._memo_path) | self._hashes

@@ -10,6 +10,7 @@ import streamlit as st
 
 from hiplora.figures.style import TITLE_HEIGHT
 from hiplora.measure_info import MeasureInfo
+from hiplora.printable import for_spreadsheet
 from hiplora.ui.python_code import code
 from hiplora.ui.text import plain
 
@@ -61,7 +62,7 @@ def figure_card(
                     st.latex(formula)
         st.download_button(
             "CSV",
-            lambda: rows.to_csv(index=False),
+            lambda: for_spreadsheet(rows).to_csv(index=False),
             f"{name}.csv",
             "text/csv",
             icon=":material/table:",

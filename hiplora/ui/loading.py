@@ -58,13 +58,10 @@ def measured(study: Study, *, optional: Sequence[str] = ()) -> Study:
     Args:
         study: with at least one update.
         optional: columns of optional measures that the page shows.
-
-    Raises:
-        HiploraError: `k` is larger than a layer.
     """
     _prepare(study, optional)
     with st.spinner("Measuring…", show_time=True):
-        left = study.measurable()
+        left = study.measurable(optional=optional)
     for problem in left.problems[len(study.problems) :]:
         st.error(plain(problem), icon=":material/error:")
     if not left.updates:
@@ -112,9 +109,12 @@ def playable_runs(study: Study) -> dict[str, Run]:
 def _prepare(study: Study, optional: Sequence[str]) -> None:
     """Compute missing spectra in the background; meanwhile show the progress and stop the page here."""
     missing = study.missing(optional=optional)
-    k = None if optional else study.k
     # Keyed by what is computed, not by what is requested: steps of k, stops and page switches find the same task.
-    key = (study.base.identity, frozenset((weight.module, stored_k(weight.shape, k)) for weight in study.weights))
+    needed = {
+        (weight.module, stored_k(weight.shape, None if optional else min(study.k, *weight.shape)))
+        for weight in study.weights
+    }
+    key = (study.base.identity, frozenset(needed))
     tasks = _tasks()
     if not missing:
         tasks.pop(key, None)
@@ -175,4 +175,4 @@ def _base(base: str, download: bool) -> Study:
 @st.cache_resource(max_entries=4, show_spinner="Opening the base model…")
 def _open(base: str, download: bool) -> tuple[Study, _Identity]:
     model = open_base(base, download=download)
-    return Study(BaseSpectra(model), source=base), model.identity
+    return Study(BaseSpectra(model), ahead=True, source=base), model.identity

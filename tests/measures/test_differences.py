@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from peft import LoraConfig
 
 from hiplora.adapters import DenseDelta, LowRankDelta, read_adapter
-from hiplora.errors import HiploraError
 from hiplora.measures import DIFFERENCES, difference, difference_table, layer_table, measure_layers
 from hiplora.sources import open_base
 from hiplora.spectrum import SpectrumCache
@@ -183,9 +182,13 @@ def test_against_an_adapter_of_zeros_the_difference_is_the_update(
         )
 
 
-def test_a_k_that_does_not_fit_is_named(spectra, everywhere, attention):
-    with pytest.raises(HiploraError, match="k=99 is larger than"):
-        difference_table(spectra, *placed(spectra, everywhere, attention), 99)
+def test_a_k_beyond_every_direction_counts_all(spectra, everywhere, attention):
+    table = difference_table(spectra, *placed(spectra, everywhere, attention), 99)
+    assert table["principal_rank"].tolist() == table[["rows", "cols"]].min(axis=1).tolist()
+    # Square modules: nothing is outside.
+    np.testing.assert_allclose(
+        table.loc[table["rows"] == table["cols"], "pp"].dropna(), 1, atol=numerics.kept_error(32)
+    )
 
 
 def test_two_adapters_of_one_name_cannot_be_compared(spectra, everywhere):

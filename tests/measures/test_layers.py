@@ -182,10 +182,17 @@ def test_a_tied_head_is_measured_on_the_embedding(spectra, llama_base, make_adap
     assert (measured.module, measured.shape) == ("model.embed_tokens", (40, 32))
 
 
-def test_k_larger_than_a_layer_is_said_before_any_work(spectra, lora_folder, monkeypatch):
-    monkeypatch.setattr(spectra, "get", lambda *_: pytest.fail("worked first"))
-    with pytest.raises(HiploraError, match=r"k=17 is larger than model\.layers.*[kv]_proj \(16 x 32\): use at most 16"):
-        measure_layers(spectra, placed(spectra, read_adapter(lora_folder)), 17)
+def test_a_layer_with_fewer_directions_than_k_is_measured_at_all_it_has(spectra, lora_folder):
+    placement = placed(spectra, read_adapter(lora_folder))
+    wide = layer_table(measure_layers(spectra, placement, 20)).set_index("module")
+    small = wide["rows"].eq(16)
+    assert wide["principal_rank"].where(small, 20).tolist() == [16 if s else 20 for s in small]
+    for k, rows in ((16, small), (20, ~small)):
+        alone = layer_table(measure_layers(spectra, placement, k)).set_index("module")
+        pd.testing.assert_frame_equal(wide[rows], alone[rows], rtol=numerics.EXACT)
+    # All left directions of these are principal, so the null is that of the right side alone.
+    np.testing.assert_allclose(wide.loc[small, "left_share"], 1, atol=numerics.kept_error(16))
+    np.testing.assert_allclose(wide.loc[small, "pp_null"], 16 / 32)
 
 
 def test_weights_that_adapters_change_are_each_named_once(spectra, lora_folder):
@@ -244,6 +251,13 @@ def test_fused_weights_are_said_to_be_fused(gpt2_base, make_adapter, tmp_path):
     spectra = BaseSpectra(open_base(gpt2_base), SpectrumCache(tmp_path / "cache"))
     found = notes(spectra, read_adapter(tmp_path / "fused"))
     assert "attn.c_attn hold q, k and v in one matrix, which is measured as a whole." in found
+
+
+def test_a_k_beyond_some_modules_is_noted_once(spectra, lora_folder):
+    assert notes(spectra, read_adapter(lora_folder), 17) == [
+        "4 of its modules, such as model.layers.0.self_attn.k_proj (16 x 32), have fewer than k = 17 directions: there "
+        "all of them count as principal."
+    ]
 
 
 def test_modules_that_are_left_out_or_do_nothing_are_counted(spectra, write_adapter, rng):

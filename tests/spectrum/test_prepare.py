@@ -1,3 +1,4 @@
+import errno
 import json
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import pytest
 
 from hiplora.errors import HiploraError
 from hiplora.sources import open_base
-from hiplora.spectrum import SpectrumCache
+from hiplora.spectrum import SpectrumCache, prepare
 from hiplora.spectrum.prepare import BaseSpectra, resolve_device
 
 
@@ -107,6 +108,25 @@ def test_a_copy_of_a_model_shares_its_spectra(write_base, rng, cache):
     assert len(list(cache.folder.glob("spectra/*/*.safetensors"))) == 1
 
 
+def test_a_cache_that_can_only_be_read_serves_a_copy_of_the_model(write_base, rng, cache, monkeypatch):
+    W = {"a": rng.normal(size=(6, 4)), "b": rng.normal(size=(4, 6))}
+    one, two = (open_base(write_base(name, W)) for name in ("one", "two"))
+    list(BaseSpectra(one, cache).prepare(weights(one)))
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("hiplora.files.tempfile.mkdtemp", refuse)
+    monkeypatch.setattr(prepare, "FileLock", refuse)
+    spectra = BaseSpectra(two, cache)
+    assert [progress.total for progress in spectra.prepare(weights(two))] == [0]
+    assert spectra.missing(weights(two)) == []
+    assert spectra.get(two.weights["a"]).weight_hash == BaseSpectra(one, cache).get(one.weights["a"]).weight_hash
+    changed = open_base(write_base("changed", {"a": rng.normal(size=(6, 4))}))
+    with pytest.raises(HiploraError, match="cannot be written: set HIPLORA_CACHE"):
+        list(BaseSpectra(changed, cache).prepare(weights(changed)))
+
+
 @pytest.mark.parametrize("memo", ["", "{", "[1]", "null"])
 def test_a_damaged_memo_is_forgotten(base, cache, memo):
     list(BaseSpectra(base, cache).prepare(weights(base)))
@@ -144,7 +164,7 @@ MEASURE_PEAK = """
 import sys
 from pathlib import Path
 from hiplora.sources import open_base
-from hiplora.spectrum import SpectrumCache
+from hiplora.spectrum import SpectrumCache, prepare
 from hiplora.spectrum.prepare import BaseSpectra
 
 base = open_base(sys.argv[1])
