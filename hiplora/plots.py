@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from hiplora import figures
-from hiplora.measures import DIFFERENCES, MEASURES
+from hiplora.measures import DIFFERENCES, MEASURES, split_expert
 
 if TYPE_CHECKING:
     from hiplora.study import Study
@@ -29,14 +29,15 @@ class Plots:
         return figures.principal_share(self._study.summary(), self._study.k)
 
     def layer_map(self, measure: str = "enrichment", module: str | None = None) -> go.Figure:
-        """Draw a measure for every module, layers x kinds.
+        """Draw a measure for every module, layers x kinds; the experts of one parameter are one cell, their sum.
 
         Args:
             measure: a column of `hiplora.measures.MEASURES`.
             module: one to mark.
         """
         chosen = MEASURES[measure]
-        return figures.layer_map(self._study.layers(optional=[measure] if chosen.optional else []), chosen, module)
+        table = self._study.layers(optional=[measure] if chosen.optional else [], sum_experts=True)
+        return figures.layer_map(table, chosen, module and split_expert(module)[0])
 
     def channel_norms(self, kind: str | None = None) -> go.Figure:
         """Draw the norms of the channels per layer.
@@ -115,16 +116,16 @@ class Plots:
         return figures.octave_energy(self._study.octaves())
 
     def difference_shares(self, first: str, second: str) -> go.Figure:
-        """Draw the modules with most of the difference of two updates.
+        """Draw the modules with most of the difference of two updates; the experts of one parameter are one.
 
         Args:
             first: name of an update.
             second: name of another.
         """
-        return figures.difference_shares(self._study.compare(first, second))
+        return figures.difference_shares(self._study.compare(first, second, sum_experts=True))
 
     def difference_map(self, first: str, second: str, measure: str = "share", module: str | None = None) -> go.Figure:
-        """Draw a measure of the difference of two updates for every module.
+        """Draw a measure of the difference of two updates for every module; see `layer_map`.
 
         Args:
             first: name of an update.
@@ -132,7 +133,8 @@ class Plots:
             measure: a column of `hiplora.measures.DIFFERENCES`.
             module: one to mark.
         """
-        return figures.layer_map(self._study.compare(first, second), DIFFERENCES[measure], module)
+        table = self._study.compare(first, second, sum_experts=True)
+        return figures.layer_map(table, DIFFERENCES[measure], module and split_expert(module)[0])
 
     def playback(self, run: "str | Path | Run", module: str) -> go.Figure:
         """Draw one weight's update at each checkpoint of a run.

@@ -22,6 +22,7 @@ from hiplora.measures import (
     cut_table,
     difference_table,
     direction_table,
+    expert_table,
     finding,
     frontier_table,
     layer_table,
@@ -30,6 +31,7 @@ from hiplora.measures import (
     skill_table,
     summary_table,
     sweep_table,
+    with_expert_sums,
 )
 from hiplora.memory import Memory
 from hiplora.plots import Plots
@@ -229,11 +231,12 @@ class Study:
 
     # Tables.
 
-    def layers(self, *, optional: Sequence[str] = ()) -> pd.DataFrame:
+    def layers(self, *, optional: Sequence[str] = (), sum_experts: bool = False) -> pd.DataFrame:
         """Return one row per update and module with every measure: see `hiplora.measures.layer_table`.
 
         Args:
             optional: columns of slow measures, such as `intruders`; they need complete spectra.
+            sum_experts: whether the experts of one parameter are one row, their sum.
 
         Raises:
             HiploraError: an update holds NaN, or no optional measure has such a column.
@@ -243,7 +246,19 @@ class Study:
             measured = [m for placement in self.placements for m in self._measured(placement, optional)]
             return layer_table(measured, epsilon=self.epsilon, power=self.power)
 
-        return self._table("layers", (*sorted(optional),), make)
+        table = self._table("layers", (*sorted(optional),), make)
+        return with_expert_sums(table) if sum_experts else table
+
+    def experts(self, *, optional: Sequence[str] = ()) -> pd.DataFrame:
+        """Return one row per update and parameter of experts, their sum: see `hiplora.measures.expert_table`.
+
+        Args:
+            optional: as in `layers`.
+
+        Raises:
+            HiploraError: as `layers`.
+        """
+        return expert_table(self.layers(optional=optional))
 
     def summary(self) -> pd.DataFrame:
         """Return one row per update: its layers summed up, and `task_score` and `retention` where a card has them.
@@ -297,12 +312,13 @@ class Study:
         """
         return self._of_module("sweep", module, sweep_table)
 
-    def compare(self, first: str, second: str) -> pd.DataFrame:
+    def compare(self, first: str, second: str, *, sum_experts: bool = False) -> pd.DataFrame:
         """Return one row per module for the difference of two updates: see `hiplora.measures.difference_table`.
 
         Args:
             first: name of an update of the study.
             second: name of another.
+            sum_experts: as in `layers`.
 
         Raises:
             HiploraError: the study does not have such an update, the two are the same, or one of them holds NaN.
@@ -314,7 +330,8 @@ class Study:
         def make() -> pd.DataFrame:
             return difference_table(self.spectra, a, b, self.k, epsilon=self.epsilon, power=self.power)
 
-        return self._table("compare", (first, second), make)
+        table = self._table("compare", (first, second), make)
+        return with_expert_sums(table) if sum_experts else table
 
     def octaves(self) -> pd.DataFrame:
         """Return the energy of all modules together by octave of direction: see `hiplora.measures.octave_table`.

@@ -6,7 +6,7 @@ import streamlit as st
 
 from hiplora import figures
 from hiplora.errors import HiploraError
-from hiplora.measures import DIFFERENCES
+from hiplora.measures import DIFFERENCES, split_expert
 from hiplora.printable import for_spreadsheet
 from hiplora.training.methods import TOLERANCE
 from hiplora.ui import cards, explore, loading, shell
@@ -145,7 +145,8 @@ def explorer() -> None:
         if table is None:
             st.info("Choose two different adapters as A and B.", icon=":material/arrow_upward:")
             return
-        apart = partial(study.compare, first, second)
+        experts = explore.strongest_experts(table, "share")
+        apart = partial(study.compare, first, second, **({"sum_experts": True} if experts else {}))
         bars, grid = st.columns(2, gap="large")
         with bars:
             cards.figure_card(
@@ -159,10 +160,10 @@ def explorer() -> None:
                 figures.layer_map,
                 apart,
                 measure,
-                module,
+                split_expert(module)[0],
                 name="difference-map",
                 measures=(measure,),
-                on_select=explore.click_on("difference-map"),
+                on_select=explore.click_on("difference-map", experts),
                 selection_mode="points",
             )
 

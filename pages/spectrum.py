@@ -5,7 +5,7 @@ from functools import partial
 import streamlit as st
 
 from hiplora import figures
-from hiplora.measures import MEASURES
+from hiplora.measures import MEASURES, split_expert
 from hiplora.ui import cards, explore, loading, shell
 from hiplora.ui.text import plain
 
@@ -20,6 +20,9 @@ optional = [measure.column] if measure.optional else []
 study = loading.measured(study, optional=optional)
 layers = study.layers(optional=optional)
 modules = list(dict.fromkeys(layers["module"]))
+experts = explore.strongest_experts(layers, "norm")
+# Without experts the program below the map stays the shorter one.
+choices = ({"optional": optional} if optional else {}) | ({"sum_experts": True} if experts else {})
 
 
 @shell.fragment
@@ -33,12 +36,12 @@ def explorer() -> None:
     with overview:
         cards.figure_card(
             figures.layer_map,
-            partial(study.layers, optional=optional) if optional else partial(study.layers),
+            partial(study.layers, **choices),
             measure,
-            module,
+            split_expert(module)[0],
             name="layer-map",
             measures=(measure,),
-            on_select=explore.click_on("layer-map"),
+            on_select=explore.click_on("layer-map", experts),
             selection_mode="points",
         )
 

@@ -8,6 +8,7 @@ from hiplora.measures.channels import Channels, channels
 from hiplora.measures.difference_info import DIFFERENCES
 from hiplora.measures.differences import difference, difference_table
 from hiplora.measures.directions import direction_table, sweep_table
+from hiplora.measures.experts import expert_table, split_expert, with_expert_sums
 from hiplora.measures.intruders import Intruders, intruder_dimensions
 from hiplora.measures.layers import changed_weights, layer_table, measure_layers
 from hiplora.measures.measure import Measure
@@ -46,6 +47,7 @@ __all__ = [
     "direction_table",
     "direction_weights",
     "effective_rank",
+    "expert_table",
     "finding",
     "frontier_table",
     "intruder_dimensions",
@@ -57,8 +59,10 @@ __all__ = [
     "pair_table",
     "progress_table",
     "skill_table",
+    "split_expert",
     "stable_rank",
     "summary_table",
     "sweep_table",
     "tightness",
+    "with_expert_sums",
 ]

@@ -5,6 +5,7 @@ import math
 import pandas as pd
 
 from hiplora.adapters import Update
+from hiplora.measures.experts import split_expert
 from hiplora.measures.ranks import effective_rank, stable_rank
 from hiplora.sources import layer_and_kind
 from hiplora.sources.base import in_data_order
@@ -13,7 +14,8 @@ from hiplora.sources.base import in_data_order
 def adapter_table(update: Update) -> pd.DataFrame:
     """Return one row per module, measured without the base.
 
-    Columns: `adapter, method, module, layer, kind, rows, cols, rank, norm, spectral_norm, stable_rank, effective_rank`.
+    Columns: `adapter, method, module, layer, kind, expert, rows, cols, rank, norm, spectral_norm, stable_rank,
+    effective_rank`.
 
     Args:
         update: an open update.
@@ -25,7 +27,8 @@ def adapter_table(update: Update) -> pd.DataFrame:
     for module in in_data_order(update.modules):
         delta = update.delta(module)
         s = delta.singular_values
-        layer, kind = layer_and_kind(module)
+        parameter, expert = split_expert(module)
+        layer, kind = layer_and_kind(parameter)
         rows.append(
             {
                 "adapter": update.name,
@@ -33,6 +36,7 @@ def adapter_table(update: Update) -> pd.DataFrame:
                 "module": module,
                 "layer": layer,
                 "kind": kind,
+                "expert": expert,
                 "rows": delta.shape[0],
                 "cols": delta.shape[1],
                 "rank": delta.rank,
@@ -42,4 +46,4 @@ def adapter_table(update: Update) -> pd.DataFrame:
                 "effective_rank": effective_rank(s),
             }
         )
-    return pd.DataFrame(rows).astype({"layer": "Int64"})
+    return pd.DataFrame(rows).astype({"layer": "Int64", "expert": "Int64"})

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from hiplora.adapters import Placement
+from hiplora.measures.experts import split_expert
 from hiplora.measures.measure import Measure
 from hiplora.measures.measurement import Measurement, measure
 from hiplora.measures.registry import MEASURES
@@ -74,21 +75,23 @@ def layer_table(
     table = pd.DataFrame([_row(measurement.under(epsilon, power)) for measurement in measurements])
     if table.empty:
         return table
-    if table.duplicated(["adapter", "layer", "kind"]).any():
-        table["kind"] = with_stack(table["module"])
+    if table.duplicated(["adapter", "layer", "kind", "expert"]).any():
+        table["kind"] = with_stack(split_expert(module)[0] for module in table["module"])
     optional = [column for chosen in MEASURES.values() if chosen.optional for column in (chosen.column, *chosen.beside)]
     counts = [chosen.column for chosen in MEASURES.values() if chosen.scale == "count"]
-    return table.astype(dict.fromkeys(optional, "float64") | dict.fromkeys(["layer", *counts], "Int64"))
+    return table.astype(dict.fromkeys(optional, "float64") | dict.fromkeys(["layer", "expert", *counts], "Int64"))
 
 
 def _row(measurement: Measurement) -> dict[str, object]:
-    layer, kind = layer_and_kind(measurement.module)
+    parameter, expert = split_expert(measurement.module)
+    layer, kind = layer_and_kind(parameter)
     return {
         "adapter": measurement.adapter,
         "method": measurement.method,
         "module": measurement.module,
         "layer": layer,
         "kind": kind,
+        "expert": expert,
         "rows": measurement.shape[0],
         "cols": measurement.shape[1],
         "rank": measurement.rank,

@@ -19,25 +19,14 @@ def summary_table(layers: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for adapter, group in layers.groupby("adapter", sort=False):
-        energy = group["norm"].to_numpy() ** 2
-        total = energy.sum()
-        weight = energy / total if total > 0 else np.full(len(energy), 1 / len(energy))
-        live = energy > 0
-        shares = {block: float(np.sum((weight * group[block])[live])) for block in ("pp", "pr", "rp", "rr")}
-        if not live.any():
-            shares = dict.fromkeys(shares, float("nan"))
-        null = beta_band(float(np.sum(weight * group["pp_null"])), float(np.sum((weight * group["pp_null_sd"]) ** 2)))
+        blocks = summed_blocks(group)
+        del blocks["pp_null_sd"]
         rows.append(
             {
                 "adapter": adapter,
                 "method": group["method"].iloc[0],
                 "modules": len(group),
-                "relative_norm": float(np.sqrt(total / np.sum(group["base_norm"] ** 2))),
-                **shares,
-                "pp_null": null.mean,
-                "pp_null_low": null.low,
-                "pp_null_high": null.high,
-                "enrichment": shares["pp"] / null.mean,
+                **blocks,
                 "max_tightness": float(group["tightness"].max()),
                 "over_budget": int((group["tightness"] > 1).sum()),
                 "mean_stable_rank": float(group["stable_rank"].mean()),
@@ -45,6 +34,31 @@ def summary_table(layers: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def summed_blocks(rows: pd.DataFrame) -> dict[str, float]:
+    """Return size and blocks of several modules together, as in `summary_table`.
+
+    Args:
+        rows: of the layer table.
+    """
+    energy = rows["norm"].to_numpy() ** 2
+    total, base = energy.sum(), float(np.sum(rows["base_norm"] ** 2))
+    weight = energy / total if total > 0 else np.full(len(energy), 1 / len(energy))
+    live = energy > 0
+    shares = {block: float(np.sum((weight * rows[block])[live])) for block in ("pp", "pr", "rp", "rr")}
+    if not live.any():
+        shares = dict.fromkeys(shares, float("nan"))
+    null = beta_band(float(np.sum(weight * rows["pp_null"])), float(np.sum((weight * rows["pp_null_sd"]) ** 2)))
+    return {
+        "relative_norm": float(np.sqrt(total / base)) if base else float("nan"),
+        **shares,
+        "pp_null": null.mean,
+        "pp_null_sd": null.sd,
+        "pp_null_low": null.low,
+        "pp_null_high": null.high,
+        "enrichment": shares["pp"] / null.mean,
+    }
 
 
 def finding(row: pd.Series, k: int) -> str:
