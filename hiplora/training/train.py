@@ -100,7 +100,8 @@ def match_on(base: BaseModel, config: RunConfig, model: "PreTrainedModel | None"
         HiploraError: the base is not a causal language model, was not trained on the demo world, or is too small
             for a rank.
     """
-    architectures = base.config.get("architectures") or []
+    stated = base.config.get("architectures")
+    architectures = [name for name in stated if isinstance(name, str)] if isinstance(stated, list) else []
     if not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
         raise HiploraError(
             f"{base.name} is not a causal language model ({', '.join(architectures) or 'none in its config'}): "

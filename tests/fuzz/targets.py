@@ -14,8 +14,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import save_file
+
+from hiplora.adapters import read_adapter
 from hiplora.card import Card
 from hiplora.errors import HiploraError
+from hiplora.sources import open_base
 from hiplora.training import Run, layer_history, list_runs, score_table, step_table
 from hiplora.training.config import RunConfig
 from hiplora.training.events import from_json, to_json
@@ -48,6 +53,14 @@ _LAYERS = {"event": "layers", "step": 1, "total_relative_norm": 0.1, "shadow_pri
 }
 _SCORES = {"event": "scores", "step": 1, "task_score": 0.5, "retention": 0.9, "skills": {"a": 0.5}, "loss": 1.0}
 _RUN = {"config": {"base": "demo", "task": "swap", "steps": 4, "epsilon_pattern": {}}, "modules": ["layers.0.q"]}
+_LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "rank_pattern": {"q_proj": 2},
+         "alpha_pattern": {"q_proj": 4}, "use_rslora": False, "use_dora": False, "fan_in_fan_out": False,
+         "base_model_name_or_path": "demo", "modules_to_save": None, "bias": "none"}  # fmt: skip
+_Q = "base_model.model.model.layers.0.self_attn.q_proj"
+_HEADER = {
+    f"{_Q}.lora_A.weight": {"dtype": "F32", "shape": [2, 4], "data_offsets": [0, 32]},
+    f"{_Q}.lora_B.weight": {"dtype": "F32", "shape": [4, 2], "data_offsets": [32, 64]},
+}
 _CARD = {"task": "swap", "method": "lora", "seed": 1, "skills": {"a": 0.5}, "shadow_prices": {"q": 1.0}, "more": 1}
 
 
@@ -84,11 +97,42 @@ def _events(content: bytes, folder: Path) -> None:
         table([Run(folder / "run")])
 
 
+def _adapter(content: bytes, folder: Path) -> None:
+    if not (folder / "adapter_model.safetensors").is_file():
+        factors = {f"{_Q}.lora_A.weight": np.ones((2, 4)), f"{_Q}.lora_B.weight": np.ones((4, 2))}
+        save_file(factors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_bytes(content)
+    update = read_adapter(folder)
+    for module in update.modules:
+        update.delta(module)
+
+
+def _tensors(content: bytes, folder: Path) -> None:
+    (folder / "adapter_config.json").write_text(json.dumps(_LORA))
+    header = len(content).to_bytes(8, "little") + content
+    (folder / "adapter_model.safetensors").write_bytes(header + bytes(64))
+    update = read_adapter(folder)
+    for module in update.modules:
+        update.delta(module)
+
+
+def _base(content: bytes, folder: Path) -> None:
+    if not (folder / "model.safetensors").is_file():
+        save_file({"model.layers.0.self_attn.q_proj.weight": np.ones((4, 4))}, folder / "model.safetensors")
+    (folder / "config.json").write_bytes(content)
+    base = open_base(str(folder))
+    for weight in base.weights.values():
+        base.read(weight)
+
+
 TARGETS: dict[str, tuple[Callable[[bytes, Path], None], list[Any]]] = {
     "event": (_event, [_STEP, _LAYERS, _SCORES]),
     "card": (_card, [_CARD]),
     "settings": (_settings, [_RUN["config"]]),
     "run": (_run, [_RUN, {"state": "running", "device": 1}]),
+    "adapter": (_adapter, [_LORA]),
+    "tensors": (_tensors, [_HEADER]),
+    "base": (_base, [{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True}]),
     "events": (_events, [_STEP, _LAYERS, _SCORES]),
 }
 
