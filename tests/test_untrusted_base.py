@@ -172,6 +172,7 @@ def test_models_are_loaded_in_one_place():
         if isinstance(node, ast.Attribute) and node.attr == "from_pretrained"
     }
     assert {line for line in found if not line.endswith("PeftModel.from_pretrained")} == {
+        "hiplora/sources/transformers_models.py: AutoConfig.from_pretrained",
         "hiplora/sources/transformers_models.py: AutoModelForCausalLM.from_pretrained",
         "hiplora/sources/transformers_models.py: AutoTokenizer.from_pretrained",
     }

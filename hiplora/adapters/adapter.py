@@ -46,7 +46,10 @@ class Adapter(Update):
             raise HiploraError(f"{tensors.name} holds no {self.method} weights: check that the folder is an adapter.")
         self.modules = list(self._keys)
         own = {key for keys in self._keys.values() for key in keys.values()}
-        self.caveats = _caveats_on_extras([key for key in tensors.shapes if key not in own]) + self._own_caveats()
+        self.caveats = (
+            _caveats_on_extras([key for key, shape in tensors.shapes.items() if key not in own and 0 not in shape])
+            + self._own_caveats()
+        )
 
     @classmethod
     @abstractmethod

@@ -38,7 +38,8 @@ class DoraAdapter(LoraAdapter):
         return True
 
     def _find_keys(self) -> dict[str, dict[str, str]]:
-        keys = super()._find_keys()
+        # An embedding's magnitudes are of another form than a map's.
+        keys = {module: tensors for module, tensors in super()._find_keys().items() if "lora_A" in tensors}
         for match in (_KEY.match(key) for key in self.tensors.shapes):
             module = strip_peft_prefix(match["module"]) if match else ""
             # An embedding's magnitudes are left out, since its factors are not read.

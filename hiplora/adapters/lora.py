@@ -1,9 +1,9 @@
-"""PEFT's LoRA and rsLoRA folders."""
+"""PEFT's LoRA and rsLoRA folders: linear maps, convolutions, embeddings and experts."""
 
 import math
 import re
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -15,7 +15,33 @@ from hiplora.files import TensorSource
 from hiplora.sources import strip_peft_prefix
 
 # PEFT 0.3 and older wrote the adapter's name between the two.
-_KEY = re.compile(r"^(?P<module>.+)\.(?P<factor>lora_[AB])\.(?:[^.]+\.)?weight$")
+_KEY = re.compile(
+    r"^(?P<module>.+)\.(?:(?P<factor>lora_[AB])\.(?:(?P<name>[^.]+)\.)?weight|lora_embedding_(?P<side>[AB])(?:\.[^.]+)?)$"
+)
+_COPIES = re.compile(r"\.(?:modules_to_save|original_module)\.")
+_LAYER = re.compile(r"\b(layers|layer|h)\.(\d+)\.")
+_EXPERT = re.compile(r"(?P<parameter>.+)\[(?P<expert>\d+)\]")
+_EXPERT_PARAMETERS = ("gate_up_proj", "down_proj")
+"""Parameters of transformers' experts, in the order in which their modules define them and PEFT wraps them."""
+_WRAPPED = ".base_layer"
+DEFAULTS: Final = {"r": 8, "lora_alpha": 8}
+"""PEFT's own, for a config that does not say."""
+_OTHER_FORMULA: Final = (
+    "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config", "enable_lora",
+)  # fmt: skip
+KNOWN_FIELDS: Final = frozenset(
+    [
+        "alora_invocation_tokens", "alpha_pattern", "arrow_config", "auto_mapping", "base_model_name_or_path", "bias",
+        "corda_config", "enable_lora", "ensure_weight_tying", "eva_config", "exclude_modules", "fan_in_fan_out",
+        "inference_mode", "init_lora_weights", "kasa_config", "layer_replication", "layers_pattern",
+        "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias", "lora_dropout", "lora_ga_config",
+        "megatron_config", "megatron_core", "merge_weights", "modules_to_save", "monteclora_config", "peft_type",
+        "peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules",
+        "target_parameters", "task_type", "trainable_token_indices", "use_bdlora", "use_dora", "use_qalora",
+        "use_rslora", "velora_config",
+    ]
+)  # fmt: skip
+"""The settings of `peft.LoraConfig`, and two of its oldest versions."""
 
 
 class LoraAdapter(Adapter):
@@ -26,6 +52,7 @@ class LoraAdapter(Adapter):
     """
 
     titles: tuple[str, ...] = ("LoRA", "rsLoRA")
+    _last: tuple[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = ((), (np.empty(0), np.empty(0)))
 
     @classmethod
     def reads(cls, config: dict[str, Any], tensors: TensorSource) -> bool:
@@ -48,41 +75,138 @@ class LoraAdapter(Adapter):
                 f"{self.path} was initialized by {self.initialization}, which changes the base too, by quantizing it, "
                 "so its update of the original base is not known: pass an adapter with another initialization."
             )
-        for flag in ("use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config"):
+        for flag in (
+            "use_qalora",
+            "use_bdlora",
+            "alora_invocation_tokens",
+            "arrow_config",
+            "kasa_config",
+            "enable_lora",
+        ):
             if self.config.get(flag):
                 raise HiploraError(f"{self.path} uses {flag}, which is not read yet: pass a plain LoRA adapter.")
         keys: dict[str, dict[str, str]] = {}
+        names: dict[str, str] = {}
+        self._empty: list[str] = []
         for match in (_KEY.match(key) for key in self.tensors.shapes):
-            if match:
-                keys.setdefault(strip_peft_prefix(match["module"]), {})[match["factor"]] = match.string
-        return keys
+            if match is None or _COPIES.search(match.string):
+                continue
+            names.setdefault(match["name"] or "", match.string)
+            if 0 in self.tensors.shapes[match.string]:
+                self._empty.append(match.string)
+            else:
+                factor = match["factor"] or f"embedding_{match['side']}"
+                keys.setdefault(strip_peft_prefix(match["module"]), {})[factor] = match.string
+        names = {name: key for name, key in names.items() if name or "lora_embedding" not in key}
+        if len(names) > 1:
+            first, second, *_ = (name or "one without a name" for name in names)
+            raise HiploraError(
+                f"{self.tensors.name} holds {len(names)} adapters, {first} and {second}: save each in a folder of its "
+                "own."
+            )
+        if self._empty and not keys:
+            raise HiploraError(
+                f"{self.tensors.name} holds empty tensors only, as a save under DeepSpeed ZeRO-3 without gathering "
+                "leaves them: save the adapter again with stage3_gather_16bit_weights_on_model_save."
+            )
+        return self._with_experts(keys)
+
+    def _with_experts(self, keys: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+        """Return the keys with one module for each expert of a parameter that `target_parameters` names.
+
+        PEFT wraps the parameters of one module in the order in which the module defines them, the first innermost.
+        """
+        targets = self.config.get("target_parameters")
+        named = [str(target).rpartition(".") for target in targets] if isinstance(targets, list) else []
+        found: dict[str, dict[str, str]] = {}
+        for module, tensors in keys.items():
+            owner = module
+            while owner.endswith(_WRAPPED):
+                owner = owner.removesuffix(_WRAPPED)
+            leaves = {leaf for home, _, leaf in named if leaf != "weight" and _is_at(owner, home)}
+            if not leaves:
+                found[module] = tensors
+                continue
+            depth = module.count(_WRAPPED) - owner.count(_WRAPPED)
+            order = sorted(leaves, key=lambda leaf: (*_EXPERT_PARAMETERS, leaf).index(leaf))
+            if (len(leaves) > 1 and not leaves <= set(_EXPERT_PARAMETERS)) or depth >= len(order):
+                raise HiploraError(
+                    f"{self.path}: it is not known in which order PEFT wrapped the parameters {', '.join(order)} of "
+                    f"{owner}: adapt one of them only, or gate_up_proj and down_proj."
+                )
+            parameter = f"{owner}.{order[len(order) - 1 - depth]}"
+            rank = self._rank(parameter)
+            count, rest = divmod(self.tensors.shapes[tensors.get("lora_A", "")][0] if "lora_A" in tensors else 0, rank)
+            if count < 1 or rest:
+                raise HiploraError(
+                    f"{self.tensors.name}: the factors of {parameter} do not hold a whole number of experts at "
+                    f"r={rank}: save the adapter again."
+                )
+            found |= {f"{parameter}[{expert}]" if count > 1 else parameter: tensors for expert in range(count)}
+        return found
 
     def shape(self, module: str) -> tuple[int, int]:
-        """Return `(m, n)`, out x in."""
+        """Return `(m, n)`, out x in; a convolution counts as out x (in times its kernel)."""
         shapes = self.tensors.shapes
-        return shapes[self._key(module, "lora_B")][0], shapes[self._key(module, "lora_A")][-1]
+        if self._is_embedding(module):
+            return shapes[self._key(module, "embedding_A")][-1], shapes[self._key(module, "embedding_B")][0]
+        return shapes[self._key(module, "lora_B")][0], math.prod(shapes[self._key(module, "lora_A")][1:])
+
+    def original(self, module: str) -> str:
+        """Return the name in the base: with `layer_replication`, that of the layer that was copied."""
+        copied, match = self._copied_layers, _LAYER.search(module)
+        if not copied or match is None:
+            return module
+        if int(match[2]) >= len(copied):
+            raise HiploraError(
+                f"{self.path / 'adapter_config.json'}: layer_replication makes {len(copied)} layers, and {module} is "
+                "of none of them: save the adapter again."
+            )
+        return f"{module[: match.start(2)]}{copied[int(match[2])]}{module[match.end(2) :]}"
 
     @cached_property
-    def _matches(self) -> dict[str, dict[str, tuple[str, Any]]]:
+    def _copied_layers(self) -> list[int]:
+        """The base's layer behind each layer, with `layer_replication`; empty without."""
+        ranges = self.config.get("layer_replication") or []
+        try:
+            found = [layer for start, end in ranges for layer in range(int(start), min(int(end), 100_000))]
+        except (TypeError, ValueError):
+            raise HiploraError(
+                f"{self.path / 'adapter_config.json'}: layer_replication must be a list of [start, end], got "
+                f"{ranges!r}."
+            ) from None
+        return found
+
+    def _is_embedding(self, module: str) -> bool:
+        return "embedding_A" in self._keys[module]
+
+    def _rank(self, module: str) -> int:
+        """Return the configured `r` of a module."""
+        rank = self._setting("r", "rank_pattern", module, DEFAULTS["r"])
+        if rank < 1 or rank != int(rank):
+            raise HiploraError(f"{self.path / 'adapter_config.json'}: r must be a positive integer, got {rank!r}.")
+        return int(rank)
+
+    @cached_property
+    def _matches(self) -> dict[str, dict[str, tuple[str, Any] | None]]:
         """Results of `match_patterns` so far, by field."""
         return {}
 
     def scaling(self, module: str, r: int) -> float:
         """Return the factor of `B A`: `alpha / r`, or `alpha / sqrt(r)` for rsLoRA."""
-        alpha = self._setting("lora_alpha", "alpha_pattern", module, r)
+        alpha = self._setting("lora_alpha", "alpha_pattern", module, DEFAULTS["lora_alpha"])
         return alpha / (math.sqrt(r) if self.config.get("use_rslora") else r)
 
     def _setting(self, name: str, pattern_name: str, module: str, missing: float) -> float:
         """Return a setting of one module: the value of the first pattern that matches it, else the field itself."""
         patterns, default = self.config.get(pattern_name) or {}, self.config.get(name, missing)
         try:
-            if pattern_name not in self._matches:
-                self._matches[pattern_name] = match_patterns(patterns, self.modules, pattern_name)
-            _, value = self._matches[pattern_name].get(module, ("", default))
-            return float(value)
+            expert = _EXPERT.fullmatch(module)
+            found = self._match(pattern_name, patterns, expert["parameter"] if expert else module)
+            return float(found[1] if found else default)
         except HiploraError as error:
             raise HiploraError(f"{self.path}: {error}") from None
-        except (TypeError, ValueError, AttributeError):
+        except (TypeError, ValueError, AttributeError, OverflowError):
             raise HiploraError(
                 f"{self.path / 'adapter_config.json'}: {name} must be a number and {pattern_name} an object of "
                 f"numbers, got {default!r} and {patterns!r}."
@@ -97,22 +221,64 @@ class LoraAdapter(Adapter):
         A, B = self._factors(module, self.tensors)
         return LowRankDelta(self.scaling(module, A.shape[0]) * B, A)
 
+    def _match(self, field: str, patterns: Any, module: str) -> tuple[str, Any] | None:
+        """Return the first matching pattern of a field and its value; all modules are matched at once."""
+        if field not in self._matches:
+            self._matches[field] = {}
+        known = self._matches[field]
+        if module not in known:
+            every = {module, *getattr(self, "modules", ())}
+            names = list(dict.fromkeys(expert["parameter"] if (expert := _EXPERT.fullmatch(m)) else m for m in every))
+            known |= dict.fromkeys(names) | match_patterns(patterns, names, field)
+        return known[module]
+
     def _factors(self, module: str, tensors: TensorSource) -> tuple[np.ndarray, np.ndarray]:
         """Return `A` (r, n) and `B` (m, r)."""
-        A, B = self._read([self._key(module, factor) for factor in ("lora_A", "lora_B")], tensors)
+        if self._is_embedding(module):
+            # PEFT adds (B A)^T to an embedding, which is vocabulary x size.
+            B, A = (factor.T for factor in self._read([self._key(module, f"embedding_{s}") for s in "AB"], tensors))
+        else:
+            A, B = self._both(module, tensors)
+        if A.ndim > 2 and A.ndim == B.ndim and math.prod(B.shape[2:]) == 1:
+            A, B = A.reshape(len(A), -1), B.reshape(B.shape[:2])
         if A.ndim != 2 or B.ndim != 2 or A.shape[0] != B.shape[1]:
             raise HiploraError(
-                f"{tensors.name}: the factors of {module} are {B.shape} and {A.shape}, which do not multiply: "
-                "only adapters of linear maps are read."
+                f"{tensors.name}: the factors of {module} are {B.shape} and {A.shape}, which do not multiply: save the "
+                "adapter again."
             )
-        return A, B
+        expert = _EXPERT.fullmatch(module)
+        if expert is None:
+            return A, B
+        number, rank = int(expert["expert"]), self._rank(expert["parameter"])
+        stacked = B.reshape(len(B), rank, -1)
+        return A.reshape(stacked.shape[2], rank, -1)[number], stacked[:, :, number]
+
+    def _both(self, module: str, tensors: TensorSource) -> tuple[np.ndarray, np.ndarray]:
+        """Return `A` and `B` as they lie in the file; those read last are kept, since all experts share them."""
+        keys = (tensors.name, self._key(module, "lora_A"), self._key(module, "lora_B"))
+        if _EXPERT.fullmatch(module) is None:
+            A, B = self._read(keys[1:], tensors)
+            return A, B
+        if self._last[0] != keys:
+            A, B = self._read(keys[1:], tensors)
+            self._last = keys, (A, B)
+        return self._last[1]
 
     def _own_caveats(self) -> list[str]:
         caveats = []
+        if self._empty:
+            caveats.append(
+                f"{len(self._empty)} of its tensors are empty ({strip_peft_prefix(self._empty[0])}), as a save under "
+                "DeepSpeed ZeRO-3 leaves them: their modules are left out."
+            )
+        unknown = sorted(set(self.config) - KNOWN_FIELDS)
+        if unknown:
+            caveats.append(f"adapter_config.json has settings that PEFT does not have: {', '.join(unknown[:5])}.")
         shapes = self.tensors.shapes
         sizes = {
             module: (shapes[self._key(module, "lora_A")], shapes[self._key(module, "lora_B")])
             for module in self.modules
+            if not self._is_embedding(module) and _EXPERT.fullmatch(module) is None
         }
         wide = [m for m, (a, b) in sizes.items() if len(a) == len(b) == 2 and a[0] > min(a[1], b[0])]
         if wide:
@@ -122,3 +288,7 @@ class LoraAdapter(Adapter):
         if self.config.get("lora_bias"):
             caveats.append("lora_bias is on: the biases of B are not in these numbers.")
         return caveats
+
+
+def _is_at(module: str, home: str) -> bool:
+    return module == home or module.endswith(f".{home}")

@@ -67,7 +67,8 @@ def _sum(group: pd.DataFrame) -> dict[str, object]:
     has = set(group.columns)
     energy = group["norm"] ** 2
     weight = energy / (energy.sum() or np.nan)
-    row: dict[str, object] = group.iloc[0].to_dict() | {"expert": pd.NA, "experts": len(group)}
+    row: dict[str, object] = {str(name): value for name, value in group.iloc[0].items()}
+    row |= {"expert": pd.NA, "experts": len(group)}
     row |= {column: float(np.sqrt((group[column] ** 2).sum())) for column in _ROOT_OF_SQUARES if column in has}
     row |= {column: (weight * group[column]).sum(min_count=1) for column in _MEAN_BY_ENERGY if column in has}
     row |= {column: group[column].mean() for column in _MEAN if column in has}

@@ -105,14 +105,6 @@ def test_biases_and_modules_kept_whole_are_counted_and_named(llama_base, gpt2_ba
     assert note.startswith("Also trained, but not in these numbers: biases (2: transformer.h.0.attn.c_attn.")
 
 
-def test_embedding_adapters_are_counted_and_named(llama_base, make_adapter, tmp_path):
-    config = LoraConfig(r=2, target_modules=["q_proj", "embed_tokens"])
-    make_adapter(llama_base, tmp_path / "adapter", config)
-    adapter = read_adapter(tmp_path / "adapter")
-    assert adapter.modules == [f"model.layers.{i}.self_attn.q_proj" for i in (0, 1)]
-    assert any("embedding adapters (2: " in note for note in adapter.caveats)
-
-
 def test_a_rank_beyond_the_layer_is_noted(llama_base, make_adapter, tmp_path):
     make_adapter(llama_base, tmp_path / "adapter", LoraConfig(r=20, target_modules=["k_proj"]))
     (note,) = read_adapter(tmp_path / "adapter").caveats
