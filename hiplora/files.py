@@ -61,7 +61,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise HiploraError(f"{path} is missing: pass the folder that holds it.")
     reject_lfs_pointer(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise HiploraError(f"{path} is not valid JSON ({error}): download or save it again.") from None
     if not isinstance(value, dict):

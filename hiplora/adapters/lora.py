@@ -182,7 +182,8 @@ class LoraAdapter(Adapter):
 
     def _rank(self, module: str) -> int:
         """Return the configured `r` of a module."""
-        rank = self._setting("r", "rank_pattern", module, DEFAULTS["r"])
+        expert = _EXPERT.fullmatch(module)
+        rank = self._setting("r", "rank_pattern", expert["parameter"] if expert else module, DEFAULTS["r"])
         if rank < 1 or rank != int(rank):
             raise HiploraError(f"{self.path / 'adapter_config.json'}: r must be a positive integer, got {rank!r}.")
         return int(rank)

@@ -80,7 +80,9 @@ def place(base: BaseModel, update: Update) -> Placement:
     for name in update.modules:
         original = update.original(name)
         weight, shape = base.find(original), update.shape(name)
-        if weight is None:
+        if weight is not None and weight.module != original and any(f".{each}" in f".{original}" for each in _WRAPPERS):
+            left_out[name] = "its name has a wrapper of the model in it, with which PEFT would not load it"
+        elif weight is None:
             left_out[name] = f"{base.name} does not have it"
         elif weight.shape != shape:
             there, here = (" x ".join(map(str, sizes)) for sizes in (shape, weight.shape))
@@ -105,7 +107,7 @@ def _why_nothing_fits(base: BaseModel, update: Update, left_out: dict[str, str])
     says = f" (it names {update.base_name})" if update.base_name else ""
     for wrapper in _WRAPPERS:
         bare = {name: name.replace(wrapper, "") for name in left_out}
-        if any(name != plain and base.find(plain) is not None for name, plain in bare.items()):
+        if any(f".{wrapper}" in f".{name}" and base.find(plain) is not None for name, plain in bare.items()):
             return (
                 f"{subject} has names with {wrapper.rstrip('.')}, which a wrapper of the model left in them; PEFT "
                 "would not load it either: save it again from the unwrapped model."

@@ -141,3 +141,21 @@ def test_a_setting_that_peft_does_not_have_is_named(saved):
     config = json.loads((adapter / "adapter_config.json").read_text()) | {"scale_twice": True}
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     assert read_adapter(adapter).caveats == ["adapter_config.json has settings that PEFT does not have: scale_twice."]
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "module.", "base_model.model._orig_mod."])
+def test_a_wrapper_left_in_the_names_is_named(saved, wrapper):
+    base, adapter = saved("llama", target_modules=["q_proj"])
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    old = "base_model.model." if wrapper.startswith("base_model") else ""
+    save_file({wrapper + key.removeprefix(old): v for key, v in tensors.items()}, adapter / "adapter_model.safetensors")
+    part = wrapper.rstrip(".").rpartition(".")[2]
+    with pytest.raises(HiploraError, match=f"has names with {part}, which a wrapper of the model left in them"):
+        place(open_base(base), read_adapter(adapter))
+
+
+def test_a_config_with_a_byte_order_mark_is_read(saved):
+    _, adapter = saved("llama", target_modules=["q_proj"])
+    config = (adapter / "adapter_config.json").read_text()
+    (adapter / "adapter_config.json").write_text(config, encoding="utf-8-sig")
+    assert len(read_adapter(adapter).modules) == 3
