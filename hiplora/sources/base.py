@@ -168,7 +168,7 @@ class BaseModel:
         module, dot, leaf = key.rpartition(".")
         if leaf != "weight" or not dot or len(shape) != 2:
             return None
-        conv1d = self.config.get("model_type") in _CONV1D_TYPES and module.rpartition(".")[2] in _CONV1D_LEAVES
+        conv1d = str(self.config.get("model_type")) in _CONV1D_TYPES and module.rpartition(".")[2] in _CONV1D_LEAVES
         transposed = self._layout is None and conv1d
         out_in = (shape[1], shape[0]) if transposed else (shape[0], shape[1])
         return Weight(module, self._stored.file(key).path, key, out_in, transposed)

@@ -86,7 +86,7 @@ def is_plain(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -
     """Return whether names on disk are certainly those in memory, which transformers then need not be asked."""
     composite = any(isinstance(value, dict) and "model_type" in value for value in config.values())
     headless = any(key.startswith("layers.") for key in shapes)
-    return config.get("model_type") in PLAIN_TYPES and not composite and not headless
+    return str(config.get("model_type")) in PLAIN_TYPES and not composite and not headless
 
 
 def layout_of(folder: Path, config: dict[str, Any], shapes: Mapping[str, tuple[int, ...]], identity: object) -> Layout:

@@ -4,6 +4,7 @@ A fault is an exception that the reader does not promise, an input of more than 
 256 MiB over the campaign.
 """
 
+import importlib
 import json
 import random
 import resource
@@ -168,6 +169,10 @@ def campaign(name: str, inputs: int, seed: int = 0) -> str:
     target, known = TARGETS[name]
     choose, start, slowest = random.Random(seed), time.perf_counter(), 0.0
     with tempfile.TemporaryDirectory() as folder:
+        # Their import is not a part of the first input that needs them.
+        importlib.import_module("transformers.models.auto.modeling_auto")
+        importlib.import_module("peft")
+
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         for _ in range(inputs):
             content, begun = _mutated(choose.choice(known), choose), time.perf_counter()
