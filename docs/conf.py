@@ -37,4 +37,8 @@ default_role = "code"
 nitpicky = True
 # What other packages define; nothing is fetched to look it up.
 _FOREIGN = "abc|collections|enum|functools|go|np|numpy|pandas|pathlib|pd|peft|plotly|torch|transformers|typing"
-nitpick_ignore_regex = [("py:.*", rf"({_FOREIGN})\..*"), ("py:.*", "Path|optional")]
+nitpick_ignore_regex = [
+    ("py:.*", rf"({_FOREIGN})\..*"),
+    ("py:.*", "Path|optional"),
+    ("py:.*", r"hiplora\.sources\.layout\.Recipe"),  # how a weight is made is not for users
+]
