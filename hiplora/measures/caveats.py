@@ -22,15 +22,15 @@ def caveats_on(spectra: BaseSpectra, placement: Placement, table: pd.DataFrame, 
     base, update = spectra.base, placement.update
     rows = table[table["adapter"] == update.name]
     found = list(update.caveats)
-    unmatched = len(update.modules) - len(rows)
-    if unmatched > 0:
-        found.append(f"{unmatched} of its {len(update.modules)} modules are not in {base.name} and are left out.")
+    found += _left_out(placement)
     names = {part.lower() for part in (base.name, base.path.name, str(base.config.get("_name_or_path", "")))}
     if update.base_name and not any(name and _last(name) == _last(update.base_name.lower()) for name in names):
         found.append(
             f"It names {update.base_name} as its base, this is {base.name}: matching shapes are not enough to "
             "tell that they belong together."
         )
+    elif not update.base_name and update.source:
+        found.append(f"It names no base: that it is of {base.name} is known by names and shapes alone.")
     trained_on = {weight: update.weight_hash(placement.names[weight.module]) for weight in placement.weights}
     others = sum(known is not None and known != spectra.weight_hash(weight) for weight, known in trained_on.items())
     if others:
@@ -45,7 +45,11 @@ def caveats_on(spectra: BaseSpectra, placement: Placement, table: pd.DataFrame, 
     if silent:
         found.append(f"{silent} of its modules do nothing: their update is zero.")
     if (rows["relative_norm"] > 1).any():
-        found.append("Its update is larger than the weight itself in places, a sign of another base.")
+        most = rows.sort_values("relative_norm", na_position="first").iloc[-1]
+        found.append(
+            f"Its update is larger than the weight itself in places ({most['relative_norm']:.2g} times in "
+            f"{most['module']}), a sign of another base."
+        )
     small = rows[rows["principal_rank"] < k]
     if len(small):
         found.append(f"{_counted(small)} fewer than k = {k} directions: there all of them count as principal.")
@@ -54,6 +58,19 @@ def caveats_on(spectra: BaseSpectra, placement: Placement, table: pd.DataFrame, 
         ranks = ", ".join(str(rank) for rank in sorted({at for at in trained if at is not None}))
         found.append(f"It was trained at principal rank {ranks}; at k = {k} its channels mix.")
     return found
+
+
+def _left_out(placement: Placement) -> list[str]:
+    """Return one sentence for each reason for which modules of the update are not measured, with one of them named."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in placement.left_out.items():
+        by_reason.setdefault(reason, []).append(name)
+    return [
+        f"{names[0]} is left out: {reason}."
+        if len(names) == 1
+        else f"{len(names)} of its {len(placement.update.modules)} modules are left out, such as {names[0]}: {reason}."
+        for reason, names in by_reason.items()
+    ]
 
 
 def _counted(rows: pd.DataFrame) -> str:
