@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process by default.
 
     Returns:
-        Exit code: 0; 2 if none of the input cannot be used (one sentence on stderr); 130 if stopped on request.
+        Exit code: 0; 2 if none of the input can be used (one sentence on stderr); 130 if stopped on request.
     """
     parser = _parser()
     args, extra = parser.parse_known_args(argv)

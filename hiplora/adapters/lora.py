@@ -24,6 +24,7 @@ _EXPERT = re.compile(r"(?P<parameter>.+)\[(?P<expert>\d+)\]")
 _EXPERT_PARAMETERS = ("gate_up_proj", "down_proj")
 """Parameters of transformers' experts, in the order in which their modules define them and PEFT wraps them."""
 _WRAPPED = ".base_layer"
+_MOST_LAYERS = 10_000
 DEFAULTS: Final = {"r": 8, "lora_alpha": 8}
 """PEFT's own, for a config that does not say."""
 _OTHER_FORMULA: Final = (
@@ -75,14 +76,7 @@ class LoraAdapter(Adapter):
                 f"{self.path} was initialized by {self.initialization}, which changes the base too, by quantizing it, "
                 "so its update of the original base is not known: pass an adapter with another initialization."
             )
-        for flag in (
-            "use_qalora",
-            "use_bdlora",
-            "alora_invocation_tokens",
-            "arrow_config",
-            "kasa_config",
-            "enable_lora",
-        ):
+        for flag in _OTHER_FORMULA:
             if self.config.get(flag):
                 raise HiploraError(f"{self.path} uses {flag}, which is not read yet: pass a plain LoRA adapter.")
         keys: dict[str, dict[str, str]] = {}
@@ -92,7 +86,13 @@ class LoraAdapter(Adapter):
             if match is None or _COPIES.search(match.string):
                 continue
             names.setdefault(match["name"] or "", match.string)
-            if 0 in self.tensors.shapes[match.string]:
+            shape = self.tensors.shapes[match.string]
+            if len(shape) < 2 and 0 not in shape:
+                raise HiploraError(
+                    f"{self.tensors.name}: {match.string} has {len(shape)} dimensions where a factor has two: save the "
+                    "adapter again."
+                )
+            if 0 in shape:
                 self._empty.append(match.string)
             else:
                 factor = match["factor"] or f"embedding_{match['side']}"
@@ -169,11 +169,14 @@ class LoraAdapter(Adapter):
         """The base's layer behind each layer, with `layer_replication`; empty without."""
         ranges = self.config.get("layer_replication") or []
         try:
-            found = [layer for start, end in ranges for layer in range(int(start), min(int(end), 100_000))]
-        except (TypeError, ValueError):
+            copies = [range(int(start), int(end)) for start, end in ranges]
+            if sum(map(len, copies)) > _MOST_LAYERS:
+                raise ValueError
+            found = [layer for each in copies for layer in each]
+        except (TypeError, ValueError, OverflowError):
             raise HiploraError(
-                f"{self.path / 'adapter_config.json'}: layer_replication must be a list of [start, end], got "
-                f"{ranges!r}."
+                f"{self.path / 'adapter_config.json'}: layer_replication must be a list of [start, end] with at "
+                f"most {_MOST_LAYERS} layers in all, got {str(ranges)[:60]}."
             ) from None
         return found
 
@@ -204,7 +207,10 @@ class LoraAdapter(Adapter):
         try:
             expert = _EXPERT.fullmatch(module)
             found = self._match(pattern_name, patterns, expert["parameter"] if expert else module)
-            return float(found[1] if found else default)
+            value = float(found[1] if found else default)
+            if not math.isfinite(value):
+                raise ValueError
+            return value
         except HiploraError as error:
             raise HiploraError(f"{self.path}: {error}") from None
         except (TypeError, ValueError, AttributeError, OverflowError):

@@ -112,6 +112,8 @@ def _why_nothing_fits(base: BaseModel, update: Update, left_out: dict[str, str])
                 f"{subject} has names with {wrapper.rstrip('.')}, which a wrapper of the model left in them; PEFT "
                 "would not load it either: save it again from the unwrapped model."
             )
+    if base.unreadable:
+        return f"{subject} cannot be placed on {base.name}. {base.unreadable[0]}"
     sizes = {name: reason for name, reason in left_out.items() if base.find(update.original(name)) is not None}
     if sizes:
         name, reason = next(iter(sizes.items()))

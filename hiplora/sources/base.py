@@ -73,7 +73,12 @@ class BaseModel:
     def notes(self) -> list[str]:
         """One sentence each for what cannot be read of it, and for names of modules that are not certain."""
         known = self._layout is not None or self._plain
-        return [*self._stored.unreadable, *([] if known else [self._unknown])]
+        return [*self.unreadable, *([] if known else [self._unknown])]
+
+    @property
+    def unreadable(self) -> list[str]:
+        """One sentence for matrices that are quantized in a form that is not read, if there are any."""
+        return self._stored.unreadable
 
     @cached_property
     def weights(self) -> dict[str, Weight]:

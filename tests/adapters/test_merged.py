@@ -159,3 +159,45 @@ def test_a_config_with_a_byte_order_mark_is_read(saved):
     config = (adapter / "adapter_config.json").read_text()
     (adapter / "adapter_config.json").write_text(config, encoding="utf-8-sig")
     assert len(read_adapter(adapter).modules) == 3
+
+
+def changed(adapter, **settings):
+    """Write other settings into an adapter's config, and return it."""
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    return adapter
+
+
+@pytest.mark.parametrize("alpha", [float("nan"), float("inf")])
+def test_an_alpha_that_is_not_finite_is_refused(saved, alpha):
+    read = read_adapter(changed(saved("llama", target_modules=["q_proj"])[1], lora_alpha=alpha))
+    with pytest.raises(HiploraError, match="lora_alpha must be a number"):
+        read.delta(read.modules[0])
+
+
+@pytest.mark.parametrize("ranges", [[[0, 10**12]], [[0, 9_000]] * 2, "all", [[0]]])
+def test_a_layer_replication_of_another_form_is_refused(saved, ranges):
+    base, adapter = saved("llama", target_modules=["q_proj"])
+    with pytest.raises(HiploraError, match=r"layer_replication must be a list of \[start, end\]"):
+        place(open_base(base), read_adapter(changed(adapter, layer_replication=ranges)))
+
+
+def test_a_factor_of_one_dimension_is_named(saved):
+    _, adapter = saved("llama", target_modules=["q_proj"])
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    key = next(iter(tensors))
+    save_file(tensors | {key: torch.ones(3)}, adapter / "adapter_model.safetensors")
+    with pytest.raises(HiploraError, match=f"{key} has 1 dimensions where a factor has two"):
+        read_adapter(adapter)
+
+
+def test_on_a_quantized_base_that_is_the_reason(saved):
+    base, adapter = saved("llama", target_modules=["q_proj"])
+    tensors = load_file(base / "model.safetensors")
+    packed = {
+        key.replace("q_proj.weight", "q_proj.qweight"): torch.zeros(4, 32, dtype=torch.int32) if "q_proj" in key else W
+        for key, W in tensors.items()
+    }
+    save_file(packed, base / "model.safetensors")
+    with pytest.raises(HiploraError, match=r"cannot be placed on base.*3 matrices.*are quantized by GPTQ or AWQ"):
+        place(open_base(base), read_adapter(adapter))
