@@ -1,6 +1,7 @@
 """PEFT's DoRA folders."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,14 +28,13 @@ class DoraAdapter(LoraAdapter):
     method = "DoRA"
 
     @classmethod
-    def reads(cls, config: dict[str, Any], tensors: TensorSource) -> bool:
+    def reads(cls, config: dict[str, Any], tensors: TensorSource, folder: Path) -> bool:
         """Return whether it is a LoRA with magnitudes."""
-        return super().reads(config, tensors) and (
+        return super().reads(config, tensors, folder) and (
             bool(config.get("use_dora")) or any(MAGNITUDE in key for key in tensors.shapes)
         )
 
-    def needs_weight(self, module: str) -> bool:
-        """Return True: the magnitudes are those of the whole weight."""
+    def _needs_weight(self, module: str) -> bool:
         return True
 
     def _find_keys(self) -> dict[str, dict[str, str]]:
@@ -47,20 +47,11 @@ class DoraAdapter(LoraAdapter):
                 keys[module][MAGNITUDE] = match.string
         return keys
 
-    def delta(self, module: str, weight: np.ndarray | None = None) -> Delta:
-        """Return `diag(m / ||V||_row) V - W0`, (m, n) out x in.
-
-        Raises:
-            HiploraError: NaN or infinity in its weights, tensors that do not fit each other, or no `weight`.
-        """
-        if weight is None:
-            named = f", {self.base_name}" if self.base_name else ""
-            raise HiploraError(
-                f"{self.path} is a DoRA, whose update depends on the base's weights: open it on its base{named}."
-            )
+    def _delta(self, module: str, weight: np.ndarray | None) -> Delta:
+        """Return `diag(m / ||V||_row) V - W0`, (m, n) out x in."""
         magnitude = self._read([self._key(module, MAGNITUDE)], self.tensors)[0].reshape(-1)
         W0 = np.asarray(weight, dtype=np.float64)
-        V = W0 + super().delta(module).dense()
+        V = W0 + super()._delta(module, None).dense()
         if len(magnitude) != len(V):
             raise HiploraError(
                 f"{self.tensors.name}: {module} has {len(magnitude)} magnitudes for {len(V)} outputs: save the adapter "
@@ -72,6 +63,6 @@ class DoraAdapter(LoraAdapter):
         return DenseDelta(stretch[:, None] * V - W0)
 
     def _own_caveats(self) -> list[str]:
-        for module in self.modules:
+        for module in self._keys:
             self._key(module, MAGNITUDE)
         return super()._own_caveats()

@@ -1,5 +1,6 @@
 """HiP-LoRA folders, read without PEFT."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ class HipLoraAdapter(Adapter):
     method = "HiP-LoRA"
 
     @classmethod
-    def reads(cls, config: dict[str, Any], tensors: TensorSource) -> bool:
+    def reads(cls, config: dict[str, Any], tensors: TensorSource, folder: Path) -> bool:
         """Return whether this package's tuner saved it."""
         return str(config.get("peft_type", "")).upper() == "HIPLORA"
 
@@ -49,22 +50,21 @@ class HipLoraAdapter(Adapter):
 
     def weight_hash(self, module: str) -> str | None:
         """Return the content hash of the base weight a module was trained on."""
-        return str(self._base_weights[module]["hash"])
+        return str(self._base_weights[module]["hash"]) if module in self._keys else None
 
-    def shape(self, module: str) -> tuple[int, int]:
-        """Return `(m, n)`, out x in."""
+    def _shape(self, module: str) -> tuple[int, int]:
         shapes = self.tensors.shapes
         return shapes[self._key(module, "hiplora_B")][0], shapes[self._key(module, "hiplora_A")][1]
 
     def epsilon(self, module: str) -> float | None:
         """Return the budget a module was trained under."""
-        return self.settings(module).epsilon
+        return self.settings(module).epsilon if module in self._keys else None
 
     def principal_rank(self, module: str) -> int | None:
         """Return the principal rank a module was trained at."""
-        return int(self._base_weights[module]["principal_rank"])
+        return int(self._base_weights[module]["principal_rank"]) if module in self._keys else None
 
-    def delta(self, module: str, weight: np.ndarray | None = None) -> Delta:
+    def _delta(self, module: str, weight: np.ndarray | None) -> Delta:
         """Return `[U_k | B'] [C 0; 0 alpha/r] [V_k | A'^T]^T`, (m, n) out x in.
 
         Raises:

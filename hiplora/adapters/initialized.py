@@ -35,9 +35,10 @@ class InitializedLoraAdapter(LoraAdapter):
 
     def __init__(self, path: Path, config: dict[str, Any], tensors: TensorSource, home: Path | None = None):
         init = config["init_lora_weights"]
-        if DoraAdapter.reads(config, tensors):
+        if DoraAdapter.reads(config, tensors, path):
             raise HiploraError(
-                f"{path} is a DoRA initialized by {init}, which is not read yet: pass one with plain initialization."
+                f"{path} is a DoRA initialized by {init}, and its start cannot be made again from the base: merge it "
+                "with PEFT where it was trained, and pass the merged model."
             )
         if not (path / INITIAL_FILE).is_file():
             raise HiploraError(
@@ -61,10 +62,10 @@ class InitializedLoraAdapter(LoraAdapter):
             )
 
     @classmethod
-    def reads(cls, config: dict[str, Any], tensors: TensorSource) -> bool:
+    def reads(cls, config: dict[str, Any], tensors: TensorSource, folder: Path) -> bool:
         """Return whether it is a LoRA whose initialization depends on the base or on data."""
         init = str(config.get("init_lora_weights", "")).lower()
-        return super().reads(config, tensors) and init.startswith(tuple(INITIALIZATIONS))
+        return super().reads(config, tensors, folder) and init.startswith(tuple(INITIALIZATIONS))
 
     @property
     def identity(self) -> Hashable:
@@ -76,12 +77,8 @@ class InitializedLoraAdapter(LoraAdapter):
         """`PiSSA`, `OLoRA`, `CorDA` or `LoRA-GA`."""
         return next(name for start, name in INITIALIZATIONS.items() if self.initialization.startswith(start))
 
-    def delta(self, module: str, weight: np.ndarray | None = None) -> Delta:
-        """Return `scaling * (B A - B0 A0)`, (m, n) out x in, of rank at most `2 r`.
-
-        Raises:
-            HiploraError: NaN or infinity in its weights, or factors that do not fit each other.
-        """
+    def _delta(self, module: str, weight: np.ndarray | None) -> Delta:
+        """Return `scaling * (B A - B0 A0)`, (m, n) out x in, of rank at most `2 r`."""
         A, B = self._factors(module, self.tensors)
         A0, B0 = self._factors(module, self.start)
         # A singular basis has at most min(m, n) vectors, but PEFT scales by the configured r.

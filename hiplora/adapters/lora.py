@@ -3,6 +3,7 @@
 import math
 import re
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -27,9 +28,12 @@ _WRAPPED = ".base_layer"
 _MOST_LAYERS = 10_000
 DEFAULTS: Final = {"r": 8, "lora_alpha": 8}
 """PEFT's own, for a config that does not say."""
-_OTHER_FORMULA: Final = (
-    "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config", "enable_lora",
-)  # fmt: skip
+_NO_UPDATE: Final = {
+    "use_qalora": "adds to a quantized base what PEFT cannot merge into one",
+    "arrow_config": "chooses between adapters by the input, so it is no update of the weights",
+    "enable_lora": "is of PEFT before version 0.3, which merged three maps into one: save it again with a newer one",
+}
+"""Settings of a LoRA that is not read -> why, as a clause."""
 KNOWN_FIELDS: Final = frozenset(
     [
         "alora_invocation_tokens", "alpha_pattern", "arrow_config", "auto_mapping", "base_model_name_or_path", "bias",
@@ -56,7 +60,7 @@ class LoraAdapter(Adapter):
     _last: tuple[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = ((), (np.empty(0), np.empty(0)))
 
     @classmethod
-    def reads(cls, config: dict[str, Any], tensors: TensorSource) -> bool:
+    def reads(cls, config: dict[str, Any], tensors: TensorSource, folder: Path) -> bool:
         """Return whether PEFT calls it a LoRA."""
         return str(config.get("peft_type", "")).upper() == "LORA"
 
@@ -76,9 +80,9 @@ class LoraAdapter(Adapter):
                 f"{self.path} was initialized by {self.initialization}, which changes the base too, by quantizing it, "
                 "so its update of the original base is not known: pass an adapter with another initialization."
             )
-        for flag in _OTHER_FORMULA:
+        for flag, reason in _NO_UPDATE.items():
             if self.config.get(flag):
-                raise HiploraError(f"{self.path} uses {flag}, which is not read yet: pass a plain LoRA adapter.")
+                raise HiploraError(f"{self.path} uses {flag}, which {reason}.")
         keys: dict[str, dict[str, str]] = {}
         names: dict[str, str] = {}
         self._empty: list[str] = []
@@ -145,8 +149,8 @@ class LoraAdapter(Adapter):
             found |= {f"{parameter}[{expert}]" if count > 1 else parameter: tensors for expert in range(count)}
         return found
 
-    def shape(self, module: str) -> tuple[int, int]:
-        """Return `(m, n)`, out x in; a convolution counts as out x (in times its kernel)."""
+    def _shape(self, module: str) -> tuple[int, int]:
+        # A convolution counts as out x (in times its kernel).
         shapes = self.tensors.shapes
         if self._is_embedding(module):
             return shapes[self._key(module, "embedding_A")][-1], shapes[self._key(module, "embedding_B")][0]
@@ -219,12 +223,8 @@ class LoraAdapter(Adapter):
                 f"numbers, got {default!r} and {patterns!r}."
             ) from None
 
-    def delta(self, module: str, weight: np.ndarray | None = None) -> Delta:
-        """Return `scaling * B A`, (m, n) out x in; PEFT stores both factors this way for Conv1D too.
-
-        Raises:
-            HiploraError: NaN or infinity in its weights, or factors that do not fit each other.
-        """
+    def _delta(self, module: str, weight: np.ndarray | None) -> Delta:
+        """Return `scaling * B A`, (m, n) out x in; PEFT stores both factors this way for Conv1D too."""
         A, B = self._factors(module, self.tensors)
         return LowRankDelta(self.scaling(module, A.shape[0]) * B, A)
 
@@ -284,7 +284,7 @@ class LoraAdapter(Adapter):
         shapes = self.tensors.shapes
         sizes = {
             module: (shapes[self._key(module, "lora_A")], shapes[self._key(module, "lora_B")])
-            for module in self.modules
+            for module in self._keys
             if not self._is_embedding(module) and _EXPERT.fullmatch(module) is None
         }
         wide = [m for m, (a, b) in sizes.items() if len(a) == len(b) == 2 and a[0] > min(a[1], b[0])]
@@ -292,6 +292,8 @@ class LoraAdapter(Adapter):
             caveats.append(
                 f"r is larger than the layer in {len(wide)} modules ({wide[0]}): the rank beyond it does nothing."
             )
+        if self.config.get("alora_invocation_tokens"):
+            caveats.append("It is an aLoRA: its update acts on the tokens from the invocation sequence on only.")
         if self.config.get("lora_bias"):
             caveats.append("lora_bias is on: the biases of B are not in these numbers.")
         return caveats

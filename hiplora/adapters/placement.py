@@ -1,7 +1,9 @@
 """An update on a base: the weights that its modules change, and their deltas."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from hiplora.adapters.delta import Delta
 from hiplora.adapters.update import Update
@@ -77,16 +79,16 @@ def place(base: BaseModel, update: Update) -> Placement:
         HiploraError: no module fits; the sentence says why.
     """
     names, places, left_out = {}, {}, {}
+    maps = set(base.linear_maps)
     for name in update.modules:
         original = update.original(name)
-        weight, shape = base.find(original), update.shape(name)
+        weight = base.find(original)
         if weight is not None and weight.module != original and any(f".{each}" in f".{original}" for each in _WRAPPERS):
             left_out[name] = "its name has a wrapper of the model in it, with which PEFT would not load it"
         elif weight is None:
             left_out[name] = f"{base.name} does not have it"
-        elif weight.shape != shape:
-            there, here = (" x ".join(map(str, sizes)) for sizes in (shape, weight.shape))
-            left_out[name] = f"it is {there} in the adapter and {here} in {base.name}"
+        elif reason := update.misfit(name, weight.shape) or _as_a_copy(base, update, name, weight, maps):
+            left_out[name] = reason
         else:
             # A layer that is used several times has a row for each use.
             module = weight.module if original == name else name
@@ -95,6 +97,15 @@ def place(base: BaseModel, update: Update) -> Placement:
         raise HiploraError(_why_nothing_fits(base, update, left_out))
     order = in_data_order(names)
     return Placement(base, update, {m: names[m] for m in order}, {m: places[m] for m in order}, left_out)
+
+
+def _as_a_copy(base: BaseModel, update: Update, name: str, weight: Weight, maps: Container[str]) -> str | None:
+    """Return why a weight that was saved whole is not measured; None where it is, and for any other."""
+    if (copy := update.whole(name)) is None:
+        return None
+    if np.array_equal(copy, base.read(weight)):
+        return "it is a copy of the base's own weight, unchanged"
+    return None if weight.module in maps else "it was trained whole, and an embedding is not a linear map"
 
 
 # Put around a module by torch.compile, DataParallel and DDP, FSDP, and activation checkpointing.

@@ -13,12 +13,17 @@ from hiplora.adapters.hiplora import HipLoraAdapter
 from hiplora.adapters.initialized import InitializedLoraAdapter
 from hiplora.adapters.locate import locate
 from hiplora.adapters.lora import LoraAdapter
+from hiplora.adapters.peft_adapter import PeftAdapter
+from hiplora.adapters.tokens import TrainableTokensAdapter
+from hiplora.adapters.tuners import REFUSED
 from hiplora.adapters.update import Update
 from hiplora.errors import HiploraError
 from hiplora.files import Tensors, TensorSource, read_json, reject_lfs_pointer, user_path
 from hiplora.paths import RUN_FILE
 
-READERS: tuple[type[Adapter], ...] = (HipLoraAdapter, InitializedLoraAdapter, DoraAdapter, LoraAdapter)
+READERS: tuple[type[Adapter], ...] = (
+    HipLoraAdapter, TrainableTokensAdapter, PeftAdapter, InitializedLoraAdapter, DoraAdapter, LoraAdapter,
+)  # fmt: skip
 """The formats; the first that can read an adapter is used."""
 
 
@@ -30,7 +35,7 @@ def read_adapter(path: str | Path) -> Adapter:
 
     Raises:
         HiploraError: no such folder, weights without config or the reverse, a Git LFS pointer, a pickle, a run without
-            a checkpoint, or a tuner that is not read yet.
+            a checkpoint, or a tuner without an update of the weights.
     """
     if (user_path(path) / RUN_FILE).is_file():
         # While a run trains, its adapter is missing for a moment whenever the next one replaces it.
@@ -70,14 +75,16 @@ def adapter_of(folder: Path, config: dict[str, Any], tensors: TensorSource, home
         home: the folder it is named after; `folder` by default.
 
     Raises:
-        HiploraError: the tuner is not read yet, or the parts do not fit each other.
+        HiploraError: the tuner has no update of the weights, or the parts do not fit each other.
     """
-    reader = next((reader for reader in READERS if reader.reads(config, tensors)), None)
+    reader = next((reader for reader in READERS if reader.reads(config, tensors, folder)), None)
     if reader is None:
-        titles = [title for known in reversed(READERS) for title in known.titles]
+        kind, path = str(config.get("peft_type", "")).upper(), folder / "adapter_config.json"
+        if kind in REFUSED:
+            raise HiploraError(f"{path} says peft_type {kind}: {REFUSED[kind]}.")
         raise HiploraError(
-            f"{folder / 'adapter_config.json'} says peft_type {str(config.get('peft_type', '')).upper() or 'nothing'}, "
-            f"which is not read yet: {', '.join(titles[:-1])} and {titles[-1]} are."
+            f"{path} says peft_type {kind or 'nothing'}, which PEFT does not have: save the adapter again with PEFT, "
+            "or merge it where it was trained and pass the merged model."
         )
     return reader(folder, config, tensors, home)
 

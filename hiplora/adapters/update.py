@@ -30,8 +30,16 @@ class Update(ABC):
     config: Mapping[str, Any] = {}
 
     @abstractmethod
-    def shape(self, module: str) -> tuple[int, int]:
-        """Return `(m, n)`, out x in, of one module's update, without reading its values."""
+    def shape(self, module: str) -> tuple[int, int] | None:
+        """Return `(m, n)`, out x in, of one module's update, from its form alone; None where only the base tells."""
+
+    def misfit(self, module: str, shape: tuple[int, int]) -> str | None:
+        """Return why the update of a module does not fit a weight of this shape, as a clause; None where it does."""
+        own = self.shape(module)
+        if own in (None, shape):
+            return None
+        there, here = (" x ".join(map(str, sizes)) for sizes in (own or (), shape))
+        return f"it is {there} in the adapter and {here} in the base"
 
     @abstractmethod
     def delta(self, module: str, weight: np.ndarray | None = None) -> Delta:
@@ -49,6 +57,14 @@ class Update(ABC):
     def needs_weight(self, module: str) -> bool:
         """Return whether `delta` must be given the base's weight of this module."""
         return False
+
+    def whole(self, module: str) -> np.ndarray | None:
+        """Return the weight that takes the base's place, (m, n) out x in; None where the update is a difference.
+
+        Raises:
+            HiploraError: NaN or infinity in its values.
+        """
+        return None
 
     def original(self, module: str) -> str:
         """Return the name that a module's weight has in the base: another one where a layer is used several times."""

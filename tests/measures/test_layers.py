@@ -265,9 +265,9 @@ def test_modules_left_out_are_noted_by_reason(spectra, write_adapter, rng):
         tensors[f"base_model.model.{module}.lora_A.weight"] = rng.normal(size=(2, n))
         tensors[f"base_model.model.{module}.lora_B.weight"] = rng.normal(size=(m, 2)) / 100
     assert notes(spectra, read_adapter(write_adapter("part", tensors, base_model_name_or_path="tiny-llama"))) == [
-        "lm_head is left out: it is 44 x 32 in the adapter and 40 x 32 in tiny-llama.",
+        "lm_head is left out: it is 44 x 32 in the adapter and 40 x 32 in the base.",
         "2 of its 4 modules are left out, such as model.layers.0.self_attn.v_proj: it is 32 x 32 in the adapter and "
-        "16 x 32 in tiny-llama.",
+        "16 x 32 in the base.",
     ]
 
 
