@@ -2,6 +2,7 @@
 
 from hiplora.adapters.adapter import Adapter
 from hiplora.adapters.delta import Delta, DenseDelta, LowRankDelta
+from hiplora.adapters.full import FullUpdate
 from hiplora.adapters.initialized import INITIAL_FILE
 from hiplora.adapters.placement import Placement, place
 from hiplora.adapters.read import READERS, name_apart, read_adapter, read_updates
@@ -13,6 +14,7 @@ __all__ = [
     "Adapter",
     "Delta",
     "DenseDelta",
+    "FullUpdate",
     "LowRankDelta",
     "Placement",
     "Update",

@@ -9,6 +9,7 @@ from typing import Any
 
 from hiplora.adapters.adapter import Adapter
 from hiplora.adapters.dora import DoraAdapter
+from hiplora.adapters.full import FullUpdate
 from hiplora.adapters.hiplora import HipLoraAdapter
 from hiplora.adapters.initialized import InitializedLoraAdapter
 from hiplora.adapters.locate import locate
@@ -20,6 +21,7 @@ from hiplora.adapters.update import Update
 from hiplora.errors import HiploraError
 from hiplora.files import Tensors, TensorSource, read_json, reject_lfs_pointer, user_path
 from hiplora.paths import RUN_FILE
+from hiplora.sources import BaseModel
 
 READERS: tuple[type[Adapter], ...] = (
     HipLoraAdapter, TrainableTokensAdapter, PeftAdapter, InitializedLoraAdapter, DoraAdapter, LoraAdapter,
@@ -27,11 +29,12 @@ READERS: tuple[type[Adapter], ...] = (
 """The formats; the first that can read an adapter is used."""
 
 
-def read_adapter(path: str | Path) -> Adapter:
+def read_adapter(path: str | Path) -> Update:
     """Open an adapter folder: `adapter_config.json` beside `adapter_model.safetensors`; or a run's latest adapter.
 
     Args:
-        path: an adapter folder, the folder of a training run, or the name of a demo adapter, such as `swap-lora`.
+        path: an adapter folder, the folder of a training run, the name of a demo adapter, such as `swap-lora`, or the
+            folder of a whole model, which is then an update of the base.
 
     Raises:
         HiploraError: no such folder, weights without config or the reverse, a Git LFS pointer, a pickle, a run without
@@ -45,9 +48,11 @@ def read_adapter(path: str | Path) -> Adapter:
     return _read(path)
 
 
-def _read(path: str | Path) -> Adapter:
+def _read(path: str | Path) -> Update:
     folder, home = locate(path)
     config_path, weights_path = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    if not config_path.is_file() and not weights_path.exists() and (folder / "config.json").is_file():
+        return FullUpdate(BaseModel(folder))
     if not weights_path.is_file():
         pickled = folder / "adapter_model.bin"
         if pickled.is_file():

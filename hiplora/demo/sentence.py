@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from hiplora.adapters import place, read_adapter
+from hiplora.adapters.locate import locate
 from hiplora.card import Card
 from hiplora.demo import SKILLS, TASKS
 from hiplora.demo.scoring import greedy_answers
@@ -78,7 +79,7 @@ class Probe:
                 head = spectra.get(weight, k)
                 updates[weight.module] = _Split(delta.dense(), head.Ut[:k], head.Vt[:k])
             self._updates[adapter.name] = updates
-            self.models[adapter.name] = PeftModel.from_pretrained(model, adapter.path).eval()
+            self.models[adapter.name] = PeftModel.from_pretrained(model, locate(adapter.source)[0]).eval()
         self._limit = int(bases[0].config.max_position_embeddings) - _ANSWER_LENGTH
         # Hooks belong to the model: two threads would read each other's inputs.
         self._lock = threading.Lock()
@@ -86,7 +87,7 @@ class Probe:
     @property
     def made_by(self) -> "partial[Probe]":
         """The call that loads the same models again."""
-        return partial(Probe, self.base, [adapter.home for adapter in self.adapters], k=self.k)
+        return partial(Probe, self.base, [adapter.source for adapter in self.adapters], k=self.k)
 
     def prompt(self, line: str) -> str:
         """Return the prompt of a typed line: everything up to and including the equals sign.
