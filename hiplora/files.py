@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 _LFS_MAGIC = b"version https://git-lfs"
+_FLOAT8 = ("F8_E4M3", "F8_E5M2")
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -28,11 +29,16 @@ def reject_lfs_pointer(path: Path) -> None:
         HiploraError: `path` is a pointer.
     """
     with path.open("rb") as file:
-        if file.read(len(_LFS_MAGIC)) == _LFS_MAGIC:
+        if is_lfs_pointer(file.read(len(_LFS_MAGIC))):
             raise HiploraError(
                 f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository, or download "
                 "the file again."
             )
+
+
+def is_lfs_pointer(start: bytes) -> bool:
+    """Return whether a file that starts so is a Git LFS pointer."""
+    return start.startswith(_LFS_MAGIC)
 
 
 def user_path(text: str | Path) -> Path:
@@ -96,6 +102,7 @@ class Tensors:
         name: the same as text.
         shapes: `{key: shape}`, from the header alone.
         dtypes: `{key: dtype}` in safetensors' names, such as `BF16`.
+        metadata: texts that the writer left in the header.
         identity: path, size and modification time of the file as it was opened.
 
     Raises:
@@ -119,6 +126,7 @@ class Tensors:
             with safe_open(path, "np") as file:
                 slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
                 self.shapes = {key: tuple(each.get_shape()) for key, each in slices.items()}
+                self.metadata: Mapping[str, str] = file.metadata() or {}
                 self.dtypes = {key: str(each.get_dtype()) for key, each in slices.items()}
         except (SafetensorError, OSError) as error:
             raise HiploraError(
@@ -134,7 +142,7 @@ class Tensors:
         return self.read_together([key])[0]
 
     def read_together(self, keys: Sequence[str]) -> list[np.ndarray]:
-        """Return several tensors in their stored dtypes, opening the file once.
+        """Return several tensors in their stored dtypes, float8 in float32, opening the file once.
 
         The file is closed again: one that stays mapped counts as memory as far as it was read, and crashes the process
         if it is truncated.
@@ -146,10 +154,14 @@ class Tensors:
         try:
             with safe_open(self.path, "np") as file:
                 for key in keys:
-                    found.append(file.get_tensor(key))
-        except AttributeError:  # how safetensors fails on float8, which numpy does not have by name
+                    if self.dtypes[key] in _FLOAT8:
+                        # numpy does not have these by name.
+                        found.append(self.read_torch(key).float().numpy())
+                    else:
+                        found.append(file.get_tensor(key))
+        except AttributeError:
             raise HiploraError(
-                f"{self.path}: {key} is quantized to 8 bits or fewer: save it in 16 or 32 bits."
+                f"{self.path}: {key} is quantized ({self.dtypes[key]}): save it in 16 or 32 bits."
             ) from None
         except (SafetensorError, OSError, TypeError) as error:
             raise HiploraError(f"{self.path}: tensor {key} cannot be read ({error}).") from None
@@ -178,6 +190,28 @@ class Tensors:
                 return file.get_tensor(key) if index is None else file.get_slice(key)[index]
         except (SafetensorError, OSError) as error:
             raise HiploraError(f"{self.path}: tensor {key} cannot be read ({error}).") from None
+
+
+class Shards:
+    """The tensors of several safetensors files, as of one.
+
+    Attributes:
+        name: of the first file, in errors.
+        shapes: `{key: shape}`.
+        identity: of all files.
+        metadata: of the first file.
+    """
+
+    def __init__(self, files: Sequence[Tensors]):
+        self._files = {key: file for file in reversed(files) for key in file.shapes}
+        self.name = files[0].name
+        self.shapes = {key: file.shapes[key] for file in files for key in file.shapes}
+        self.identity: Hashable = tuple(file.identity for file in files)
+        self.metadata = files[0].metadata
+
+    def read_together(self, keys: Sequence[str]) -> list[np.ndarray]:
+        """Return several tensors; see `Tensors.read_together`."""
+        return [self._files[key].read(key) for key in keys]
 
 
 def require_finite(array: np.ndarray, what: str) -> np.ndarray:

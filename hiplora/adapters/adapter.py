@@ -17,7 +17,7 @@ from hiplora.card import Card
 from hiplora.errors import HiploraError
 from hiplora.files import TensorSource, require_finite
 from hiplora.paths import demo_adapters
-from hiplora.sources import strip_peft_prefix
+from hiplora.sources import hub_name, strip_peft_prefix
 
 _WHOLE = re.compile(r"^(?P<module>.+?)(?:\.modules_to_save(?:\.[^.]+)?)?\.weight$")
 _TOKENS = re.compile(r"^(?P<module>.+?)(?:\.token_adapter)?\.trainable_tokens_delta(?:\.[^.]+)?$")
@@ -50,7 +50,7 @@ class Adapter(Update):
     def __init__(self, path: Path, config: dict[str, Any], tensors: TensorSource, home: Path | None = None):
         self.path = path
         self.home = home or path
-        self.name = self.home.resolve().name
+        self.name = (hub_name(self.home) or self.home.resolve().name).removesuffix(".safetensors")
         self.config = config
         self.tensors = tensors
         self._keys = self._find_keys()

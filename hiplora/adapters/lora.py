@@ -287,6 +287,13 @@ class LoraAdapter(Adapter):
             for module in self._keys
             if not self._is_embedding(module) and _EXPERT.fullmatch(module) is None
         }
+        others = {m: a[0] for m, (a, b) in sizes.items() if a[0] not in (self._rank(m), min(*a[1:], b[0]))}
+        if others:
+            module, rank = next(iter(others.items()))
+            caveats.append(
+                f"adapter_config.json says r = {self._rank(module)}, and the factors of {len(others)} modules have "
+                f"another ({module}: {rank}), by which alpha is divided here; PEFT would not load it."
+            )
         wide = [m for m, (a, b) in sizes.items() if len(a) == len(b) == 2 and a[0] > min(a[1], b[0])]
         if wide:
             caveats.append(

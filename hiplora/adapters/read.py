@@ -1,5 +1,6 @@
 """Open an adapter on disk in the format that its config names."""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,19 +13,20 @@ from hiplora.adapters.dora import DoraAdapter
 from hiplora.adapters.full import FullUpdate
 from hiplora.adapters.hiplora import HipLoraAdapter
 from hiplora.adapters.initialized import InitializedLoraAdapter
-from hiplora.adapters.locate import locate
+from hiplora.adapters.locate import ADAPTER_FILE, adapter_files, adapters_inside, locate, what_lies_at, without_adapter
+from hiplora.adapters.loose import METADATA, LooseAdapter
 from hiplora.adapters.lora import LoraAdapter
 from hiplora.adapters.peft_adapter import PeftAdapter
 from hiplora.adapters.tokens import TrainableTokensAdapter
 from hiplora.adapters.tuners import REFUSED
 from hiplora.adapters.update import Update
 from hiplora.errors import HiploraError
-from hiplora.files import Tensors, TensorSource, read_json, reject_lfs_pointer, user_path
+from hiplora.files import Shards, Tensors, TensorSource, read_json, reject_lfs_pointer, user_path
 from hiplora.paths import RUN_FILE
 from hiplora.sources import BaseModel
 
 READERS: tuple[type[Adapter], ...] = (
-    HipLoraAdapter, TrainableTokensAdapter, PeftAdapter, InitializedLoraAdapter, DoraAdapter, LoraAdapter,
+    HipLoraAdapter, TrainableTokensAdapter, LooseAdapter, PeftAdapter, InitializedLoraAdapter, DoraAdapter, LoraAdapter,
 )  # fmt: skip
 """The formats; the first that can read an adapter is used."""
 
@@ -49,25 +51,62 @@ def read_adapter(path: str | Path) -> Update:
 
 
 def _read(path: str | Path) -> Update:
+    where = user_path(path)
+    if where.is_file():
+        return _read_file(where)
     folder, home = locate(path)
-    config_path, weights_path = folder / "adapter_config.json", folder / "adapter_model.safetensors"
-    if not config_path.is_file() and not weights_path.exists() and (folder / "config.json").is_file():
+    files = adapter_files(folder)
+    config_path = folder / "adapter_config.json"
+    if not files and not config_path.is_file() and (folder / "config.json").is_file():
         return FullUpdate(BaseModel(folder))
-    if not weights_path.is_file():
-        pickled = folder / "adapter_model.bin"
-        if pickled.is_file():
-            raise HiploraError(
-                f"{pickled} is a pickle, which could run code when opened: load it once with PEFT and save it again "
-                "with `save_pretrained`, which writes safetensors."
-            )
-        raise HiploraError(f"{weights_path} is missing: pass a folder that `PeftModel.save_pretrained` wrote.")
-    reject_lfs_pointer(weights_path)
-    if not config_path.is_file():
-        raise HiploraError(
-            f"{weights_path} has no adapter_config.json beside it: r, alpha and the base are unknown "
-            "without it, so add the file from the same run."
+    if not files and len(inside := adapters_inside(folder)) == 1:
+        return _read(inside[0])
+    if not files:
+        raise HiploraError(without_adapter(folder))
+    for file in files:
+        reject_lfs_pointer(file)
+    opened = [Tensors(file) for file in files]
+    tensors: TensorSource = Shards(opened) if len(opened) > 1 else opened[0]
+    config = read_json(config_path) if config_path.is_file() else _settings_inside(opened[0])
+    if not config_path.is_file() and not LooseAdapter.reads(config, tensors, folder):
+        raise HiploraError(_without_config(files[0], tensors))
+    return adapter_of(folder, config, tensors, home)
+
+
+def _read_file(path: Path) -> Update:
+    """Open one file: an adapter's own in its folder, or one that stands alone."""
+    if path.name == ADAPTER_FILE and (path.parent / "adapter_config.json").is_file():
+        return _read(path.parent)
+    if path.suffix != ".safetensors":
+        raise HiploraError(what_lies_at(path))
+    tensors = Tensors(path)
+    config = _settings_inside(tensors)
+    if not LooseAdapter.reads(config, tensors, path.parent):
+        raise HiploraError(_without_config(path, tensors))
+    return LooseAdapter(path.parent, config, tensors, path)
+
+
+def _without_config(path: Path, tensors: TensorSource) -> str:
+    """Return what is missing to a file of tensors, as a sentence."""
+    if path.name == ADAPTER_FILE or any("lora_" in key for key in tensors.shapes):
+        return (
+            f"{path} has no adapter_config.json beside it: r, alpha and the base are unknown without it, so add the "
+            "file from the same run."
         )
-    return adapter_of(folder, read_json(config_path), Tensors(weights_path), home)
+    names = ", ".join(list(tensors.shapes)[:2]) or "none"
+    return (
+        f"{path} holds {len(tensors.shapes)} tensors ({names}), and none with the name of an adapter's: pass the "
+        "folder of the adapter, or of the whole model, with its config."
+    )
+
+
+def _settings_inside(tensors: Tensors) -> dict[str, Any]:
+    """Return what the writer left of settings in the file itself."""
+    try:
+        found = json.loads(tensors.metadata.get(METADATA, "{}"))
+    except (ValueError, RecursionError):
+        raise HiploraError(f"{tensors.name}: its {METADATA} is not valid JSON: save the file again.") from None
+    return {METADATA: found} if isinstance(found, dict) and found else {}
 
 
 def adapter_of(folder: Path, config: dict[str, Any], tensors: TensorSource, home: Path | None = None) -> Adapter:
@@ -82,6 +121,9 @@ def adapter_of(folder: Path, config: dict[str, Any], tensors: TensorSource, home
     Raises:
         HiploraError: the tuner has no update of the weights, or the parts do not fit each other.
     """
+    if not config.get("peft_type") and {"r", "lora_alpha"} & set(config):
+        # Written by hand, or by a tool that knows of one method only.
+        config = config | {"peft_type": "LORA"}
     reader = next((reader for reader in READERS if reader.reads(config, tensors, folder)), None)
     if reader is None:
         kind, path = str(config.get("peft_type", "")).upper(), folder / "adapter_config.json"

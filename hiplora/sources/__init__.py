@@ -1,6 +1,7 @@
 """Sources of frozen weights: a folder, an installed package or a hub, read one matrix at a time."""
 
 from hiplora.sources.base import BaseModel, Weight
+from hiplora.sources.files import hub_name
 from hiplora.sources.locate import canonical, known_bases, open_base
 from hiplora.sources.names import layer_and_kind, strip_peft_prefix, with_stack
 
@@ -8,6 +9,7 @@ __all__ = [
     "BaseModel",
     "Weight",
     "canonical",
+    "hub_name",
     "known_bases",
     "layer_and_kind",
     "open_base",

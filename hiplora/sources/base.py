@@ -23,6 +23,8 @@ from hiplora.sources.transformers_models import conversions, meta_model
 _EMBEDDING_PARTS = {"wte", "wpe", "shared", "relative_attention_bias"}
 # Architectures whose maps are transformers' Conv1D, stored in x out, where transformers cannot be asked.
 _CONV1D_TYPES = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"}
+# What kohya's scripts put before the name of a module.
+_COMPONENT = re.compile(r"^(?:lora_(?:unet|te\d?|transformer)|lycoris)_")
 _CONV1D_LEAVES = {"c_attn", "c_proj", "c_fc", "q_attn"}
 
 
@@ -101,6 +103,7 @@ class BaseModel:
             module
             for module in self.weights
             if module not in others
+            and not self._is_convolution(module)
             and not any("embed" in part or part in _EMBEDDING_PARTS for part in module.split("."))
         ]
         return in_data_order(names)
@@ -110,10 +113,13 @@ class BaseModel:
 
         It may go by its name in memory, by the one on disk, which older versions of transformers had in memory too, or
         by either without the prefix of the model's body (`h.0...` for `transformer.h.0...`), or with one more: then the
-        names must agree in exactly one place. A tied `lm_head` is the embedding.
+        names must agree in exactly one place. A tied `lm_head` is the embedding. Of names in kohya's form,
+        `lora_unet_` and `_` for each dot, the whole must agree.
         """
         renamed = self._layout.renamed if self._layout else {}
         exact = self.weights.get(module) or self.weights.get(renamed.get(module, ""))
+        if exact is None and "." not in module:
+            exact = self._by_flat_name.get(_COMPONENT.sub("", module))
         if exact is not None:
             return exact
         tied = self._layout.tied.get(module) if self._layout else None
@@ -149,7 +155,23 @@ class BaseModel:
 
     @cached_property
     def _plain(self) -> bool:
-        return is_plain(self.config, self._stored.shapes)
+        # Models of diffusers have the same names on disk and in memory.
+        return self._of_diffusers or is_plain(self.config, self._stored.shapes)
+
+    @property
+    def _of_diffusers(self) -> bool:
+        return "_class_name" in self.config
+
+    @cached_property
+    def _by_flat_name(self) -> dict[str, Weight]:
+        """Weights by their names with `_` for each dot, without those that two share."""
+        flat: dict[str, list[Weight]] = {}
+        for name, weight in self.weights.items():
+            flat.setdefault(name.replace(".", "_"), []).append(weight)
+        return {name: weights[0] for name, weights in flat.items() if len(weights) == 1}
+
+    def _is_convolution(self, module: str) -> bool:
+        return self._of_diffusers and self.weights[module].recipe is not None
 
     @cached_property
     def _layout(self) -> Layout | None:
@@ -171,6 +193,10 @@ class BaseModel:
 
     def _by_key(self, key: str, shape: tuple[int, ...]) -> Weight | None:
         module, dot, leaf = key.rpartition(".")
+        if leaf == "weight" and dot and len(shape) > 2 and self._of_diffusers:
+            out_in = (shape[0], math.prod(shape[1:]))
+            recipe = Recipe(key, (("", (key,)),), None, out_in)
+            return Weight(module, self._stored.file(key).path, key, out_in, False, recipe)
         if leaf != "weight" or not dot or len(shape) != 2:
             return None
         conv1d = str(self.config.get("model_type")) in _CONV1D_TYPES and module.rpartition(".")[2] in _CONV1D_LEAVES

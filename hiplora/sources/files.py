@@ -23,17 +23,18 @@ def hub_name(path: Path) -> str | None:
 def checkpoint_files(path: Path) -> list[Path]:
     """Return the safetensors files of a model folder.
 
-    As in transformers: `model.safetensors` before an index. Without either, the numbered shards, or the one file that
-    is not an adapter's.
+    As in transformers: `model.safetensors` before an index, or the same by diffusers' names. Without either, the
+    numbered shards, or the one file that is not an adapter's.
 
     Raises:
         HiploraError: no weights, several files that do not belong together, pickles only, or an index or a link that
             leads out of the folder.
     """
-    single, index = path / "model.safetensors", path / "model.safetensors.index.json"
-    if single.is_file():
+    singles = [path / f"{name}.safetensors" for name in ("model", "diffusion_pytorch_model")]
+    indexes = [path / f"{single.name}.index.json" for single in singles]
+    if single := next(filter(Path.is_file, singles), None):
         files = [single]
-    elif index.is_file():
+    elif index := next(filter(Path.is_file, indexes), None):
         files = _indexed(index)
     else:
         others = [

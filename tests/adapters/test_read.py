@@ -1,7 +1,9 @@
 import json
+import re
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from hiplora.adapters import read_adapter, read_updates
 from hiplora.card import Card
@@ -22,9 +24,9 @@ def test_a_missing_folder_is_named(tmp_path):
         read_adapter(tmp_path / "absent")
 
 
-def test_a_file_in_place_of_the_folder_is_named(lora_folder):
-    with pytest.raises(HiploraError, match=r"adapter_model\.safetensors is not a folder"):
-        read_adapter(lora_folder / "adapter_model.safetensors")
+def test_the_file_stands_for_its_folder(lora_folder):
+    adapter = read_adapter(lora_folder / "adapter_model.safetensors")
+    assert (adapter.name, adapter.source) == (lora_folder.name, str(lora_folder))
 
 
 def test_an_empty_folder_is_named(tmp_path):
@@ -54,10 +56,74 @@ def test_pointers_without_a_config_are_still_said_to_be_pointers(tmp_path, lfs_p
 
 
 def test_a_pickle_is_never_opened(write_adapter, tensors):
+    import torch
+
     folder = write_adapter("adapter", tensors)
-    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
-    with pytest.raises(HiploraError, match=r"adapter_model\.bin is a pickle, which could run code"):
+    (folder / "adapter_model.safetensors").unlink()
+    for zipped in (True, False):
+        torch.save({"x": torch.zeros(1)}, folder / "adapter_model.bin", _use_new_zipfile_serialization=zipped)
+        for path in (folder, folder / "adapter_model.bin"):
+            with pytest.raises(HiploraError, match=r"adapter_model\.bin is a pickle, which could run code.*convert"):
+                read_adapter(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b"<!DOCTYPE html>\n<html>", "is text ('<!DOCTYPE html>'), perhaps a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        (b"GGUF\x03", "is a GGUF file, which is read as a base only"),
+        (b"\x00\xff\xfe", "is no safetensors file"),
+    ],
+)
+def test_a_file_is_called_what_it_is(tmp_path, content, reason):
+    (tmp_path / "adapter_model.bin").write_bytes(content)
+    for path in (tmp_path, tmp_path / "adapter_model.bin"):
+        with pytest.raises(HiploraError, match=rf"adapter_model\.bin {re.escape(reason)}"):
+            read_adapter(path)
+
+
+def test_an_adapter_in_several_files_is_read_from_all(write_adapter, tensors):
+    folder = write_adapter("adapter", tensors)
+    (folder / "adapter_model.safetensors").unlink()
+    parts = [folder / f"adapter_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    for part, key in zip(parts, tensors, strict=True):
+        save_file({key: tensors[key]}, part)
+    assert read_adapter(folder).delta("a").shape == (4, 5)
+    parts[1].unlink()
+    with pytest.raises(HiploraError, match="adapter holds 1 of 2 files of its adapter: download the others"):
         read_adapter(folder)
+
+
+def test_an_adapter_of_a_name_of_its_own_is_found_in_its_folder(write_adapter, tensors):
+    folder = write_adapter("run/style", tensors)
+    assert read_adapter(folder.parent).name == "style"
+    write_adapter("run/checkpoint-20", tensors)
+    with pytest.raises(HiploraError, match=r"run holds 2 adapters in folders .* \(checkpoint-20, style\): pass one"):
+        read_adapter(folder.parent)
+
+
+def test_an_adapter_in_the_hubs_cache_goes_by_its_name_there(write_adapter, tensors):
+    folder = write_adapter("models--me--style/snapshots/0123456789abcdef", tensors)
+    assert read_adapter(folder).name == "me/style"
+
+
+def test_another_rank_in_the_config_is_named(write_adapter, tensors):
+    (caveat,) = read_adapter(write_adapter("adapter", tensors, r=16)).caveats
+    assert caveat.startswith("adapter_config.json says r = 16, and the factors of 1 modules have another (a: 2)")
+
+
+def test_factors_in_float8_are_read(write_adapter, tensors):
+    import torch
+    from safetensors.torch import load_file as load_torch
+    from safetensors.torch import save_file as save_torch
+
+    file = write_adapter("adapter", tensors, r=2, lora_alpha=2) / "adapter_model.safetensors"
+    small = {key: value.to(torch.float8_e4m3fn) for key, value in load_torch(file).items()}
+    save_torch(small, file)
+    A, B = (small[f"base_model.model.a.lora_{x}.weight"].double().numpy() for x in "AB")
+    np.testing.assert_allclose(read_adapter(file.parent).delta("a").dense(), B @ A)
 
 
 def test_a_truncated_file_is_named(write_adapter, tensors):
@@ -67,12 +133,17 @@ def test_a_truncated_file_is_named(write_adapter, tensors):
         read_adapter(path.parent)
 
 
-@pytest.mark.parametrize("peft_type", ["SOMETHING", "", None, 3])
+@pytest.mark.parametrize("peft_type", ["SOMETHING", 3])
 def test_a_tuner_that_peft_does_not_have_is_named(write_adapter, tensors, peft_type):
     folder = write_adapter("adapter", tensors, peft_type=peft_type)
-    named = str(peft_type).upper() if peft_type != "" else "nothing"
-    with pytest.raises(HiploraError, match=rf"adapter_config\.json says peft_type {named}, which PEFT does not have"):
+    with pytest.raises(HiploraError, match=rf"says peft_type {peft_type}, which PEFT does not have"):
         read_adapter(folder)
+
+
+@pytest.mark.parametrize("peft_type", ["", None])
+def test_a_config_with_a_rank_and_no_tuner_is_that_of_a_lora(write_adapter, tensors, peft_type):
+    adapter = read_adapter(write_adapter("adapter", tensors, peft_type=peft_type, r=2))
+    assert (adapter.method, adapter.modules) == ("LoRA", ["a"])
 
 
 def test_a_tuner_without_its_tensors_is_named(write_adapter, tensors):
@@ -80,7 +151,7 @@ def test_a_tuner_without_its_tensors_is_named(write_adapter, tensors):
         read_adapter(write_adapter("adapter", tensors, peft_type="LOHA"))
 
 
-@pytest.mark.parametrize("fields", [{}, {"peft_type": None}, {"r": 8}])
+@pytest.mark.parametrize("fields", [{}, {"peft_type": None}])
 def test_a_config_that_names_no_tuner_is_named(write_adapter, tensors, fields):
     folder = write_adapter("adapter", tensors)
     (folder / "adapter_config.json").write_text(json.dumps(fields))
