@@ -1,4 +1,4 @@
-"""The command line: `hiplora analyze`, `svd`, `train`, `export-lora`, `demo build`, `app` and `cache`.
+"""The command line: one function for each command of `hiplora`, see `hiplora --help`.
 
 Numpy and heavier packages are imported by the commands that need them, so that `--help` is quick.
 """
@@ -100,6 +100,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--out", type=Path, metavar="FILE", help="write the layer table: .csv, .json or .parquet")
     command.add_argument("--intruders", action="store_true", help="count intruder dimensions too (needs complete SVDs)")
+
+    command = add(
+        "inspect", _inspect, "say what is read of an adapter: tensors, scaling, ranks, and whether it fits a base"
+    )
+    command.add_argument(
+        "adapter", metavar="ADAPTER", help="an adapter, one file, a run, or the folder of a whole model"
+    )
+    command.add_argument("--base", metavar="BASE", help=_BASE_HELP)
+    command.add_argument("--download", action="store_true", help="allow downloading a model by its hub name")
+    command.add_argument("--json", action="store_true", help="everything, as JSON")
+
+    command = add("convert", _convert, "write a pickle of tensors (.bin, .pt) as safetensors, running no code of it")
+    command.add_argument("file", metavar="FILE", help="a file that torch.save wrote, such as adapter_model.bin")
+    command.add_argument("out", metavar="OUT", nargs="?", help="file to write (default: the same name, .safetensors)")
 
     command = add("svd", _svd, "fill the cache with the spectra of a base, so that later work starts at once")
     add_base(command)
@@ -404,6 +418,28 @@ def _shown(steps: int) -> "Iterator[Callable[[Event], None]]":
 def _rank_of_process() -> int:
     """Return the rank of this process under `torchrun`, 0 without it. Only the first one prints."""
     return int(os.environ.get("RANK", "0"))
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    import json
+
+    from hiplora.adapters import read_adapter
+    from hiplora.measures import inspect
+    from hiplora.sources import open_base
+
+    base = open_base(args.base, download=args.download) if args.base else None
+    inspection = inspect(read_adapter(args.adapter), base)
+    if args.json:
+        print(json.dumps(inspection.to_dict(), indent=1))
+    else:
+        _print(*inspection.lines)
+    return 2 if inspection.problem else 0
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from hiplora.convert import convert
+
+    _print(f"{convert(args.file, args.out)} holds the tensors of {args.file}")
 
 
 def _export_lora(args: argparse.Namespace) -> None:

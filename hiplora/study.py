@@ -13,6 +13,7 @@ from hiplora.card import Card
 from hiplora.errors import HiploraError
 from hiplora.measures import (
     MEASURES,
+    Inspection,
     Measurement,
     card_table,
     caveats_on,
@@ -25,6 +26,7 @@ from hiplora.measures import (
     expert_table,
     finding,
     frontier_table,
+    inspect,
     layer_table,
     measure_layers,
     octave_table,
@@ -444,6 +446,17 @@ class Study:
         columns = rows.set_index("module")[["epsilon", "shadow_price", "tightness"]].to_dict()
         new = reallocate(columns["epsilon"], columns["shadow_price"], columns["tightness"])
         return rows.assign(new_epsilon=rows["module"].map(new))
+
+    def inspections(self) -> list[Inspection]:
+        """Return what was read of each update, strangers included: see `hiplora.measures.inspect`."""
+        fitting = [(placement.update, placement) for placement in self.placements]
+        strangers = [(update, None) for update, _ in self.strangers]
+
+        def inspected(update: Update, placement: Placement | None) -> Inspection:
+            key = ("inspection", update.name, update.identity)
+            return self._memory.get(key, lambda: inspect(update, self.base, placement))
+
+        return [inspected(update, placement) for update, placement in [*fitting, *strangers]]
 
     # Words and pictures.
 

@@ -5,8 +5,7 @@ from functools import partial
 import streamlit as st
 
 from hiplora import figures
-from hiplora.errors import HiploraError
-from hiplora.measures import MEASURES, adapter_table
+from hiplora.measures import MEASURES, module_table
 from hiplora.printable import for_spreadsheet
 from hiplora.ui import cards, loading, shell
 from hiplora.ui.text import plain
@@ -75,10 +74,6 @@ if study.updates:
 for update, reason in study.strangers:
     st.subheader(plain(f"{update.name}, without its base"))
     st.warning(plain(reason), icon=":material/link_off:")
-    try:
-        table = adapter_table(update)
-    except HiploraError as error:
-        st.error(plain(str(error)), icon=":material/error:")
-        continue
     st.caption("Ranks and norms need no base model; the position of the energy does.")
-    st.dataframe(for_spreadsheet(table.drop(columns=["adapter"])), hide_index=True)
+    table = module_table(update).drop(columns=["adapter", "method"])
+    st.dataframe(for_spreadsheet(table.dropna(axis="columns", how="all")), hide_index=True)

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import shutil
 import signal
@@ -438,3 +439,32 @@ def test_durations_and_sizes_are_told_in_round_numbers():
 def test_intruders_that_were_asked_for_stand_in_the_summary(run):
     assert run("analyze", "demo", "swap-lora", "--intruders")[1][0].endswith("; 0 intruder dimensions")
     assert "intruder" not in run("analyze", "demo", "swap-lora")[1][0]
+
+
+def test_inspect_says_what_was_read(run, llama_base, lora_folder):
+    code, out, _ = run("inspect", lora_folder, "--base", llama_base)
+    assert code == 0
+    assert out[0].startswith(f"{lora_folder.name} (LoRA): 14 of 14 modules fit {llama_base.name}; 28 of 28 tensors")
+
+
+def test_inspect_of_another_base_is_refused_with_the_reason(run, gpt2_base, lora_folder):
+    code, out, _ = run("inspect", lora_folder, "--base", gpt2_base)
+    assert code == 2
+    assert "belongs to another base" in out[-1]
+
+
+def test_inspect_as_json_is_for_programs(run, lora_folder):
+    code, out, _ = run("inspect", lora_folder, "--json")
+    assert code == 0
+    assert json.loads("\n".join(out))["method"] == "LoRA"
+
+
+def test_convert_names_what_it_wrote(run, tmp_path):
+    import torch
+
+    torch.save({"a": torch.zeros(1)}, tmp_path / "x.bin")
+    assert run("convert", tmp_path / "x.bin") == (
+        0,
+        [f"{tmp_path / 'x.safetensors'} holds the tensors of {tmp_path / 'x.bin'}"],
+        [],
+    )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hiplora.adapters.delta import Delta, DenseDelta, LowRankDelta
-from hiplora.adapters.update import Update
+from hiplora.adapters.update import Content, Update
 from hiplora.card import Card
 from hiplora.errors import HiploraError
 from hiplora.files import TensorSource, require_finite
@@ -23,6 +23,9 @@ _WHOLE = re.compile(r"^(?P<module>.+?)(?:\.modules_to_save(?:\.[^.]+)?)?\.weight
 _TOKENS = re.compile(r"^(?P<module>.+?)(?:\.token_adapter)?\.trainable_tokens_delta(?:\.[^.]+)?$")
 # Weights that stay frozen, which PEFT saves beside an adapted embedding.
 _FROZEN = re.compile(r"\.(?:original_module|base_layer)\.")
+
+
+_EMPTY, _BIAS, _OTHER = "empty", "a bias", "a tensor that is no matrix, kept whole"
 
 
 class Adapter(Update):
@@ -54,23 +57,14 @@ class Adapter(Update):
         self.config = config
         self.tensors = tensors
         self._keys = self._find_keys()
-        own = {key for keys in self._keys.values() for key in keys.values()}
+        own = {key for keys in self._keys.values() for key in keys.values()} | set(self._shared_keys())
         others = [key for key, shape in tensors.shapes.items() if key not in own and len(shape) > 1 and 0 not in shape]
         self._tokens = _by_module(others, _TOKENS, self._keys)
         self._whole = _by_module(others, _WHOLE, self._keys)
         self.modules = [*self._keys, *self._whole, *self._tokens]
         if not self._keys and not self._tokens:
             raise HiploraError(f"{tensors.name} holds no {self.method} weights: check that the folder is an adapter.")
-        own |= {
-            *self._shared_keys(),
-            *self._whole.values(),
-            *self._tokens.values(),
-            *(key for key in others if _FROZEN.search(key)),
-        }
-        self.caveats = (
-            _caveats_on_extras([key for key, shape in tensors.shapes.items() if key not in own and 0 not in shape])
-            + self._own_caveats()
-        )
+        self.caveats = _caveats_on_others(self.contents()) + self._own_caveats()
 
     @classmethod
     @abstractmethod
@@ -105,6 +99,18 @@ class Adapter(Update):
             HiploraError: the file is damaged.
         """
         return Card.read(self.path)
+
+    def contents(self) -> list[Content]:
+        """Return the tensors of the file, in its order."""
+        parts = {key: ("the update", module) for module, keys in self._keys.items() for key in keys.values()}
+        parts |= dict.fromkeys(self._shared_keys(), ("shared by all modules", ""))
+        parts |= {key: ("trained whole", module) for module, key in self._whole.items()}
+        parts |= {key: ("trained rows", module) for module, key in self._tokens.items()}
+        found = []
+        for key, shape in self.tensors.shapes.items():
+            part, module = parts.get(key, (_part(key, shape), ""))
+            found.append(Content(key, shape, part, module, key in parts))
+        return found
 
     def shape(self, module: str) -> tuple[int, int] | None:
         """Return `(m, n)`, out x in; None where only the base tells."""
@@ -217,21 +223,26 @@ def _by_module(keys: Sequence[str], pattern: re.Pattern[str], known: Collection[
     return {module: key for module, key in found.items() if module not in known}
 
 
-def _caveats_on_extras(keys: list[str]) -> list[str]:
-    """Name the weights trained beside the low-rank part: the numbers shown leave them out."""
-    groups: dict[str, list[str]] = {"embedding": [], "bias": [], "module kept whole": []}
-    for key in keys:
-        # The only magnitudes left here are those of embeddings.
-        if "lora_embedding" in key or "lora_magnitude_vector" in key:
-            groups["embedding"].append(key)
-        elif key.endswith("bias"):
-            groups["bias"].append(key)
-        else:
-            groups["module kept whole"].append(key)
-    plural = {"embedding": "embedding adapters", "bias": "biases", "module kept whole": "tensors kept whole"}
+def _part(key: str, shape: tuple[int, ...]) -> str:
+    """Return what a tensor is that does not count in the numbers."""
+    if 0 in shape:
+        return _EMPTY
+    if key.endswith("bias"):
+        return _BIAS
+    if _FROZEN.search(key):
+        return "a copy of a frozen weight"
+    if "monteclora" in key or "velora" in key:
+        return "of use in training only"
+    return _OTHER
+
+
+def _caveats_on_others(contents: Sequence[Content]) -> list[str]:
+    """Name what was trained beside the matrices: the numbers leave it out."""
+    plural = {_BIAS: "biases", _OTHER: "tensors kept whole"}
+    found = {part: [each.key for each in contents if each.part == part] for part in plural}
     return [
-        f"Also trained, but not in these numbers: {plural[kind]} "
-        f"({len(found)}: {strip_peft_prefix(found[0])}{', …' if len(found) > 1 else ''})."
-        for kind, found in groups.items()
-        if found
+        f"Also trained, but not in these numbers: {plural[part]} "
+        f"({len(keys)}: {strip_peft_prefix(keys[0])}{', …' if len(keys) > 1 else ''})."
+        for part, keys in found.items()
+        if keys
     ]

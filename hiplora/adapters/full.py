@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from hiplora.adapters.delta import Delta, DenseDelta
-from hiplora.adapters.update import Update
+from hiplora.adapters.update import Content, Update
 from hiplora.errors import HiploraError
 from hiplora.sources import BaseModel
 
@@ -55,6 +55,20 @@ class FullUpdate(Update):
     def shape(self, module: str) -> tuple[int, int]:
         """Return `(m, n)`, out x in."""
         return self.model.weights[module].shape
+
+    def contents(self) -> list[Content]:
+        """Return the matrices of the model."""
+        maps = set(self.modules)
+        return [
+            Content(
+                weight.key,
+                weight.shape,
+                "the update" if module in maps else "an embedding or a convolution",
+                module,
+                module in maps,
+            )
+            for module, weight in self.model.weights.items()
+        ]
 
     def needs_weight(self, module: str) -> bool:
         """Return True: the update is a difference."""

@@ -56,6 +56,10 @@ class HipLoraAdapter(Adapter):
         shapes = self.tensors.shapes
         return shapes[self._key(module, "hiplora_B")][0], shapes[self._key(module, "hiplora_A")][1]
 
+    def scale(self, module: str) -> float | None:
+        """Return the factor of the residual channel."""
+        return self.settings(module).scaling if module in self._keys else None
+
     def epsilon(self, module: str) -> float | None:
         """Return the budget a module was trained under."""
         return self.settings(module).epsilon if module in self._keys else None

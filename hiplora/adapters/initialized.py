@@ -77,12 +77,19 @@ class InitializedLoraAdapter(LoraAdapter):
         """`PiSSA`, `OLoRA`, `CorDA` or `LoRA-GA`."""
         return next(name for start, name in INITIALIZATIONS.items() if self.initialization.startswith(start))
 
+    def scale(self, module: str) -> float | None:
+        """Return the factor of the difference of products."""
+        return self.scaling(module, self._configured_rank(module)) if module in self._keys else None
+
+    def _configured_rank(self, module: str) -> int:
+        # A singular basis has at most min(m, n) vectors, but PEFT scales by the configured r.
+        rank = self.tensors.shapes[self._key(module, "lora_A")][0]
+        return max(rank, int(self._setting("r", "rank_pattern", module, rank)))
+
     def _delta(self, module: str, weight: np.ndarray | None) -> Delta:
         """Return `scaling * (B A - B0 A0)`, (m, n) out x in, of rank at most `2 r`."""
         A, B = self._factors(module, self.tensors)
         A0, B0 = self._factors(module, self.start)
-        # A singular basis has at most min(m, n) vectors, but PEFT scales by the configured r.
-        r = max(A.shape[0], int(self._setting("r", "rank_pattern", module, A.shape[0])))
         # B (A - A0) + (B - B0) A0: the same product, without the difference of two large ones.
         L, R = np.concatenate([B, B - B0], axis=1), np.concatenate([A - A0, A0])
-        return LowRankDelta(self.scaling(module, r) * L, R)
+        return LowRankDelta(self.scaling(module, self._configured_rank(module)) * L, R)

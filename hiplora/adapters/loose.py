@@ -126,6 +126,13 @@ class LooseAdapter(Adapter):
         )
         return first[0] * second[0], math.prod(first[1:]) * math.prod(second[1:])
 
+    def scale(self, module: str) -> float | None:
+        """Return the factor of the product of factors; None where there is none."""
+        ranks = {"down": 0, "in_r": -1, "hada_w1_b": 0, "lokr_w2_b": 0, "lokr_w1_b": 0}
+        keys = self._keys[module]
+        found = next(((name, axis) for name, axis in ranks.items() if name in keys), None)
+        return self.scaling(module, self.tensors.shapes[keys[found[0]]][found[1]]) if found else None
+
     def scaling(self, module: str, r: int) -> float:
         """Return the factor of the product of factors of rank `r`."""
         if "alpha" in self._keys[module]:

@@ -200,6 +200,14 @@ class LoraAdapter(Adapter):
         """Results of `match_patterns` so far, by field."""
         return {}
 
+    def scale(self, module: str) -> float | None:
+        """Return the factor of `B A`."""
+        if module not in self._keys:
+            return None
+        A = self.tensors.shapes[self._key(module, "embedding_A" if self._is_embedding(module) else "lora_A")]
+        expert = _EXPERT.fullmatch(module)
+        return self.scaling(module, self._rank(module) if expert else A[0])
+
     def scaling(self, module: str, r: int) -> float:
         """Return the factor of `B A`: `alpha / r`, or `alpha / sqrt(r)` for rsLoRA."""
         alpha = self._setting("lora_alpha", "alpha_pattern", module, DEFAULTS["lora_alpha"])

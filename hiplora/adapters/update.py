@@ -2,12 +2,32 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from hiplora.adapters.delta import Delta
 from hiplora.card import Card
+
+
+@dataclass(frozen=True)
+class Content:
+    """One tensor of an update on disk.
+
+    Attributes:
+        key: its name in the file.
+        shape: its shape.
+        part: what it is for, or why it does not count.
+        module: that it belongs to; may be empty.
+        read: whether it counts in the numbers.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    part: str
+    module: str = ""
+    read: bool = True
 
 
 class Update(ABC):
@@ -98,6 +118,18 @@ class Update(ABC):
             HiploraError: the card is damaged.
         """
         return Card()
+
+    def scale(self, module: str) -> float | None:
+        """Return the factor of a module's product of factors; None when the method has none.
+
+        Raises:
+            HiploraError: the settings do not say it.
+        """
+        return None
+
+    def contents(self) -> list[Content]:
+        """Return the tensors that it was read from; none when it exists in memory only."""
+        return []
 
     def epsilon(self, module: str) -> float | None:
         """Return the budget a module was trained under; None when the method has none."""

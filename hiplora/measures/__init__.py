@@ -2,13 +2,13 @@
 
 from hiplora.budget import DEFAULT_EPSILON, budget_cost, direction_weights, tightness
 from hiplora.measure_info import MeasureInfo
-from hiplora.measures.adapters import adapter_table
 from hiplora.measures.caveats import caveats_on
 from hiplora.measures.channels import Channels, channels
 from hiplora.measures.difference_info import DIFFERENCES
 from hiplora.measures.differences import difference, difference_table
 from hiplora.measures.directions import direction_table, sweep_table
 from hiplora.measures.experts import expert_table, split_expert, with_expert_sums
+from hiplora.measures.inspection import Inspection, inspect, module_table, tensor_table
 from hiplora.measures.intruders import Intruders, intruder_dimensions
 from hiplora.measures.layers import changed_weights, layer_table, measure_layers
 from hiplora.measures.measure import Measure
@@ -28,12 +28,12 @@ __all__ = [
     "DIFFERENCES",
     "MEASURES",
     "Channels",
+    "Inspection",
     "Intruders",
     "Measure",
     "MeasureInfo",
     "Measurement",
     "Null",
-    "adapter_table",
     "budget_cost",
     "card_table",
     "caveats_on",
@@ -50,11 +50,13 @@ __all__ = [
     "expert_table",
     "finding",
     "frontier_table",
+    "inspect",
     "intruder_dimensions",
     "isotropic_null",
     "layer_table",
     "measure",
     "measure_layers",
+    "module_table",
     "octave_table",
     "pair_table",
     "progress_table",
@@ -63,6 +65,7 @@ __all__ = [
     "stable_rank",
     "summary_table",
     "sweep_table",
+    "tensor_table",
     "tightness",
     "with_expert_sums",
 ]

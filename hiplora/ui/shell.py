@@ -17,6 +17,7 @@ from hiplora.ui.text import plain
 _SECTIONS = {
     "Look": (
         ("overview", "Overview", ":material/flare:"),
+        ("read", "What was read", ":material/fact_check:"),
         ("spectrum", "Spectrum", ":material/grid_on:"),
         ("channels", "Channels", ":material/call_split:"),
         ("budget", "Budget", ":material/speed:"),

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from hiplora.adapters import LowRankDelta, read_adapter
-from hiplora.measures import channel_table, cut_table, layer_table, measure, summary_table
-from hiplora.measures.adapters import adapter_table
+from hiplora.measures import channel_table, cut_table, layer_table, measure, module_table, summary_table
 from hiplora.spectrum import decompose
 from tests import numerics
 from tests.measures import dense_reference as reference
@@ -133,7 +132,7 @@ def test_a_hard_budget_would_cut_the_core_to_tightness_one(world):
 
 def test_an_adapter_alone_tells_its_norms_and_ranks(lora_folder):
     adapter = read_adapter(lora_folder)
-    table = adapter_table(adapter)
+    table = module_table(adapter)
     assert len(table) == 14
     for row in table.itertuples():
         s = np.linalg.svd(adapter.delta(row.module).dense(), compute_uv=False)
