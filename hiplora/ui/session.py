@@ -113,23 +113,25 @@ def _forget_adapters() -> None:
 
 
 def _upload(uploads: dict[str, Path], taken: set[str]) -> None:
-    """Accept `adapter_config.json` and `adapter_model.safetensors`, and offer them as an adapter of this session."""
+    """Accept an adapter's two files, or one file that stands alone, and offer it as an adapter of this session."""
     files = st.file_uploader(
         "adapter_config.json and adapter_model.safetensors",
         type=["json", "safetensors"],
         accept_multiple_files=True,
         key="upload_files",
-        help="Both files of one adapter. A .bin or .pt file could run code when opened: load it once with PEFT and "
-        "save it again with save_pretrained, which writes safetensors.",
+        help="Both files of one adapter; a .safetensors file of kohya, ComfyUI or diffusers stands alone. A .bin or "
+        ".pt file could run code when opened: `hiplora convert` makes safetensors of it.",
     )
     st.text_input("Name", value="upload", key="upload_name", max_chars=40)
     # The last file of each kind counts: a wrong one is replaced by dropping the right one.
     latest = {Path(file.name).suffix: file for file in files or ()}
-    if files and len(latest) < 2:
-        wanted = "adapter_model.safetensors" if ".json" in latest else "adapter_config.json"
-        st.caption(f"Add {wanted} of the same adapter.")
-    if len(latest) == 2:
-        st.caption(f"{latest['.json'].name} and {latest['.safetensors'].name} will be used.")
+    if files and ".safetensors" not in latest:
+        st.caption("Add adapter_model.safetensors of the same adapter.")
+    elif files:
+        names = " and ".join(plain(file.name) for file in latest.values())
+        st.caption(
+            f"{names} will be used." if len(latest) == 2 else f"{names} alone; PEFT's needs its adapter_config.json."
+        )
         st.button("Add to the adapters", type="primary", on_click=_keep, args=(latest, uploads, taken))
     if problem := st.session_state.pop("upload_problem", None):
         st.error(plain(problem))
@@ -145,8 +147,10 @@ def _keep(files: dict[str, Any], uploads: dict[str, Path], taken: set[str]) -> N
     try:
         with atomic_path(folder) as draft:
             draft.mkdir()
-            (draft / "adapter_config.json").write_bytes(files[".json"].getvalue())
-            (draft / "adapter_model.safetensors").write_bytes(files[".safetensors"].getvalue())
+            if ".json" in files:
+                (draft / "adapter_config.json").write_bytes(files[".json"].getvalue())
+            weights = "adapter_model.safetensors" if ".json" in files else f"{name}.safetensors"
+            (draft / weights).write_bytes(files[".safetensors"].getvalue())
     except HiploraError as error:
         st.session_state["upload_problem"] = str(error)
         return

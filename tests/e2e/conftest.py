@@ -30,6 +30,7 @@ SETTLED = '[data-testid="stApp"][data-test-script-state="notRunning"]'
 PLOT = ".js-plotly-plot .nsewdrag"
 PAGES = {
     "": "Overview",
+    "read": "What was read",
     "spectrum": "Spectrum",
     "channels": "Channels",
     "budget": "Budget",

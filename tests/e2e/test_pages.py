@@ -176,6 +176,41 @@ def test_one_bad_adapter_does_not_hide_the_good_one(visit: Visit, tmp_path: Path
     visit.assert_sound()
 
 
+def test_what_was_read_accounts_for_every_adapter(visit: Visit, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    small = {"base_model.model.x.lora_A.weight": rng.normal(size=(2, 4))}
+    small["base_model.model.x.lora_B.weight"] = rng.normal(size=(4, 2))
+    (tmp_path / "stranger").mkdir()
+    save_file(small, tmp_path / "stranger" / "adapter_model.safetensors")
+    (tmp_path / "stranger" / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2}))
+    page = visit.open(f"read?adapters=swap-lora&adapters={quote(str(tmp_path / 'stranger'))}")
+    expect(page.get_by_text("28 of 28 modules fit demo; 56 of 56 tensors count in its numbers.")).to_be_visible()
+    expect(page.get_by_text("0 of 1 modules fit demo; 2 of 2 tensors count in its numbers.")).to_be_visible()
+    expect(page.get_by_text("stranger belongs to another base")).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="JSON").first.click()
+    assert json.loads(Path(download.value.path()).read_text())["effect"] == "all"
+    visit.assert_sound()
+
+
+def test_one_file_is_uploaded_alone(visit: Visit, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    name = "lora_te_model_layers_0_self_attn_q_proj"
+    factors = {
+        f"{name}.lora_down.weight": rng.normal(size=(2, 128)),
+        f"{name}.lora_up.weight": rng.normal(size=(128, 2)),
+    }
+    save_file(factors, tmp_path / "style.safetensors")
+    page = visit.open("read")
+    page.get_by_text("Upload an adapter").click()
+    page.get_by_test_id("stFileUploaderDropzoneInput").set_input_files([tmp_path / "style.safetensors"])
+    expect(page.get_by_text("style.safetensors alone; PEFT's needs its adapter_config.json.")).to_be_visible()
+    page.get_by_role("button", name="Add to the adapters").click()
+    expect(page.get_by_text("1 of 1 modules fit demo; 2 of 2 tensors count in its numbers.")).to_be_visible()
+    expect(page.get_by_text("Nothing says the alpha of 1 modules")).to_be_visible()
+    visit.assert_sound()
+
+
 def test_upload_is_shown_beside_the_shipped_adapter_of_its_name(visit: Visit) -> None:
     folder = next(path for path in demo_adapters() if path.name == "edit-lora")
     page = visit.open("?adapters=swap-lora")
