@@ -28,6 +28,7 @@ _KEY = re.compile(
     r"|hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2))(?:\.(?:default\.)?weight)?$"
 )
 _PROCESSOR = re.compile(r"\.processor\.(to_(?:q|k|v|out))_lora\.(down|up)\.weight$")
+_NUMBERS: Final = ("alpha", "scale", "bias")
 _FORMS: Final = {"LoHa": "hada_w1_a", "LoKr": "lokr_w1 lokr_w1_a", "LoRA": "down in_r", "full difference": "diff"}
 
 
@@ -49,7 +50,7 @@ class LooseAdapter(Adapter):
         """Return whether another tool than PEFT has named its tensors, or PEFT's config does not lie beside them."""
         kind = str(config.get("peft_type") or "").upper()
         matches = [match for key in tensors.shapes if (match := _KEY.match(_plain(key)))]
-        named = {match["tensor"] for match in matches} - {"alpha", "scale", "bias"}
+        named = {match["tensor"] for match in matches} - set(_NUMBERS)
         # PEFT's own tensors mean nothing without its config.
         own = any(strip_peft_prefix(match.string) != match.string for match in matches)
         return kind in ("", "LORA") and bool(named) and not own and (not kind or not named & {"lora_A", "lora_B"})
@@ -85,6 +86,13 @@ class LooseAdapter(Adapter):
                 "where it was trained, and pass the merged model."
             )
         for module, tensors in found.items():
+            for name, key in tensors.items():
+                shape = self.tensors.shapes[key]
+                if name not in _NUMBERS and (len(shape) < 2 or 0 in shape):
+                    raise HiploraError(
+                        f"{self.tensors.name}: {key} is {'x'.join(map(str, shape)) or 'a number'} where a factor has "
+                        "two dimensions or more: download or save the file again."
+                    )
             for wanted in (("down", "up"), ("in_r", "r_out")):
                 if wanted[0] in tensors and wanted[1] not in tensors:
                     raise HiploraError(
@@ -129,7 +137,7 @@ class LooseAdapter(Adapter):
     def scale(self, module: str) -> float | None:
         """Return the factor of the product of factors; None where there is none."""
         ranks = {"down": 0, "in_r": -1, "hada_w1_b": 0, "lokr_w2_b": 0, "lokr_w1_b": 0}
-        keys = self._keys[module]
+        keys = self._keys.get(module, {})
         found = next(((name, axis) for name, axis in ranks.items() if name in keys), None)
         return self.scaling(module, self.tensors.shapes[keys[found[0]]][found[1]]) if found else None
 
@@ -172,7 +180,7 @@ class LooseAdapter(Adapter):
 
     def _delta(self, module: str, weight: np.ndarray | None) -> Delta:
         keys = self._keys[module]
-        names = [name for name in keys if name not in ("alpha", "scale", "bias")]
+        names = [name for name in keys if name not in _NUMBERS]
         values = self._read([keys[name] for name in names], self.tensors)
         tensors = dict(zip(names, values, strict=True))
         try:

@@ -1,51 +1,23 @@
-"""The readers that are fuzzed, their known inputs, and the loop that mutates these.
+"""The readers that are fuzzed, and their known inputs."""
 
-A fault is an exception that the reader does not promise, an input of more than five seconds, or a peak of more than
-256 MiB over the campaign.
-"""
-
-import importlib
 import json
-import random
-import resource
-import tempfile
-import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from hiplora.adapters import read_adapter
+from hiplora.adapters import place, read_adapter
+from hiplora.adapters.patterns import match_patterns
 from hiplora.card import Card
-from hiplora.errors import HiploraError
-from hiplora.sources import open_base
+from hiplora.measures import inspect
+from hiplora.sources import BaseModel, open_base
 from hiplora.training import Run, layer_history, list_runs, score_table, step_table
 from hiplora.training.config import RunConfig
 from hiplora.training.events import from_json, to_json
-
-SLOWEST = 5.0
-MEMORY = 256 * 2**20
-_ODD = (
-    None,
-    True,
-    -1,
-    0,
-    10**400,
-    1e308,
-    float("nan"),
-    "",
-    "²",
-    "=cmd|",
-    "\x1b[2J",
-    [],
-    {},
-    [None],
-    {"a": []},
-    "9" * 5000,
-)
 
 _STEP = {"event": "step", "step": 1, "loss": 1.0, "task_loss": 1.0, "penalty": 0.0, "learning_rate": 1e-3,
          "grad_norm": None, "seconds": 1.0, "tokens": 1}  # fmt: skip
@@ -62,6 +34,30 @@ _HEADER = {
     f"{_Q}.lora_A.weight": {"dtype": "F32", "shape": [2, 4], "data_offsets": [0, 32]},
     f"{_Q}.lora_B.weight": {"dtype": "F32", "shape": [4, 2], "data_offsets": [32, 64]},
 }
+_STYLE = "lora_unet_down_0_attn_to_q"
+_LOOSE: Final[list[dict[str, list[int]]]] = [
+    {f"{_STYLE}.lora_down.weight": [2, 4], f"{_STYLE}.lora_up.weight": [4, 2], f"{_STYLE}.alpha": []},
+    {f"{_STYLE}.lora_down.weight": [2, 4, 1, 1], f"{_STYLE}.lora_mid.weight": [2, 2, 3, 3],
+     f"{_STYLE}.lora_up.weight": [4, 2, 1, 1]},
+    {f"a.hada_{w}_{x}": [4, 2] if x == "a" else [2, 4] for w in ("w1", "w2") for x in "ab"} | {"a.alpha": []},
+    {"a.lokr_w1": [2, 2], "a.lokr_w2_a": [2, 2], "a.lokr_w2_b": [2, 2], "b.diff": [4, 4]},
+    {"unet.a.to_q.lora_A.weight": [2, 4], "unet.a.to_q.lora_B.weight": [4, 2]},
+    {"a.q_proj.lora_a": [4, 2], "a.q_proj.lora_b": [2, 4]},
+]  # fmt: skip
+_TUNERS: Final[list[dict[str, Any]]] = [
+    {"peft_type": "LOHA", "r": 2, "alpha": 4, "rank_pattern": {}, "alpha_pattern": {"q_proj": 2}},
+    {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "init_lora_weights": "pissa", "use_dora": False},
+    {"peft_type": "IA3", "feedforward_modules": ["q_proj"], "target_modules": ["q_proj"]},
+    {"peft_type": "VERA", "r": 2, "save_projection": True},
+    {"peft_type": "TRAINABLE_TOKENS", "token_indices": [0, 1]},
+]
+_MAP: Final = "base_model.model.model.layers.0.self_attn.q_proj"
+_TUNER_TENSORS: Final = {
+    f"{_MAP}.hada_w1_a": (4, 2), f"{_MAP}.hada_w1_b": (2, 4), f"{_MAP}.hada_w2_a": (4, 2), f"{_MAP}.hada_w2_b": (2, 4),
+    f"{_MAP}.lora_A.weight": (2, 4), f"{_MAP}.lora_B.weight": (4, 2), f"{_MAP}.ia3_l": (1, 4),
+    f"{_MAP}.vera_lambda_b": (4,), f"{_MAP}.vera_lambda_d": (2,), "base_model.vera_A": (2, 4),
+    "base_model.vera_B": (4, 2), "base_model.model.model.embed_tokens.trainable_tokens_delta": (2, 4),
+}  # fmt: skip
 _CARD = {"task": "swap", "method": "lora", "seed": 1, "skills": {"a": 0.5}, "shadow_prices": {"q": 1.0}, "more": 1}
 
 
@@ -126,6 +122,60 @@ def _base(content: bytes, folder: Path) -> None:
         base.read(weight)
 
 
+@cache
+def _small_base(folder: Path) -> BaseModel:
+    """Return a base of one map and an embedding."""
+    save_file(
+        {"model.layers.0.self_attn.q_proj.weight": np.eye(4), "model.embed_tokens.weight": np.eye(4)},
+        folder / "model.safetensors",
+    )
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    return BaseModel(folder)
+
+
+def _loose(content: bytes, folder: Path) -> None:
+    """Tensors of other tools by name and shape, all ones."""
+    with suppress(ValueError, TypeError, AttributeError):
+        shapes = {str(key): tuple(map(int, shape)) for key, shape in json.loads(content).items()}
+        if all(0 <= size < 50 for shape in shapes.values() for size in shape) and all(
+            len(s) < 6 for s in shapes.values()
+        ):
+            save_file({key: np.ones(shape, np.float32) for key, shape in shapes.items()}, folder / "x.safetensors")
+    if (folder / "x.safetensors").is_file():
+        inspect(read_adapter(folder / "x.safetensors"))
+
+
+def _tuner(content: bytes, folder: Path) -> None:
+    """A config of another tuner of PEFT's, put on a base."""
+    (folder / "base").mkdir(exist_ok=True)
+    (folder / "tuner").mkdir(exist_ok=True)
+    base = _small_base(folder / "base")
+    if not (folder / "tuner" / "adapter_model.safetensors").is_file():
+        tensors = {key: np.ones(shape, np.float32) for key, shape in _TUNER_TENSORS.items()}
+        save_file(tensors, folder / "tuner" / "adapter_model.safetensors")
+    (folder / "tuner" / "adapter_config.json").write_bytes(content)
+    for _, delta in place(base, read_adapter(folder / "tuner")):
+        _ = delta.energy
+
+
+def _index(content: bytes, folder: Path) -> None:
+    """The index of a checkpoint in several files."""
+    (folder / "index").mkdir(exist_ok=True)
+    (folder / "index" / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (folder / "index" / "model.safetensors.index.json").write_bytes(content)
+    save_file({"a.weight": np.ones((2, 2))}, folder / "index" / "model-00001-of-00001.safetensors")
+    base = BaseModel(folder / "index")
+    for weight in base.weights.values():
+        base.read(weight)
+
+
+def _patterns(content: bytes, folder: Path) -> None:
+    """Patterns of a stranger's config against names of modules."""
+    with suppress(ValueError, TypeError, AttributeError):
+        patterns = {str(pattern): 1 for pattern in json.loads(content)}
+        match_patterns(patterns, [f"model.layers.{i}.self_attn.q_proj" for i in range(3)], "rank_pattern")
+
+
 TARGETS: dict[str, tuple[Callable[[bytes, Path], None], list[Any]]] = {
     "event": (_event, [_STEP, _LAYERS, _SCORES]),
     "card": (_card, [_CARD]),
@@ -134,60 +184,10 @@ TARGETS: dict[str, tuple[Callable[[bytes, Path], None], list[Any]]] = {
     "adapter": (_adapter, [_LORA]),
     "tensors": (_tensors, [_HEADER]),
     "base": (_base, [{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True}]),
+    "loose": (_loose, _LOOSE),
+    "tuner": (_tuner, _TUNERS),
+    "index": (_index, [{"metadata": {}, "weight_map": {"a.weight": "model-00001-of-00001.safetensors"}}]),
+    "patterns": (_patterns, [["q_proj", r".*\.(q|v)_proj", "(a+)+$", r"layers\.[0-9]{1,2}\..*"]]),
     "events": (_events, [_STEP, _LAYERS, _SCORES]),
 }
-
-
-def _mutated(value: Any, choose: random.Random) -> bytes:
-    """Return a known JSON value with some entries replaced or removed, and sometimes some bytes changed."""
-    value = json.loads(json.dumps(value))
-    for _ in range(choose.randint(0, 3)):
-        at = value
-        while isinstance(at, dict | list) and at:
-            key = choose.choice(list(at)) if isinstance(at, dict) else choose.randrange(len(at))
-            if isinstance(at[key], dict | list) and at[key] and choose.random() < 0.6:
-                at = at[key]
-                continue
-            if choose.random() < 0.2:
-                del at[key]
-            else:
-                at[key] = choose.choice(_ODD)
-            break
-    content = bytearray(json.dumps(value).encode())
-    if choose.random() < 0.3:
-        for _ in range(choose.randint(1, 4)):
-            content[choose.randrange(len(content))] = choose.randrange(256)
-    return bytes(content[: choose.randrange(len(content))] if choose.random() < 0.05 else content)
-
-
-def campaign(name: str, inputs: int, seed: int = 0) -> str:
-    """Run a target on mutated inputs, and return the figures in words.
-
-    Raises:
-        AssertionError: a fault, with the input.
-    """
-    target, known = TARGETS[name]
-    choose, start, slowest = random.Random(seed), time.perf_counter(), 0.0
-    with tempfile.TemporaryDirectory() as folder:
-        # Their import is not a part of the first input that needs them.
-        importlib.import_module("transformers.models.auto.modeling_auto")
-        importlib.import_module("peft")
-
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        for _ in range(inputs):
-            content, begun = _mutated(choose.choice(known), choose), time.perf_counter()
-            try:
-                target(content, Path(folder))
-            except HiploraError:
-                pass
-            except Exception as error:
-                raise AssertionError(f"{name}: {type(error).__name__} from {content[:600]!r}") from error
-            slowest = max(slowest, time.perf_counter() - begun)
-            assert slowest < SLOWEST, f"{name}: {slowest:.1f} s for {content[:600]!r}"
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-    assert grown < MEMORY, f"{name}: {grown / 2**20:.0f} MiB more"
-    seconds = time.perf_counter() - start
-    return (
-        f"{name}: {inputs:,} inputs, {inputs / seconds:,.0f} a second, slowest {slowest * 1e3:.0f} ms, "
-        f"{grown / 2**20:.0f} MiB more"
-    )
+"""Name -> what is called with each input and a folder to write to, and the inputs known to be good."""
