@@ -1,6 +1,7 @@
 import atexit
 import json
 import os
+import runpy
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,6 +16,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HIPLORA_CACHE"] = tempfile.mkdtemp(prefix="hiplora-tests-")
 atexit.register(shutil.rmtree, os.environ["HIPLORA_CACHE"], ignore_errors=True)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Not a request leaves this machine, from here or from a process that a test starts.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).with_name("offline")), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+runpy.run_path(str(Path(__file__).with_name("offline") / "sitecustomize.py"))
 
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=40, database=None)
 settings.load_profile("default")

@@ -87,8 +87,7 @@ def _without_weights(path: Path) -> str:
     packed = sorted(path.glob("*.gguf"))
     if packed:
         return (
-            f"{path} holds {packed[0].name} and no .safetensors weights: load it once with transformers "
-            f"(`from_pretrained(folder, gguf_file={packed[0].name!r})`) and save it with `save_pretrained`."
+            f"{path} holds {packed[0].name} and no .safetensors weights: pass that file itself, it is converted once."
         )
     if (path / "adapter_model.safetensors").is_file():
         return f"{path} holds an adapter's weights only: pass the folder of the base model."

@@ -1,5 +1,6 @@
 """Find the base model named by a folder, a known name, or a name on the hub."""
 
+import hashlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ def open_base(where: str | Path, *, download: bool = False) -> BaseModel:
     """Open a base model.
 
     Args:
-        where: a known name (`demo`, `SmolLM2-135M-Instruct`, `all-MiniLM-L6-v2`), a folder, or a hub name
+        where: a known name (`demo`, `SmolLM2-135M-Instruct`, `all-MiniLM-L6-v2`), a folder, a GGUF file, or a hub name
             (`owner/model`).
         download: whether a hub name may be fetched; otherwise only what was fetched before is used.
 
@@ -75,6 +76,8 @@ def open_base(where: str | Path, *, download: bool = False) -> BaseModel:
     known = next((base for base in _KNOWN if base.name == canonical(where)), None)
     if known is None:
         path = user_path(where)
+        if path.is_file() and path.suffix.lower() == ".gguf":
+            return BaseModel(_from_gguf(path, _name_of_copy(path)), name=path.stem)
         if path.exists() or not _looks_like_hub_name(str(where)):
             return BaseModel(path)
         return BaseModel(_from_hub(str(where), download), name=str(where))
@@ -87,7 +90,7 @@ def open_base(where: str | Path, *, download: bool = False) -> BaseModel:
     assert known.package is not None
     package = Path(str(importlib.util.find_spec(known.package.replace("-", "_")).submodule_search_locations[0]))  # type: ignore[union-attr,index]
     if next(package.glob("*.gguf"), None):
-        return BaseModel(_converted_gguf(next(package.glob("*.gguf")), known), name=known.name)
+        return BaseModel(_from_gguf(next(package.glob("*.gguf")), known.name), name=known.name)
     return BaseModel(package / "model", name=known.name)
 
 
@@ -115,13 +118,18 @@ def _from_hub(name: str, download: bool) -> Path:
         ) from None
 
 
-def _converted_gguf(gguf: Path, known: KnownBase) -> Path:
-    """Return a safetensors copy of a GGUF model, made by transformers once and kept in the cache folder."""
-    target = cache_root() / "bases" / known.name
+def _from_gguf(gguf: Path, name: str) -> Path:
+    """Return a safetensors copy of a GGUF model, made by transformers once and kept in the cache folder.
+
+    Raises:
+        HiploraError: the package gguf is missing, transformers does not know the architecture, or the cache cannot be
+            written.
+    """
+    target = cache_root() / "bases" / name
     if (target / "config.json").is_file():
         return target
     if importlib.util.find_spec("gguf") is None:
-        raise HiploraError(f"{gguf.name} needs the package gguf to be read: `pip install gguf`.")
+        raise HiploraError(f"{gguf} needs the package gguf to be read: `pip install gguf`.")
     check_writable(cache_root())
     with atomic_path(target) as draft:
         model = load_causal_lm(gguf.parent, gguf_file=gguf.name)
@@ -131,3 +139,10 @@ def _converted_gguf(gguf: Path, known: KnownBase) -> Path:
         model.save_pretrained(draft)
         load_tokenizer(gguf.parent, gguf_file=gguf.name).save_pretrained(draft)
     return target
+
+
+def _name_of_copy(gguf: Path) -> str:
+    """Return a name for the copy of a GGUF file that changes when the file does."""
+    stat = gguf.stat()
+    seen = repr((str(gguf.resolve()), stat.st_size, stat.st_mtime_ns))
+    return f"{gguf.stem}-{hashlib.sha256(seen.encode()).hexdigest()[:12]}"

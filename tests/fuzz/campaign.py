@@ -1,7 +1,7 @@
 """Mutated inputs for a target, guided by coverage where atheris is installed.
 
-A fault is an exception that the reader does not promise, an input of more than five seconds, or a peak of more than
-256 MiB over the campaign. Inputs that reached new code are kept in `corpus/`, one JSON string a line.
+A fault is an exception that the reader does not promise, an input that takes the processor more than five seconds, or a
+peak of more than 256 MiB over the campaign. Inputs that reached new code are kept in `corpus/`, one JSON string a line.
 """
 
 import faulthandler
@@ -91,9 +91,9 @@ def trial(name: str) -> Iterator[tuple[Figures, Any]]:
         figures = Figures(name, start=time.perf_counter(), memory=_peak())
 
         def attempt(content: bytes) -> None:
-            begun = time.perf_counter()
+            begun = time.process_time()
             # An input that never returns ends the process, and shows where it was.
-            faulthandler.dump_traceback_later(4 * SLOWEST, exit=True)
+            faulthandler.dump_traceback_later(12 * SLOWEST, exit=True)
             try:
                 target(content, Path(folder))
             except HiploraError:
@@ -103,7 +103,7 @@ def trial(name: str) -> Iterator[tuple[Figures, Any]]:
             finally:
                 faulthandler.cancel_dump_traceback_later()
             figures.inputs += 1
-            figures.slowest = max(figures.slowest, time.perf_counter() - begun)
+            figures.slowest = max(figures.slowest, time.process_time() - begun)
             assert figures.slowest < SLOWEST, f"{name}: {figures.slowest:.1f} s for {content[:600]!r}"
             grown = _peak() - figures.memory
             assert grown < MEMORY, f"{name}: {grown / 2**20:.0f} MiB more after {content[:600]!r}"
