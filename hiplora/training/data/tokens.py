@@ -15,6 +15,7 @@ from transformers import DataCollatorForSeq2Seq
 from hiplora.demo.data import IGNORED
 from hiplora.errors import HiploraError
 from hiplora.training.data.files import FORMS, Texts
+from hiplora.training.data.templates import require_harmless
 
 TokenExample: TypeAlias = dict[str, list[int]]
 Collate: TypeAlias = Callable[[list[TokenExample]], Any]
@@ -203,6 +204,7 @@ def _marks_assistant(path: Path, tokenizer: Any) -> bool:
 def _conversations(texts: Texts, tokenizer: Any, marked: bool) -> Iterator[_Tokens]:
     from jinja2 import TemplateError
 
+    require_harmless(texts.path, tokenizer, texts.records[0])
     for number, messages in enumerate(texts.records, 1):
         try:
             encoded = tokenizer.apply_chat_template(

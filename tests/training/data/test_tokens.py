@@ -455,3 +455,20 @@ def test_mean_loss_restores_the_mode_when_the_model_fails(llama, tokenizer):
     with pytest.raises(IndexError):
         mean_loss(llama, too_large, collator(tokenizer), 1)
     assert llama.training
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}"
+        "{% endfor %}",
+        "{{ 'a' * 100000000000 }}",
+        "{% for m in messages %}{{ m.content * 20000000 }}{% endfor %}",
+    ],
+)
+def test_a_template_that_loops_or_explodes_is_refused(chat, jsonl, template):
+    texts = read_texts(jsonl(messages("hi", "ho")))
+    with pytest.raises(
+        HiploraError, match="the chat template of this base's tokenizer needs more than 5 s or 1024 MB"
+    ):
+        tokenize(texts, chat(template), 12)
