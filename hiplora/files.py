@@ -1,6 +1,8 @@
 """Reading and writing of users' files: safetensors and JSON only, whole files or nothing."""
 
+import ctypes
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     import torch
 
 _LFS_MAGIC = b"version https://git-lfs"
+# AT_FDCWD, and RENAME_EXCHANGE or RENAME_SWAP, of the C library.
+_HERE, _EXCHANGE = -100, 2
 _FLOAT8 = ("F8_E4M3", "F8_E5M2")
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -243,15 +247,17 @@ def atomic_path(target: Path) -> Iterator[Path]:
     try:
         draft = holder / target.name
         yield draft
-        replaced = holder / "replaced"
-        if draft.is_dir() and target.is_dir():
-            target.replace(replaced)
-        try:
+        if not (draft.is_dir() and target.is_dir()):
             draft.replace(target)
-        except OSError:
-            if replaced.is_dir():
+        elif not _exchange(draft, target):
+            # Elsewhere there is a moment without either.
+            replaced = holder / "replaced"
+            target.replace(replaced)
+            try:
+                draft.replace(target)
+            except OSError:
                 replaced.replace(target)
-            raise
+                raise
     except SafetensorError as error:
         raise HiploraError(f"{target} cannot be written ({error}): choose another place.") from None
     except OSError as error:
@@ -261,6 +267,15 @@ def atomic_path(target: Path) -> Iterator[Path]:
         raise HiploraError(f"{target} cannot be written ({error.strerror}): choose another place.") from None
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step, and return whether the system could: Linux and macOS have a call for it."""
+    library = ctypes.CDLL(None)
+    paths = [os.fsencode(path) for path in (one, other)]
+    if hasattr(library, "renameat2"):
+        return bool(library.renameat2(_HERE, paths[0], _HERE, paths[1], _EXCHANGE) == 0)
+    return bool(hasattr(library, "renamex_np") and library.renamex_np(*paths, _EXCHANGE) == 0)
 
 
 def check_writable(cache: Path) -> None:

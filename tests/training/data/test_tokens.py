@@ -468,7 +468,5 @@ def test_mean_loss_restores_the_mode_when_the_model_fails(llama, tokenizer):
 )
 def test_a_template_that_loops_or_explodes_is_refused(chat, jsonl, template):
     texts = read_texts(jsonl(messages("hi", "ho")))
-    with pytest.raises(
-        HiploraError, match="the chat template of this base's tokenizer needs more than 5 s or 1024 MB"
-    ):
+    with pytest.raises(HiploraError, match="the chat template of this base's tokenizer needs more than 5 s or 1024 MB"):
         tokenize(texts, chat(template), 12)
