@@ -125,8 +125,7 @@ class Tensors:
             raise HiploraError(f"{path} is missing: pass the folder that holds it.")
         reject_lfs_pointer(path)
         try:
-            stat = path.stat()
-            self.identity: Hashable = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+            self.identity: Hashable = self._stamp()
             with safe_open(path, "np") as file:
                 slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
                 self.shapes = {key: tuple(each.get_shape()) for key, each in slices.items()}
@@ -136,6 +135,15 @@ class Tensors:
             raise HiploraError(
                 f"{path} is not a readable safetensors file ({error}): download or save it again."
             ) from None
+
+    def _stamp(self) -> tuple[str, int, int]:
+        stat = self.path.stat()
+        return str(self.path.resolve()), stat.st_size, stat.st_mtime_ns
+
+    def _require_unchanged(self) -> None:
+        """Raise where another file lies here now: its tensors and those read before do not belong together."""
+        if self._stamp() != self.identity:
+            raise HiploraError(f"{self.path} was replaced while it was open: open it again.")
 
     def read(self, key: str) -> np.ndarray:
         """Return one tensor in its stored dtype.
@@ -156,6 +164,7 @@ class Tensors:
         """
         found, key = [], keys[0]
         try:
+            self._require_unchanged()
             with safe_open(self.path, "np") as file:
                 for key in keys:
                     if self.dtypes[key] in _FLOAT8:
@@ -178,6 +187,7 @@ class Tensors:
             HiploraError: the tensor is cut short, or of a dtype that numpy cannot hold.
         """
         try:
+            self._require_unchanged()
             with safe_open(self.path, "np") as file:
                 return np.asarray(file.get_slice(key)[index])
         except (SafetensorError, OSError, TypeError, AttributeError) as error:
@@ -190,6 +200,7 @@ class Tensors:
             HiploraError: the tensor is cut short.
         """
         try:
+            self._require_unchanged()
             with safe_open(self.path, "pt") as file:
                 return file.get_tensor(key) if index is None else file.get_slice(key)[index]
         except (SafetensorError, OSError) as error:

@@ -85,7 +85,7 @@ def test_a_tensor_cut_short_after_opening_is_named(tmp_path):
     save_file({"x": np.zeros((64, 64))}, path)
     tensors = Tensors(path)
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(HiploraError, match="tensor x cannot be read"):
+    with pytest.raises(HiploraError, match="was replaced while it was open: open it again"):
         tensors.read("x")
 
 
@@ -211,3 +211,17 @@ def test_written_json_reads_back(tmp_path):
         draft.write_text(json.dumps({"k": 16}))
     assert read_json(tmp_path / "a.json") == {"k": 16}
     assert os.listdir(tmp_path) == ["a.json"]  # noqa: PTH208
+
+
+def test_a_file_replaced_while_it_is_open_is_not_read_on(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({"a": np.zeros(2)}, path)
+    tensors = Tensors(path)
+    save_file({"a": np.ones(3)}, tmp_path / "new")
+    (tmp_path / "new").replace(path)
+    for read in (tensors.read, lambda key: tensors.read_slice(key, 0), tensors.read_torch):
+        with pytest.raises(HiploraError, match=r"x\.safetensors was replaced while it was open: open it again"):
+            read("a")
+    path.unlink()
+    with pytest.raises(HiploraError, match=r"x\.safetensors: tensor a cannot be read"):
+        tensors.read("a")

@@ -31,7 +31,7 @@ def in_a_child(work: Callable[[], object], prepare: Callable[[], None]) -> int:
     code = 1
     try:
         # What it prints may go to a file, which would have a limit too.
-        sys.stdout = sys.stderr = Path(os.devnull).open("w")
+        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
         prepare()
         work()
         code = 0

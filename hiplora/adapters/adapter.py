@@ -17,7 +17,7 @@ from hiplora.card import Card
 from hiplora.errors import HiploraError
 from hiplora.files import TensorSource, require_finite
 from hiplora.paths import demo_adapters
-from hiplora.sources import hub_name, strip_peft_prefix
+from hiplora.sources import PEFT_PREFIX, hub_name, strip_peft_prefix
 
 _WHOLE = re.compile(r"^(?P<module>.+?)(?:\.modules_to_save(?:\.[^.]+)?)?\.weight$")
 _TOKENS = re.compile(r"^(?P<module>.+?)(?:\.token_adapter)?\.trainable_tokens_delta(?:\.[^.]+)?$")
@@ -65,6 +65,8 @@ class Adapter(Update):
         if not self._keys and not self._tokens:
             raise HiploraError(f"{tensors.name} holds no {self.method} weights: check that the folder is an adapter.")
         self.caveats = _caveats_on_others(self.contents()) + self._own_caveats()
+        if twice := [key for key in tensors.shapes if key.startswith(2 * PEFT_PREFIX)]:
+            self.caveats.append(f"PEFT would not load it: its prefix is there twice ({twice[0]}).")
 
     @classmethod
     @abstractmethod
@@ -121,7 +123,7 @@ class Adapter(Update):
             return rows, math.prod(rest)
         return self._shape(module)
 
-    def misfit(self, module: str, shape: tuple[int, int]) -> str | None:
+    def misfit(self, module: str, shape: tuple[int, ...]) -> str | None:
         """Return why the update does not fit a weight of this shape, as a clause; None where it does."""
         if module not in self._tokens:
             return super().misfit(module, shape)
@@ -157,7 +159,7 @@ class Adapter(Update):
             update = f"is a {self.method}, whose update" if module in self._keys else f"holds {module}, whose update"
             raise HiploraError(f"{self.path} {update} depends on the base's weights: open it on its base{named}.")
         if (whole := self.whole(module)) is not None:
-            return DenseDelta(whole - np.asarray(weight, dtype=np.float64))
+            return DenseDelta(whole - np.asarray(weight, dtype=np.float64).reshape(whole.shape))
         if module in self._tokens and weight is not None:
             indices = self._token_indices(module)
             [rows] = self._read([self._tokens[module]], self.tensors)

@@ -50,8 +50,9 @@ class DoraAdapter(LoraAdapter):
     def _delta(self, module: str, weight: np.ndarray | None) -> Delta:
         """Return `diag(m / ||V||_row) V - W0`, (m, n) out x in."""
         magnitude = self._read([self._key(module, MAGNITUDE)], self.tensors)[0].reshape(-1)
-        W0 = np.asarray(weight, dtype=np.float64)
-        V = W0 + super()._delta(module, None).dense()
+        change = super()._delta(module, None).dense()
+        W0 = np.asarray(weight, dtype=np.float64).reshape(change.shape)
+        V = W0 + change
         if len(magnitude) != len(V):
             raise HiploraError(
                 f"{self.tensors.name}: {module} has {len(magnitude)} magnitudes for {len(V)} outputs: save the adapter "

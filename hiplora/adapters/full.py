@@ -83,4 +83,4 @@ class FullUpdate(Update):
         if weight is None:
             raise HiploraError(f"{self.path} is a whole model, whose update is known on its base only: name the base.")
         own = self.model.read(self.model.weights[module])
-        return DenseDelta(np.asarray(own, dtype=np.float64) - np.asarray(weight, dtype=np.float64))
+        return DenseDelta(np.asarray(own, dtype=np.float64) - np.asarray(weight, dtype=np.float64).reshape(own.shape))

@@ -71,7 +71,7 @@ class PeftAdapter(Adapter):
     def __init__(self, path: Path, config: dict[str, Any], tensors: TensorSource, home: Path | None = None):
         self._type = str(config.get("peft_type", "")).upper()
         self._tuner = TUNERS.get(self._type, _LORA)
-        self._misfits: dict[tuple[str, tuple[int, int]], str | None] = {}
+        self._misfits: dict[tuple[str, tuple[int, ...]], str | None] = {}
         super().__init__(path, config, tensors, home)
 
     @classmethod
@@ -131,7 +131,7 @@ class PeftAdapter(Adapter):
     def _shape(self, module: str) -> tuple[int, int] | None:
         return None
 
-    def misfit(self, module: str, shape: tuple[int, int]) -> str | None:
+    def misfit(self, module: str, shape: tuple[int, ...]) -> str | None:
         """Return why the update does not fit a weight of this shape, as a clause; None where it does.
 
         PEFT says it: the adapter is put on a weight without data, and the shapes that it then has are compared.
@@ -142,7 +142,7 @@ class PeftAdapter(Adapter):
             self._misfits[module, shape] = self._outline_misfit(module, shape)
         return self._misfits[module, shape]
 
-    def _outline_misfit(self, module: str, shape: tuple[int, int]) -> str | None:
+    def _outline_misfit(self, module: str, shape: tuple[int, ...]) -> str | None:
         import torch
         from peft import get_peft_model_state_dict
 
@@ -154,17 +154,17 @@ class PeftAdapter(Adapter):
                 key: tuple(value.shape) for key, value in state.items() if not key.startswith(f"{_PREFIX}{_LARGEST}.")
             }
 
+        size = " x ".join(map(str, shape))
         try:
             expected = _quietly(outline)
         except _PeftError as error:
-            return f"PEFT cannot put its {self.method} on a weight of {shape[0]} x {shape[1]} ({error})"
+            return f"PEFT cannot put its {self.method} on a weight of {size} ({error})"
         own, shapes = self._own_keys(module), self.tensors.shapes
         for tensor, key in own.items():
             if tensor not in expected:
                 return f"PEFT does not know its tensor {tensor.removeprefix(_PREFIX)} in a {self.method}"
             if expected[tensor] != shapes[key]:
                 there, here = ("x".join(map(str, each)) or "a number" for each in (shapes[key], expected[tensor]))
-                size = " x ".join(map(str, shape))
                 return f"its tensor {tensor.removeprefix(_PREFIX)} is {there}, and {here} for a weight of {size}"
         lacking = sorted(set(expected) - set(own))
         return f"the file lacks its tensor {lacking[0].removeprefix(_PREFIX)}" if lacking else None
@@ -174,7 +174,7 @@ class PeftAdapter(Adapter):
         from peft import set_peft_model_state_dict
 
         original = np.asarray(weight, dtype=np.float64)
-        if reason := self.misfit(module, (original.shape[0], original.shape[1])):
+        if reason := self.misfit(module, original.shape):
             raise HiploraError(f"{self.tensors.name}: {module} does not fit: {reason}.")
         keys = self._own_keys(module)
         found = self.tensors.read_together(list(keys.values()))
@@ -198,7 +198,8 @@ class PeftAdapter(Adapter):
             return np.asarray(layer.get_base_layer().weight.double().numpy())
 
         try:
-            return DenseDelta(require_finite(_quietly(merged), f"{self.path}: {module}, merged,") - original)
+            change = require_finite(_quietly(merged), f"{self.path}: {module}, merged,") - original
+            return DenseDelta(change.reshape(len(change), -1))
         except _PeftError as error:
             raise HiploraError(f"{self.tensors.name}: PEFT cannot merge {module} ({error}).") from None
 
@@ -213,10 +214,13 @@ class PeftAdapter(Adapter):
         from peft import get_peft_model
         from torch import nn
 
-        rows, columns = weight.shape
+        rows, columns, *kernel = weight.shape
         embedding = any(tensor.startswith("lora_embedding") for tensor in self._keys[module])
         with torch.device("meta"):
             leaf: nn.Module = nn.Embedding(rows, columns) if embedding else nn.Linear(columns, rows, bias=False)
+            if kernel:
+                convolution: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(kernel) - 1]
+                leaf = convolution(columns, rows, tuple(kernel), bias=False)
         leaf.weight = nn.Parameter(weight, requires_grad=False)
         maps = {module: leaf}
         if largest := self._largest(rows, columns):

@@ -57,8 +57,10 @@ class Placement:
         if module not in self.names:
             raise HiploraError(f"{self.update.name} leaves {module} alone: choose another module.")
         name = self.names[module]
-        weight = self.base.read(self.places[module]) if self.update.needs_weight(name) else None
-        return self.update.delta(name, weight)
+        if not self.update.needs_weight(name):
+            return self.update.delta(name)
+        place = self.places[module]
+        return self.update.delta(name, self.base.read(place).reshape(place.natural_shape))
 
     def epsilon(self, module: str) -> float | None:
         """Return the budget a module was trained under, if any."""
@@ -87,7 +89,7 @@ def place(base: BaseModel, update: Update) -> Placement:
             left_out[name] = "its name has a wrapper of the model in it, with which PEFT would not load it"
         elif weight is None:
             left_out[name] = f"{base.name} does not have it"
-        elif reason := update.misfit(name, weight.shape) or _as_a_copy(base, update, name, weight, maps):
+        elif reason := update.misfit(name, weight.natural_shape) or _as_a_copy(base, update, name, weight, maps):
             left_out[name] = reason
         else:
             # A layer that is used several times has a row for each use.

@@ -1,5 +1,6 @@
 """Updates: the common form of every change of a base, be it an adapter, a merge, an edit or a full fine-tune."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,12 +54,17 @@ class Update(ABC):
     def shape(self, module: str) -> tuple[int, int] | None:
         """Return `(m, n)`, out x in, of one module's update, from its form alone; None where only the base tells."""
 
-    def misfit(self, module: str, shape: tuple[int, int]) -> str | None:
-        """Return why the update of a module does not fit a weight of this shape, as a clause; None where it does."""
-        own = self.shape(module)
-        if own in (None, shape):
+    def misfit(self, module: str, shape: tuple[int, ...]) -> str | None:
+        """Return why the update of a module does not fit a weight, as a clause; None where it does.
+
+        Args:
+            module: one of `modules`.
+            shape: of the weight, `(m, n)` out x in, or out x in x kernel for a convolution.
+        """
+        own, flat = self.shape(module), (shape[0], math.prod(shape[1:]))
+        if own in (None, flat):
             return None
-        there, here = (" x ".join(map(str, sizes)) for sizes in (own or (), shape))
+        there, here = (" x ".join(map(str, sizes)) for sizes in (own or (), flat))
         return f"it is {there} in the adapter and {here} in the base"
 
     @abstractmethod
@@ -67,7 +73,8 @@ class Update(ABC):
 
         Args:
             module: one of `modules`.
-            weight: (m, n) out x in, the base's weight; used only where `needs_weight`.
+            weight: the base's weight, (m, n) out x in, or out x in x kernel for a convolution; used only where
+                `needs_weight`.
 
         Raises:
             HiploraError: NaN or infinity in its values, factors that do not fit each other, or no `weight` where the

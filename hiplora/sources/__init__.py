@@ -3,9 +3,10 @@
 from hiplora.sources.base import BaseModel, Weight
 from hiplora.sources.files import hub_name
 from hiplora.sources.locate import canonical, known_bases, open_base
-from hiplora.sources.names import layer_and_kind, strip_peft_prefix, with_stack
+from hiplora.sources.names import PEFT_PREFIX, layer_and_kind, strip_peft_prefix, with_stack
 
 __all__ = [
+    "PEFT_PREFIX",
     "BaseModel",
     "Weight",
     "canonical",

@@ -39,6 +39,7 @@ class Weight:
         shape: `(m, n)`, out x in, whichever way it is stored.
         transposed: whether it is held in x out (Conv1D).
         recipe: how it is made, where it is not one tensor.
+        kernel: sizes of a convolution's kernel, which `n` counts; else empty.
     """
 
     module: str
@@ -47,6 +48,12 @@ class Weight:
     shape: tuple[int, int]
     transposed: bool
     recipe: Recipe | None = None
+    kernel: tuple[int, ...] = ()
+
+    @property
+    def natural_shape(self) -> tuple[int, ...]:
+        """`(m, n)`, or out x in x kernel for a convolution."""
+        return (self.shape[0], self.shape[1] // math.prod(self.kernel), *self.kernel) if self.kernel else self.shape
 
 
 class BaseModel:
@@ -187,16 +194,15 @@ class BaseModel:
     def _weight(self, place: Place) -> Weight:
         recipe = place.recipe
         first = recipe.sources[0][1][0] if recipe else place.key
-        return Weight(
-            place.module, self._stored.file(first).path, place.key, place.shape, place.transposed, place.recipe
-        )
+        path = self._stored.file(first).path
+        return Weight(place.module, path, place.key, place.shape, place.transposed, place.recipe, place.kernel)
 
     def _by_key(self, key: str, shape: tuple[int, ...]) -> Weight | None:
         module, dot, leaf = key.rpartition(".")
         if leaf == "weight" and dot and len(shape) > 2 and self._of_diffusers:
             out_in = (shape[0], math.prod(shape[1:]))
             recipe = Recipe(key, (("", (key,)),), None, out_in)
-            return Weight(module, self._stored.file(key).path, key, out_in, False, recipe)
+            return Weight(module, self._stored.file(key).path, key, out_in, False, recipe, shape[2:])
         if leaf != "weight" or not dot or len(shape) != 2:
             return None
         conv1d = str(self.config.get("model_type")) in _CONV1D_TYPES and module.rpartition(".")[2] in _CONV1D_LEAVES

@@ -23,7 +23,7 @@ PLAIN_TYPES = frozenset(
     ["gemma", "gemma2", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3", "stablelm"]
 )
 """Model types whose causal models have the same names and shapes on disk and in memory: a test asks transformers."""
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Place:
         transposed: whether the model holds it in x out.
         linear: whether it is multiplied with, not looked up by row or moved over its input.
         recipe: how it is made; None for one tensor of the same shape.
+        kernel: sizes of a convolution's kernel, of which its inputs have one number each; else empty.
     """
 
     module: str
@@ -63,6 +64,7 @@ class Place:
     transposed: bool = False
     linear: bool = True
     recipe: Recipe | None = None
+    kernel: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,9 @@ def _from_json(data: dict[str, Any]) -> Layout:
         if recipe is not None:
             sources = tuple((pattern, tuple(keys)) for pattern, keys in recipe["sources"])
             recipe = Recipe(recipe["target"], sources, recipe["index"], tuple(recipe["shape"]))
-        places.append(Place(**place | {"shape": tuple(place["shape"]), "recipe": recipe}))
+        places.append(
+            Place(**place | {"shape": tuple(place["shape"]), "recipe": recipe, "kernel": tuple(place["kernel"])})
+        )
     return Layout(places, data["renamed"], data["tied"], frozenset(data["converted"]))
 
 
@@ -179,7 +183,8 @@ def _ask_transformers(folder: Path, config: dict[str, Any], shapes: Mapping[str,
         elif convolution and leaf == "weight" and len(shape) > 2:
             flat = (shape[0], prod(shape[1:]))
             recipe = Recipe(target, keys, None, flat)
-            places.append(Place(name, keys[0][1][0] if plain else target, flat, linear=False, recipe=recipe))
+            key = keys[0][1][0] if plain else target
+            places.append(Place(name, key, flat, linear=False, recipe=recipe, kernel=tuple(shape[2:])))
         elif len(shape) == 3 and shape[0] > 1 and "bias" not in leaf:
             transposed = bool(getattr(module, "is_transposed", False))
             stacked = not plain and all(len(group) == shape[0] for _, group in keys)

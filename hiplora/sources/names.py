@@ -4,14 +4,14 @@ import re
 from collections.abc import Iterable
 from itertools import takewhile
 
-_PEFT_PREFIX = "base_model.model."
+PEFT_PREFIX = "base_model.model."
 _LAYER = re.compile(r"^(?P<stack>.*?)\.?\b(?P<layer>\d+)\.(?P<kind>.+)$")
 
 
 def strip_peft_prefix(name: str) -> str:
     """Return a module name without PEFT's prefix, which may be there more than once."""
-    while name.startswith(_PEFT_PREFIX):
-        name = name.removeprefix(_PEFT_PREFIX)
+    while name.startswith(PEFT_PREFIX):
+        name = name.removeprefix(PEFT_PREFIX)
     return name
 
 

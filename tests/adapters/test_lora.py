@@ -190,3 +190,10 @@ def test_an_alpha_that_is_no_number_is_one_sentence(fields, write_adapter, rng):
     tensors = {f"base_model.model.a.lora_{f}.weight": rng.normal(size=(3, 3)) for f in "AB"}
     with pytest.raises(HiploraError, match="lora_alpha must be a number and alpha_pattern an object of numbers"):
         read_adapter(write_adapter("odd", tensors, **fields)).delta("a")
+
+
+def test_a_doubled_prefix_is_read_and_named(write_adapter, rng):
+    keys = {f"base_model.model.base_model.model.a.lora_{f}.weight": rng.normal(size=(3, 3)) for f in "AB"}
+    adapter = read_adapter(write_adapter("twice", keys, r=3))
+    assert adapter.modules == ["a"]
+    assert adapter.caveats[0].startswith("PEFT would not load it: its prefix is there twice (base_model.model.base_")

@@ -18,6 +18,7 @@ from hiplora.adapters.tuners import REFUSED
 from hiplora.adapters.tuners import TUNERS as READ
 from hiplora.errors import HiploraError
 from hiplora.sources import open_base
+from tests.conformance.architectures import ARCHITECTURES
 from tests.conformance.merged import disagreements, merged_deltas, train
 from tests.conformance.tuners import TUNERS, config_of
 
@@ -227,3 +228,20 @@ def test_reading_leaves_the_callers_random_numbers_alone(llama, tmp_path):
 def _change_config(folder: Path, **settings: Any) -> None:
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+@pytest.mark.parametrize(
+    ("tuner", "settings"),
+    [
+        ("LoRA", {}), ("DoRA", {}), ("AdaLoRA", {}), ("LoHa", {}), ("LoHa", {"use_effective_conv2d": True}),
+        ("LoKr", {}), ("LoKr", {"use_effective_conv2d": True}), ("OFT", {}), ("BOFT", {}), ("HRA", {}), ("(IA)³", {}),
+    ],
+)  # fmt: skip
+def test_a_convolution_is_what_pefts_merge_adds(tuner, settings, tmp_path):
+    torch.manual_seed(0)
+    model = ARCHITECTURES["ViT"]()
+    model.save_pretrained(tmp_path / "base")
+    trained = train(model, config_of(tuner, ["projection"], **settings), tmp_path / "adapter")
+    found = disagreements(place(open_base(tmp_path / "base"), read_adapter(trained.folder)), trained.deltas)
+    assert list(found) == ["vit.embeddings.patch_embeddings.projection.weight"]
+    assert max(found.values()) < ROUNDING

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from hiplora.errors import HiploraError
@@ -50,3 +51,39 @@ def test_a_hub_name_that_cannot_be_fetched_is_said_in_a_sentence():
 def test_what_cannot_be_a_hub_name_is_said_so(name):
     with pytest.raises(HiploraError, match="neither a folder nor a hub name"):
         open_base(name)
+
+
+def test_a_gguf_file_is_converted_once_and_opened_by_its_path(tmp_path, cache_folder, monkeypatch):
+    gguf = pytest.importorskip("gguf")
+    rng = np.random.default_rng(0)
+    path = tmp_path / "tiny.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    for name, value in {
+        "context_length": 32, "embedding_length": 32, "block_count": 1, "feed_forward_length": 64, "head_count": 4,
+        "head_count_kv": 4, "rope_dimension_count": 8, "vocab_size": 4,
+    }.items():  # fmt: skip
+        getattr(writer, f"add_{name}")(value)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(["a", "b", "ab", "<e>"])
+    writer.add_token_merges(["a b"])
+    writer.add_token_types([1, 1, 1, 3])
+    writer.add_eos_token_id(3)
+    shapes = {
+        "token_embd": (4, 32), "output_norm": (32,), "blk.0.attn_norm": (32,), "blk.0.ffn_norm": (32,),
+        "blk.0.attn_q": (32, 32), "blk.0.attn_k": (32, 32), "blk.0.attn_v": (32, 32), "blk.0.attn_output": (32, 32),
+        "blk.0.ffn_gate": (64, 32), "blk.0.ffn_up": (64, 32), "blk.0.ffn_down": (32, 64),
+    }  # fmt: skip
+    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    for name, value in weights.items():
+        writer.add_tensor(f"{name}.weight", value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    base = open_base(path)
+    assert base.name == "tiny"
+    down = base.read(base.find("model.layers.0.mlp.down_proj"))
+    np.testing.assert_array_equal(down, weights["blk.0.ffn_down"])
+    monkeypatch.setattr("hiplora.sources.locate.load_causal_lm", lambda *_, **__: pytest.fail("converted again"))
+    assert open_base(path).weights.keys() == base.weights.keys()
