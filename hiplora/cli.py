@@ -23,13 +23,21 @@ from hiplora.settings import COUNT, NOT_NEGATIVE, POSITIVE, HipLoraSettings, Rul
 if TYPE_CHECKING:
     import pandas as pd
 
+    from hiplora.adapters import EditedUpdate
     from hiplora.sources import Weight
     from hiplora.spectrum.prepare import BaseSpectra
+    from hiplora.study import Study
     from hiplora.training.events import Event
 
 _BASE_HELP = (
     "a transformers folder, a known name (demo, SmolLM2-135M-Instruct, all-MiniLM-L6-v2) or a hub name (owner/model)"
 )
+_BLOCKS = {
+    "pp": "the principal block",
+    "pr": "principal outputs from residual inputs",
+    "rp": "residual outputs from principal inputs",
+    "rr": "the rest",
+}
 _INTERRUPTED = 130
 _PORT = Rule("a port from 1 to 65535", (int,), lambda value: 1 <= value <= 65535)
 
@@ -114,6 +122,34 @@ def _parser() -> argparse.ArgumentParser:
     command = add("convert", _convert, "write a pickle of tensors (.bin, .pt) as safetensors, running no code of it")
     command.add_argument("file", metavar="FILE", help="a file that torch.save wrote, such as adapter_model.bin")
     command.add_argument("out", metavar="OUT", nargs="?", help="file to write (default: the same name, .safetensors)")
+
+    def add_edit(command: argparse.ArgumentParser) -> None:
+        command.add_argument("adapter", metavar="ADAPTER", help="adapter folder, run, or one of the demo's by name")
+        command.add_argument("--base", metavar="BASE", required=True, help=_BASE_HELP)
+        command.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write")
+        command.add_argument("--download", action="store_true", help="allow downloading a model by its hub name")
+        command.add_argument(
+            "--k",
+            type=_typed(COUNT),
+            default=HipLoraSettings.principal_rank,
+            help="principal rank (default: %(default)s)",
+        )
+        command.add_argument("--rank", type=_typed(COUNT), help="cut each module back to this rank (default: exact)")
+
+    command = add("edit", _edit, "change the four blocks of an adapter, and save it as an ordinary LoRA")
+    add_edit(command)
+    for block, meaning in _BLOCKS.items():
+        command.add_argument(f"--{block}", type=float, default=1.0, help=f"gain of {meaning} (default: 1)")
+
+    command = add("rebudget", _rebudget, "scale an adapter's principal block down to a budget, and save it as a LoRA")
+    add_edit(command)
+    command.add_argument("--epsilon", type=_typed(POSITIVE), help="the budget (default: the adapter's own, else 0.05)")
+    command.add_argument(
+        "--power",
+        type=_typed(NOT_NEGATIVE),
+        default=HipLoraSettings.budget_power,
+        help="p of the budget's weights (default: %(default)g)",
+    )
 
     command = add("svd", _svd, "fill the cache with the spectra of a base, so that later work starts at once")
     add_base(command)
@@ -434,6 +470,41 @@ def _inspect(args: argparse.Namespace) -> int:
     else:
         _print(*inspection.lines)
     return 2 if inspection.problem else 0
+
+
+def _edit(args: argparse.Namespace) -> None:
+    from hiplora.study import open_study
+
+    study = open_study(args.base, [args.adapter], args.k, download=args.download)
+    [name] = study.names
+    _save_edited(study.edit(name, **{block: getattr(args, block) for block in _BLOCKS}), study, args)
+
+
+def _rebudget(args: argparse.Namespace) -> None:
+    from hiplora.study import open_study
+
+    study = open_study(args.base, [args.adapter], args.k, power=args.power, download=args.download)
+    [name] = study.names
+    _save_edited(study.rebudget(name, args.epsilon), study, args)
+
+
+def _save_edited(update: "EditedUpdate", study: "Study", args: argparse.Namespace) -> None:
+    """Write an edited update, and say what became of its size."""
+    from tqdm import tqdm
+
+    from hiplora.adapters import place, save_lora
+
+    placement = place(study.base, update)
+    with tqdm(total=len(placement.weights), desc="modules", disable=None) as bar:
+        table = save_lora(placement, args.out, args.rank, lambda done, _: bar.update(done - bar.n))
+    before, after = (sum(delta.energy for _, delta in each) for each in (update.placement, placement))
+    size = f"norm {(after / before) ** 0.5:.3g} of what it was" if before else "norm 0, as before"
+    ranks = sorted(table["rank"])
+    rank = f"{ranks[0]}" if ranks[0] == ranks[-1] else f"{ranks[0]} to {ranks[-1]}"
+    cut = (
+        f"; cutting the rank loses up to {table['error'].max():.2g} of a module's norm" if table["error"].any() else ""
+    )
+    _print(f"{args.out} holds {update.name} at k = {study.k} as a LoRA of rank {rank}: {size}{cut}")
 
 
 def _convert(args: argparse.Namespace) -> None:

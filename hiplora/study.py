@@ -1,13 +1,13 @@
 """A study: these updates on this base at this k. Every table, caveat and figure is one call on it."""
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from hiplora.adapters import Placement, Update, name_apart, place, read_adapter
+from hiplora.adapters import EditedUpdate, Gains, Placement, Update, name_apart, place, read_adapter
 from hiplora.budget import reallocate
 from hiplora.card import Card
 from hiplora.errors import HiploraError
@@ -46,6 +46,8 @@ from hiplora.spectrum.prepare import Progress
 from hiplora.training import METHODS, Run
 
 _REMEMBERED = 128
+_ROUNDING = 1e-6
+"""An edit is saved in float32, whose rounding would pass a budget that is met exactly."""
 
 
 class Study:
@@ -457,6 +459,66 @@ class Study:
             return self._memory.get(key, lambda: inspect(update, self.base, placement))
 
         return [inspected(update, placement) for update, placement in [*fitting, *strangers]]
+
+    # Edits.
+
+    def edit(self, name: str, gains: Gains | None = None, **blocks: float) -> EditedUpdate:
+        """Return an update with its blocks at `k` changed: `study.edit("swap-lora", pp=0)`.
+
+        Args:
+            name: of an update of the study.
+            gains: of all modules; by default made from `blocks`.
+            blocks: `pp`, `pr`, `rp` and `rr`; those not named stay as they are.
+
+        Raises:
+            HiploraError: the study does not have such an update, or a gain is not a number.
+        """
+        gains = gains or Gains(**blocks)
+        return self._edited(name, gains, f"{name}, {gains.words}")
+
+    def rebudget(self, name: str, epsilon: float | None = None) -> EditedUpdate:
+        """Return an update whose principal block is scaled down to the budget wherever it is over it.
+
+        Args:
+            name: of an update of the study.
+            epsilon: the budget; the study's own by default, else the update's.
+
+        Raises:
+            HiploraError: the study does not have such an update, or `epsilon` is not positive.
+        """
+        rows = self.at(epsilon=self.epsilon if epsilon is None else epsilon).layers()
+        over = rows[(rows["adapter"] == name) & (rows["tightness"] > 1)]
+        gains = {str(m): Gains(pp=(1 - _ROUNDING) / t) for m, t in zip(over["module"], over["tightness"], strict=True)}
+        return self._edited(name, gains, f"{name}, within budget")
+
+    def ablation(self, name: str, size: int = 200, seed: int = 0) -> pd.DataFrame:
+        """Return what each block of an update of the demo's base causes: see `hiplora.demo.ablation`.
+
+        Args:
+            name: of an update of the study.
+            size: examples per skill, at most.
+            seed: chooses the examples.
+
+        Raises:
+            HiploraError: the study does not have such an update, or the base is not the demo's.
+        """
+        *_, table = self.ablate(name, size, seed)
+        return table
+
+    def ablate(
+        self, name: str, size: int = 200, seed: int = 0, chosen: Mapping[str, Gains] | None = None
+    ) -> Iterator[pd.DataFrame]:
+        """Yield the table of `ablation` as it grows, a row at a time; of edits of one's own with `chosen`."""
+        from hiplora.demo.ablation import ablation
+
+        # The order of all updates determines their colors.
+        order = pd.CategoricalDtype(self.names)
+        for table in ablation(self.spectra, self._placement(name), self.k, size, seed, chosen):
+            yield table.astype({"adapter": order})
+
+    def _edited(self, name: str, gains: Gains | Mapping[str, Gains], title: str) -> EditedUpdate:
+        placement = self._placement(name)
+        return EditedUpdate(placement, lambda weight: self.spectra.at_least(weight, self.k), self.k, gains, title)
 
     # Words and pictures.
 

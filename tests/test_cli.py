@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -468,3 +469,27 @@ def test_convert_names_what_it_wrote(run, tmp_path):
         [f"{tmp_path / 'x.safetensors'} holds the tensors of {tmp_path / 'x.bin'}"],
         [],
     )
+
+
+def test_edit_saves_a_lora_without_the_block(run, llama_base, lora_folder, tmp_path):
+    code, out, _ = run("edit", lora_folder, "--base", llama_base, "--k", 4, "--pp", 0, "--out", tmp_path / "edited")
+    assert code == 0
+    assert re.search(
+        r"edited holds .*, PP x 0 at k = 4 as a LoRA of rank \d+( to \d+)?: norm 0\.\d+ of what it was$", out[0]
+    )
+    assert read_adapter(tmp_path / "edited").method == "LoRA"
+
+
+def test_rebudget_saves_a_lora_within_the_budget(run, llama_base, lora_folder, tmp_path):
+    target = tmp_path / "within"
+    code, out, _ = run("rebudget", lora_folder, "--base", llama_base, "--k", 4, "--epsilon", 0.01, "--out", target)
+    assert code == 0
+    assert "within budget at k = 4" in out[0]
+    assert run("analyze", llama_base, target, "--k", 4, "--epsilon", 0.01)[1][0].endswith("max tightness 1")
+
+
+def test_edit_with_a_smaller_rank_says_what_it_loses(run, llama_base, lora_folder, tmp_path):
+    arguments = ["edit", lora_folder, "--base", llama_base, "--k", 4, "--pp", 0, "--rank", 2, "--out", tmp_path / "cut"]
+    _, out, _ = run(*arguments)
+    assert "as a LoRA of rank 2:" in out[0]
+    assert re.search(r"cutting the rank loses up to 0\.\d+ of a module's norm$", out[0])

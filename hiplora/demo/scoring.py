@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import torch
 
 from hiplora.demo.data import IGNORED, AnswerCollator
@@ -57,13 +58,23 @@ def greedy_answers(
     ]
 
 
-@torch.no_grad()
 def exact_match(
     model: torch.nn.Module,
     tokenizer: "PreTrainedTokenizerFast",
     examples: Sequence[Example],
     batch_size: int = 256,
 ) -> float:
+    """Return the share of `right_answers`, from 0 to 1."""
+    return float(right_answers(model, tokenizer, examples, batch_size).mean())
+
+
+@torch.no_grad()
+def right_answers(
+    model: torch.nn.Module,
+    tokenizer: "PreTrainedTokenizerFast",
+    examples: Sequence[Example],
+    batch_size: int = 256,
+) -> np.ndarray:
     """Score a model on examples by greedy decoding.
 
     Args:
@@ -73,13 +84,13 @@ def exact_match(
         batch_size: Examples per forward pass.
 
     Returns:
-        The share of answers, end token included, that are right in full, from 0 to 1.
+        For each example, in order, whether its answer, end token included, is right in full: (n,), bool.
     """
     was_training = model.training
     model.eval()
     collate = AnswerCollator(tokenizer)
     device = next(model.parameters()).device
-    right = 0
+    right: list[np.ndarray] = []
     # Greedy decoding gives the right answer exactly when each right token is the most likely one after the right
     # tokens before it. So one pass over the whole line decides what token-by-token decoding would.
     for start in range(0, len(examples), batch_size):
@@ -87,9 +98,9 @@ def exact_match(
         logits = model(input_ids=batch["input_ids"].to(device)).logits.cpu()
         labels = batch["labels"][:, 1:]
         agrees = (logits[:, :-1].argmax(-1) == labels) | (labels == IGNORED)
-        right += int(agrees.all(-1).sum())
+        right.append(agrees.all(-1).numpy())
     model.train(was_training)
-    return right / len(examples)
+    return np.concatenate(right)
 
 
 def score(

@@ -1,5 +1,6 @@
 """Tidy table -> plotly Figure. No torch, no Streamlit, no math beyond the needs of a scale."""
 
+from hiplora.figures.ablation import block_effects
 from hiplora.figures.angles import merge_error, merge_typical, rotation_effect, rotation_energy
 from hiplora.figures.blocks import channel_blocks
 from hiplora.figures.channels import channel_norms, norm_history, probe_effects
@@ -22,6 +23,7 @@ from hiplora.figures.tokens import next_tokens
 
 __all__ = [
     "adapter_colors",
+    "block_effects",
     "channel_blocks",
     "channel_norms",
     "core_budget",

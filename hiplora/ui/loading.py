@@ -1,9 +1,10 @@
 """From the sidebar's choices to a study: opened once, prepared in the background, stoppable."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 
+import pandas as pd
 import streamlit as st
 
 from hiplora.errors import HiploraError
@@ -135,6 +136,65 @@ def _prepare(study: Study, optional: Sequence[str]) -> None:
         st.info(f"Stopped; {len(missing)} spectra of {plain(study.base.name)} remaining. Finished ones are cached.")
         st.button("Continue", type="primary")
         st.stop()
+
+
+def background_table(
+    key: Hashable, make: Callable[[], Iterator[pd.DataFrame]], rows: int, label: str
+) -> pd.DataFrame | None:
+    """Show a button, then the progress of a table that grows in the background, and return it when it is whole.
+
+    The work survives a page switch, is shared by sessions that ask for the same, and is kept.
+
+    Args:
+        key: of what is computed.
+        make: yields the table as it grows.
+        rows: that it will have.
+        label: of the button.
+    """
+    tasks = _tables()
+    if key not in tasks:
+        if not st.button(label, type="primary", icon=":material/play_arrow:", key=f"start-{label}"):
+            return None
+        tasks[key] = BackgroundTask(lambda stopped: _until(make(), stopped))
+        # The button goes away.
+        st.rerun()
+    snapshot = tasks[key].snapshot()
+    if snapshot.running:
+        _show_rows(tasks[key], rows, label)
+        return None
+    if snapshot.error or snapshot.stopped:
+        tasks.pop(key)
+    if snapshot.details:
+        _LOG.error(snapshot.details)
+    if snapshot.error:
+        raise HiploraError(snapshot.error)
+    if snapshot.stopped:
+        st.button(label, type="primary", icon=":material/play_arrow:", key=f"start-{label}")
+        return None
+    return snapshot.latest
+
+
+def _until(made: Iterator[pd.DataFrame], stopped: Callable[[], bool]) -> Iterator[pd.DataFrame]:
+    for table in made:
+        yield table
+        if stopped():
+            return
+
+
+@st.fragment(run_every=0.5)
+def _show_rows(task: BackgroundTask[pd.DataFrame], rows: int, label: str) -> None:
+    snapshot = task.snapshot()
+    if not snapshot.running:
+        st.rerun()
+    done = 0 if snapshot.latest is None else len(snapshot.latest)
+    st.progress(done / rows, f"{label}: {done} of {rows} edits")
+    if st.button("Stop", key=f"stop-{label}"):
+        task.stop()
+
+
+@st.cache_resource
+def _tables() -> dict[Hashable, BackgroundTask[pd.DataFrame]]:
+    return {}
 
 
 @st.fragment(run_every=0.5)

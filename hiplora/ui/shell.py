@@ -21,6 +21,7 @@ _SECTIONS = {
         ("spectrum", "Spectrum", ":material/grid_on:"),
         ("channels", "Channels", ":material/call_split:"),
         ("budget", "Budget", ":material/speed:"),
+        ("effect", "Effect", ":material/healing:"),
     ),
     "Train": (
         ("train", "Train", ":material/model_training:"),

@@ -34,6 +34,7 @@ PAGES = {
     "spectrum": "Spectrum",
     "channels": "Channels",
     "budget": "Budget",
+    "effect": "Effect",
     "train": "Train",
     "compare": "Compare",
     "learn": "Learn",

@@ -1,0 +1,136 @@
+"""Any low-rank update as an ordinary LoRA folder that PEFT loads."""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import save_file
+
+from hiplora.adapters.locate import ADAPTER_FILE
+from hiplora.adapters.placement import Placement
+from hiplora.errors import HiploraError
+from hiplora.files import Tensors, atomic_path
+from hiplora.sources import PEFT_PREFIX
+
+_AUTHOR = "hiplora"
+"""In the metadata of the files that are written here, which may be replaced."""
+_WRITTEN = {"adapter_config.json", ADAPTER_FILE}
+_KEPT = ("base_model_name_or_path", "revision", "task_type", "auto_mapping", "fan_in_fan_out", "modules_to_save")
+
+
+def save_lora(
+    placement: Placement,
+    out: Path,
+    r: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> pd.DataFrame:
+    """Write an update as a LoRA of scaling 1, exact to float32 or cut back to a rank, and return what that costs.
+
+    The factors are `lora_B = Q1 sqrt(s)` and `lora_A = sqrt(s) Q2^T` from the update's own SVD, so a cut keeps the
+    largest part (Eckart-Young).
+
+    Columns: `module, rank, error`; `error` is `||dW - dW_r||_F / ||dW||_F`, 0 where nothing is cut.
+
+    Args:
+        placement: the update on its base.
+        out: folder to write: new, empty, or one that this wrote earlier.
+        r: largest rank of a module; that of the update by default.
+        progress: called with the number of modules done, and of all.
+
+    Raises:
+        HiploraError: `r` is below 1, a module cannot be a LoRA of PEFT's (an expert, a convolution, an embedding), or
+            the folder cannot be written or holds anything else.
+    """
+    if r is not None and r < 1:
+        raise HiploraError(f"The rank must be 1 or more, got {r}.")
+    check_replaceable(out)
+    tensors: dict[str, np.ndarray] = {}
+    rows, ranks = [], {}
+    maps = set(placement.base.linear_maps)
+    for done, (module, place) in enumerate(placement.places.items()):
+        if module != place.module or place.kernel or "[" in module or place.module not in maps:
+            raise HiploraError(f"{module} is no linear map of its own, and is not written as a LoRA: leave it out.")
+        Q1, s, Q2t = placement.delta(module).compact_svd
+        # What rounding leaves of a rank that is not there.
+        held = int(np.sum(s > s[0] * max(place.shape) * np.finfo(np.float64).eps)) or 1
+        rank = min(held, r or held)
+        root = np.sqrt(s[:rank])
+        tensors[f"{PEFT_PREFIX}{module}.lora_A.weight"] = np.ascontiguousarray(root[:, None] * Q2t[:rank], np.float32)
+        tensors[f"{PEFT_PREFIX}{module}.lora_B.weight"] = np.ascontiguousarray(Q1[:, :rank] * root, np.float32)
+        total = float(np.sum(s**2))
+        error = math.sqrt(float(np.sum(s[rank:] ** 2)) / total) if total and rank < held else 0.0
+        rows.append({"module": module, "rank": rank, "error": error})
+        ranks[module] = rank
+        progress(done + 1, len(placement.places))
+    conv1d = any(place.transposed for place in placement.weights)
+    config = {name: placement.update.config.get(name) for name in _KEPT} | {
+        "base_model_name_or_path": placement.update.base_name or str(placement.base.path),
+        "fan_in_fan_out": conv1d,
+        "modules_to_save": None,
+    }
+    write_lora(tensors, ranks, config, out)
+    return pd.DataFrame(rows)
+
+
+def write_lora(
+    tensors: Mapping[str, np.ndarray], ranks: Mapping[str, int], config: Mapping[str, Any], out: Path
+) -> None:
+    """Write a LoRA folder of scaling 1. It appears whole or not at all.
+
+    Args:
+        tensors: as in `adapter_model.safetensors`.
+        ranks: `{module: rank}`.
+        config: of what it was made from; what names the base and the form of its maps is kept.
+        out: folder to write.
+
+    Raises:
+        HiploraError: it cannot be written.
+    """
+    r = Counter(ranks.values()).most_common(1)[0][0]
+    # Keys of a pattern are regular expressions, matched from any dot on: anchored, each matches one module.
+    pattern = {f"^{re.escape(module)}": rank for module, rank in ranks.items() if rank != r}
+    settings = {name: config.get(name) for name in _KEPT} | {
+        "peft_type": "LORA",
+        "r": r,
+        "lora_alpha": r,
+        "rank_pattern": pattern,
+        "alpha_pattern": pattern,
+        "target_modules": list(ranks),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+        "inference_mode": True,
+    }
+    with atomic_path(out) as draft:
+        draft.mkdir()
+        save_file(dict(tensors), draft / ADAPTER_FILE, {"format": "pt", "written_by": _AUTHOR})
+        text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
+        (draft / "adapter_config.json").write_text(text, encoding="utf-8")
+
+
+def check_replaceable(out: Path, source: Path | None = None) -> None:
+    """Raise unless a folder may be written: it is new, empty, or holds a LoRA that was written here.
+
+    Raises:
+        HiploraError: it holds anything else, or is, contains or lies in `source`.
+    """
+    place = out.resolve()
+    if source is not None:
+        adapter = source.resolve()
+        if place == adapter or place in adapter.parents or adapter in place.parents:
+            relation = "is" if place == adapter else "contains" if place in adapter.parents else "lies in"
+            raise HiploraError(f"{out} {relation} the adapter itself: choose another folder to write.")
+    if not out.is_dir():
+        return
+    held = {path.name for path in out.iterdir()}
+    # A trained adapter has files of the same names.
+    written = held - {"README.md"} == _WRITTEN and Tensors(out / ADAPTER_FILE).metadata.get("written_by") == _AUTHOR
+    if held and not written:
+        raise HiploraError(f"{out} holds files that are not an earlier export: choose another folder to write.")

@@ -1,0 +1,121 @@
+"""What each block of an adapter causes, beside its control, and an edit of one's own to score and take away."""
+
+import io
+import tempfile
+import zipfile
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from hiplora import figures
+from hiplora.adapters import Gains, place, save_lora
+from hiplora.demo.ablation import AS_TRAINED, edits
+from hiplora.paths import demo_base
+from hiplora.study import Study
+from hiplora.ui import cards, loading, shell
+
+EDIT = "your edit"
+BLOCKS = {
+    "pp": "PP: principal to principal",
+    "pr": "PR: residual inputs, principal outputs",
+    "rp": "RP: principal inputs, residual outputs",
+    "rr": "RR: the rest",
+}
+FORMULA = (
+    r"\Delta W' = g_{pp}\,P\,\Delta W\,Q + g_{pr}\,P\,\Delta W\,(I-Q) + g_{rp}\,(I-P)\,\Delta W\,Q"
+    r" + g_{rr}\,(I-P)\,\Delta W\,(I-Q), \quad P = U_k U_k^\top,\; Q = V_k V_k^\top"
+)
+
+
+def scored(study: Study, name: str, chosen: dict[str, Gains], label: str) -> pd.DataFrame | None:
+    """Return the scores of edits, computed in the background once they are asked for; None before that."""
+    return loading.background_table(
+        ("ablation", study.base.identity, study[name].identity, study.k, tuple(chosen.items())),
+        partial(study.ablate, name, chosen=chosen),
+        len(chosen),
+        label,
+    )
+
+
+def saved(study: Study, name: str, gains: Gains) -> bytes:
+    """Return an edit as a zip of an ordinary LoRA folder."""
+    content = io.BytesIO()
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(content, "w") as packed:
+        out = Path(folder) / "edited"
+        save_lora(place(study.base, study.edit(name, gains)), out)
+        for file in sorted(out.iterdir()):
+            packed.write(file, f"{name.replace('/', '-')}-edited/{file.name}")
+    return content.getvalue()
+
+
+session = shell.require()
+study = loading.load(session)
+st.title("What each block causes")
+loading.require_adapters(study)
+study = loading.measured(study)
+name = st.selectbox("Adapter", study.names, key="effect-adapter")
+exact = study.base.path.resolve() == demo_base().resolve()
+
+if not exact:
+    st.info(
+        "Exact scores belong to the demo world. On this base an edit can be saved below, and scored by your own "
+        "evaluation.",
+        icon=":material/info:",
+    )
+else:
+    table = scored(study, name, edits(), "Score the four blocks")
+    if table is not None:
+        cards.figure_card(
+            figures.block_effects,
+            partial(study.ablation, name),
+            name="block-effects",
+            formula=FORMULA,
+            compute=lambda _: table,
+        )
+
+st.subheader("Edit it")
+st.caption(
+    "A gain for each block: 1 leaves it, 0 takes it away. The edit is exact, and an ordinary LoRA of at most twice the "
+    "rank."
+)
+columns = st.columns(4)
+gains = Gains(
+    **{
+        block: column.slider(label, 0.0, 1.5, 0.0 if block == "pp" else 1.0, 0.05, key=f"gain-{block}")
+        for column, (block, label) in zip(columns, BLOCKS.items(), strict=True)
+    }
+)
+if exact and gains != Gains():
+    table = scored(study, name, {AS_TRAINED: Gains(), EDIT: gains}, "Score this edit")
+    if table is not None:
+        trained, own = table.iloc[0], table.iloc[1]
+        with st.container(horizontal=True):
+            for title, value, control, before in (
+                ("Base skills kept", "retention", "control_retention", trained["retention"]),
+                ("Task score", "task_score", "control_task_score", trained["task_score"]),
+            ):
+                points = f"{100 * (own[value] - before):+.1f} points beside as trained"
+                st.metric(title, f"{own[value]:.1%}", points, border=True)
+                st.metric(f"{title}: control", f"{own[control]:.1%}", border=True)
+            st.metric("Norm", f"{own['norm']:.2f} x", border=True)
+        st.caption(
+            "The control is the whole update scaled to the same norm. Beside it the edit keeps "
+            f"{100 * own['gain']:+.1f} points of the base (95 % interval over examples: {100 * own['gain_low']:+.1f} to "
+            f"{100 * own['gain_high']:+.1f})."
+        )
+st.download_button(
+    "Save as LoRA",
+    lambda: saved(study, name, gains),
+    f"{name.replace('/', '-')}-edited.zip",
+    "application/zip",
+    icon=":material/download:",
+    on_click="ignore",
+    help="A zip of adapter_config.json and adapter_model.safetensors, which PEFT loads.",
+)
+options = " ".join(f"--{block} {value:g}" for block, value in vars(gains).items() if value != 1)
+st.code(
+    f"hiplora edit {study[name].source or name} --base {study.source} --k {study.k} {options} --out edited",
+    language="bash",
+)
