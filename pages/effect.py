@@ -102,8 +102,8 @@ if exact and gains != Gains():
             st.metric("Norm", f"{own['norm']:.2f} x", border=True)
         st.caption(
             "The control is the whole update scaled to the same norm. Beside it the edit keeps "
-            f"{100 * own['gain']:+.1f} points of the base (95 % interval over examples: {100 * own['gain_low']:+.1f} to "
-            f"{100 * own['gain_high']:+.1f})."
+            f"{100 * own['gain']:+.1f} points of the base (95 % interval over examples: "
+            f"{100 * own['gain_low']:+.1f} to {100 * own['gain_high']:+.1f})."
         )
 st.download_button(
     "Save as LoRA",

@@ -1,4 +1,4 @@
-"""Edits of an update by block: a gain for each of PP, PR, RP and RR (METHOD.md section 6)."""
+"""Edits of an update by block: a gain for each of PP, PR, RP and RR (METHOD.md section 7)."""
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import astuple, dataclass, fields

@@ -45,7 +45,8 @@ def test_a_study_edits_by_block_and_measures_the_edit(llama_base, lora_folder):
     before, after = (both[both["adapter"] == name].reset_index(drop=True) for name in dict.fromkeys(both["adapter"]))
     assert (after["pp"] < 1e-12).all()
     norm = before["norm"] * np.sqrt(1 - before["pp"])
-    np.testing.assert_allclose(after["norm"], norm, rtol=numerics.EXACT)
+    # The cache holds the singular vectors in float32, orthonormal to its rounding.
+    np.testing.assert_allclose(after["norm"], norm, rtol=numerics.gamma(32, "float32"))
 
 
 def test_a_budget_is_kept_by_scaling_the_principal_block(llama_base, lora_folder):
