@@ -25,7 +25,7 @@ _TOKENS = re.compile(r"^(?P<module>.+?)(?:\.token_adapter)?\.trainable_tokens_de
 _FROZEN = re.compile(r"\.(?:original_module|base_layer)\.")
 
 
-_EMPTY, _BIAS, _OTHER = "empty", "a bias", "a tensor that is no matrix, kept whole"
+_EMPTY, _BIAS, _OTHER = "empty", "a bias", "a tensor that is not a matrix, kept whole"
 
 
 class Adapter(Update):
@@ -35,7 +35,6 @@ class Adapter(Update):
     trained rows of an embedding (`trainable_token_indices`): these are read here.
 
     Attributes:
-        titles: usual names of the methods that the class reads.
         path: the folder with the files.
         home: the folder it is named after: its own, or that of the run it was trained in.
         name: the name of `home`.
@@ -47,8 +46,6 @@ class Adapter(Update):
     Raises:
         HiploraError: the tensors hold nothing of the method, or the parts do not fit each other.
     """
-
-    titles: tuple[str, ...]
 
     def __init__(self, path: Path, config: dict[str, Any], tensors: TensorSource, home: Path | None = None):
         self.path = path

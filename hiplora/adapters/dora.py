@@ -24,7 +24,6 @@ class DoraAdapter(LoraAdapter):
     `m` holds one magnitude per output, so the update depends on the base weight and is not low-rank.
     """
 
-    titles = ("DoRA",)
     method = "DoRA"
 
     @classmethod

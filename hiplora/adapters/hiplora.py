@@ -27,7 +27,6 @@ class HipLoraAdapter(Adapter):
             missing or of the wrong type.
     """
 
-    titles = ("HiP-LoRA",)
     method = "HiP-LoRA"
 
     @classmethod

@@ -31,8 +31,6 @@ class InitializedLoraAdapter(LoraAdapter):
         HiploraError: that file does not hold the tensors of the adapter, or OLoRA initialized it on Conv1D.
     """
 
-    titles = tuple(INITIALIZATIONS.values())
-
     def __init__(self, path: Path, config: dict[str, Any], tensors: TensorSource, home: Path | None = None):
         init = config["init_lora_weights"]
         if DoraAdapter.reads(config, tensors, path):

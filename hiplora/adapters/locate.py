@@ -77,7 +77,7 @@ def without_adapter(folder: Path) -> str:
 
 
 def what_lies_at(path: Path) -> str:
-    """Return what a file that is no safetensors file is, by its first bytes, and what to do, as a sentence."""
+    """Return what a file that is not a safetensors file is, by its first bytes, and what to do, as a sentence."""
     with path.open("rb") as file:
         start = file.read(512)
     if is_lfs_pointer(start):
@@ -94,4 +94,4 @@ def what_lies_at(path: Path) -> str:
     if start.isascii():
         first = start.decode("ascii").strip().partition("\n")[0][:60]
         return f"{path} is text ({first!r}), perhaps a web page in place of the file: download it again."
-    return f"{path} is no safetensors file: pass an adapter's folder or its .safetensors file."
+    return f"{path} is not a safetensors file: pass an adapter's folder or its .safetensors file."

@@ -43,8 +43,6 @@ class LooseAdapter(Adapter):
         HiploraError: the file holds nothing of the sort, magnitudes of a DoRA, or MLX's config says no scale.
     """
 
-    titles = ()
-
     @classmethod
     def reads(cls, config: dict[str, Any], tensors: TensorSource, folder: Path) -> bool:
         """Return whether another tool than PEFT has named its tensors, or PEFT's config does not lie beside them."""

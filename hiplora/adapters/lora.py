@@ -30,7 +30,7 @@ DEFAULTS: Final = {"r": 8, "lora_alpha": 8}
 """PEFT's own, for a config that does not say."""
 _NO_UPDATE: Final = {
     "use_qalora": "adds to a quantized base what PEFT cannot merge into one",
-    "arrow_config": "chooses between adapters by the input, so it is no update of the weights",
+    "arrow_config": "chooses between adapters by the input, so it is not an update of the weights",
     "enable_lora": "is of PEFT before version 0.3, which merged three maps into one: save it again with a newer one",
 }
 """Settings of a LoRA that is not read -> why, as a clause."""
@@ -56,7 +56,6 @@ class LoraAdapter(Adapter):
         HiploraError: the folder holds a variant with another formula.
     """
 
-    titles: tuple[str, ...] = ("LoRA", "rsLoRA")
     _last: tuple[tuple[str, ...], tuple[np.ndarray, np.ndarray]] = ((), (np.empty(0), np.empty(0)))
 
     @classmethod

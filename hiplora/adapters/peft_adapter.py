@@ -66,8 +66,6 @@ class PeftAdapter(Adapter):
         HiploraError: a setting is missing or out of range, or the file lacks tensors that all modules share.
     """
 
-    titles = tuple(tuner.title for tuner in TUNERS.values())
-
     def __init__(self, path: Path, config: dict[str, Any], tensors: TensorSource, home: Path | None = None):
         self._type = str(config.get("peft_type", "")).upper()
         self._tuner = TUNERS.get(self._type, _LORA)

@@ -55,7 +55,7 @@ def save_lora(
     maps = set(placement.base.linear_maps)
     for done, (module, place) in enumerate(placement.places.items()):
         if module != place.module or place.kernel or "[" in module or place.module not in maps:
-            raise HiploraError(f"{module} is no linear map of its own, and is not written as a LoRA: leave it out.")
+            raise HiploraError(f"{module} is not a linear map of its own, and is not written as a LoRA: leave it out.")
         Q1, s, Q2t = placement.delta(module).compact_svd
         # What rounding leaves of a rank that is not there.
         held = int(np.sum(s > s[0] * max(place.shape) * np.finfo(np.float64).eps)) or 1

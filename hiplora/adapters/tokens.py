@@ -13,7 +13,6 @@ from hiplora.files import TensorSource
 class TrainableTokensAdapter(Adapter):
     """An adapter without modules of its own: `Adapter` itself reads trained rows, which any method can have."""
 
-    titles = ("trainable tokens",)
     method = "trainable tokens"
 
     @classmethod

@@ -25,7 +25,7 @@ _TOGETHER: Final = (
     "its update of one weight depends on all the others: merge it with PEFT (`merge_and_unload`), save the model, and "
     "pass that in place of the adapter"
 )
-_INPUT: Final = "what it adds depends on the input, so it is no update of the weights"
+_INPUT: Final = "what it adds depends on the input, so it is not an update of the weights"
 _SMALL: Final = "it changes norms and biases only, and no matrix"
 
 TUNERS: Final[dict[str, Tuner]] = {

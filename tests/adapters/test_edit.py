@@ -113,6 +113,6 @@ def test_a_folder_with_an_adapter_of_someones_own_is_not_replaced(llama_base, lo
 def test_what_cannot_be_a_lora_is_named(llama_base, make_adapter, tmp_path):
     make_adapter(llama_base, tmp_path / "own", peft.LoraConfig(r=2, target_modules=["embed_tokens"]))
     study = hiplora.open(llama_base, [tmp_path / "own"], k=4)
-    with pytest.raises(HiploraError, match=r"model\.embed_tokens is no linear map of its own"):
+    with pytest.raises(HiploraError, match=r"model\.embed_tokens is not a linear map of its own"):
         save_lora(study.placements[0], tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -74,7 +74,7 @@ def test_a_pickle_is_never_opened(write_adapter, tensors):
         (b"<!DOCTYPE html>\n<html>", "is text ('<!DOCTYPE html>'), perhaps a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
         (b"GGUF\x03", "is a GGUF file, which is read as a base only"),
-        (b"\x00\xff\xfe", "is no safetensors file"),
+        (b"\x00\xff\xfe", "is not a safetensors file"),
     ],
 )
 def test_a_file_is_called_what_it_is(tmp_path, content, reason):

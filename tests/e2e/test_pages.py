@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from urllib.parse import quote
 
@@ -190,6 +191,21 @@ def test_what_was_read_accounts_for_every_adapter(visit: Visit, tmp_path: Path) 
     with page.expect_download() as download:
         page.get_by_role("button", name="JSON").first.click()
     assert json.loads(Path(download.value.path()).read_text())["effect"] == "all"
+    visit.assert_sound()
+
+
+def test_blocks_are_scored_and_an_edit_is_taken_away(visit: Visit) -> None:
+    page = visit.open("effect?adapters=swap-lora")
+    page.get_by_role("button", name="Score the four blocks").click()
+    visit.wait_for_plots(1)
+    expect(page.get_by_role("heading", level=4).first).to_contain_text("of the base instead of 90")
+    page.get_by_role("button", name="Score this edit").click()
+    expect(page.get_by_text("Beside it the edit keeps")).to_be_visible()
+    expect(page.get_by_text("hiplora edit swap-lora --base demo --k 16 --pp 0 --out edited")).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as LoRA").click()
+    with zipfile.ZipFile(download.value.path()) as packed:
+        assert [Path(name).name for name in packed.namelist()] == ["adapter_config.json", "adapter_model.safetensors"]
     visit.assert_sound()
 
 

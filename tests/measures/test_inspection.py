@@ -26,8 +26,8 @@ def test_every_tensor_of_the_file_is_accounted_for(rich):
     table = inspect(rich).tensors
     assert sorted(table["tensor"]) == sorted(rich.tensors.shapes)
     parts = table.groupby("part")["tensor"].count().to_dict()
-    assert parts == {"the update": 4, "trained whole": 1, "a tensor that is no matrix, kept whole": 2}
-    assert list(table["read"]) == [part != "a tensor that is no matrix, kept whole" for part in table["part"]]
+    assert parts == {"the update": 4, "trained whole": 1, "a tensor that is not a matrix, kept whole": 2}
+    assert list(table["read"]) == [part != "a tensor that is not a matrix, kept whole" for part in table["part"]]
 
 
 def test_without_a_base_it_tells_what_needs_none(rich):
@@ -71,7 +71,7 @@ def test_the_text_names_scale_ranks_and_what_was_left_out(rich):
     assert "scale of the factors' product: 3\n" in text
     assert "self_attn.q_proj: 2 maps, rank 2, norm " in text
     assert "not measured: lm_head: its update depends on the base's weights" in text
-    assert "input_layernorm.weight and 1 more: a tensor that is no matrix, kept whole" in text
+    assert "input_layernorm.weight and 1 more: a tensor that is not a matrix, kept whole" in text
 
 
 def test_as_data_it_is_strict_json_with_none_for_what_is_not_known(rich):
