@@ -504,6 +504,8 @@ def _save_edited(update: "EditedUpdate", study: "Study", args: argparse.Namespac
     cut = (
         f"; cutting the rank loses up to {table['error'].max():.2g} of a module's norm" if table["error"].any() else ""
     )
+    for caveat in update.caveats:
+        _say(f"hiplora: {caveat}")
     _print(f"{args.out} holds {update.name} at k = {study.k} as a LoRA of rank {rank}: {size}{cut}")
 
 

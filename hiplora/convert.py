@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path, user_path
+from hiplora.paths import own_process
 
 
 def convert(source: str | Path, target: str | Path | None = None) -> Path:
@@ -30,9 +31,11 @@ def convert(source: str | Path, target: str | Path | None = None) -> Path:
     out = path.with_suffix(".safetensors") if target is None else user_path(target)
     if out.exists():
         raise HiploraError(f"{out} exists already: remove it, or name another file to write.")
+    command, environment = own_process("hiplora.convert")
     with atomic_path(out) as draft:
         done = subprocess.run(
-            [sys.executable, "-m", "hiplora.convert", str(path), str(draft)],
+            [*command, str(path.absolute()), str(draft.absolute())],
+            env=environment,
             capture_output=True,
             text=True,
             errors="replace",
@@ -59,10 +62,13 @@ def _write(source: Path, target: Path) -> None:
     for name in ("state_dict", "model"):
         found = found[name] if isinstance(found, dict) and isinstance(found.get(name), dict) else found
     tensors = {
-        key: value.detach().contiguous().clone()
+        key: torch.as_tensor(value).detach().contiguous().clone()
         for key, value in (found.items() if isinstance(found, dict) else ())
-        if isinstance(key, str) and isinstance(value, torch.Tensor)
+        # Some tools keep a number, such as alpha, as one.
+        if isinstance(key, str) and isinstance(value, torch.Tensor | int | float)
     }
+    if isinstance(found, dict) and (others := [str(key) for key in found if key not in tensors]):
+        sys.exit(f"it holds more than tensors: {', '.join(others[:5])}")
     if not tensors:
         sys.exit("it holds no tensors by name")
     save_file(tensors, target, {"format": "pt"})

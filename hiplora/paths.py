@@ -1,6 +1,7 @@
 """Locations of the project's own files: the app with its assets, the user's cache folder and the user's runs."""
 
 import os
+import sys
 from pathlib import Path
 
 RUN_FILE = "run.json"
@@ -13,6 +14,16 @@ def site_root() -> Path:
     """Return the folder with `app.py`, `pages/` and `assets/`: the checkout, or its copy inside an installed wheel."""
     package = Path(__file__).resolve().parent
     return package.parent if (package.parent / "app.py").is_file() else package / "_site"
+
+
+def own_process(module: str) -> tuple[list[str], dict[str, str]]:
+    """Return the command and the environment that run a module of this package in a process of its own.
+
+    The current folder is not among the places for modules: it may be a stranger's. The package may be next to the app
+    without being installed.
+    """
+    places = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")]
+    return [sys.executable, "-P", "-m", module], os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))}
 
 
 def demo_base() -> Path:

@@ -15,6 +15,7 @@ from hiplora.demo.ablation import AS_TRAINED, edits
 from hiplora.paths import demo_base
 from hiplora.study import Study
 from hiplora.ui import cards, loading, shell
+from hiplora.ui.text import plain
 
 EDIT = "your edit"
 BLOCKS = {
@@ -105,6 +106,8 @@ if exact and gains != Gains():
             f"{100 * own['gain']:+.1f} points of the base (95 % interval over examples: "
             f"{100 * own['gain_low']:+.1f} to {100 * own['gain_high']:+.1f})."
         )
+for caveat in study.edit(name, gains).caveats:
+    st.caption(plain(caveat))
 st.download_button(
     "Save as LoRA",
     lambda: saved(study, name, gains),

@@ -69,3 +69,16 @@ def test_nothing_is_overwritten(tmp_path):
 def test_a_folder_is_not_a_file(tmp_path):
     with pytest.raises(HiploraError, match="is not a file: pass the pickle itself"):
         convert(tmp_path)
+
+
+def test_a_module_in_the_strangers_folder_is_not_imported(tmp_path, monkeypatch):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "adapter_model.bin")
+    (tmp_path / "torch.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    convert("adapter_model.bin")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_number_becomes_a_tensor(tmp_path):
+    torch.save({"a.lora_down.weight": torch.zeros(2, 2), "a.alpha": 1.0}, tmp_path / "x.bin")
+    assert load_file(convert(tmp_path / "x.bin"))["a.alpha"].item() == 1.0

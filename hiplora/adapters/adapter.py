@@ -81,6 +81,11 @@ class Adapter(Update):
         return self.home.name if self.home in demo_adapters() else str(self.home)
 
     @property
+    def folder(self) -> Path:
+        """The folder with its files."""
+        return self.path
+
+    @property
     def long_name(self) -> str:
         """The name with the parent folder's name before it."""
         return f"{self.home.resolve().parent.name}/{self.name}"

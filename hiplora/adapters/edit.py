@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import astuple, dataclass, fields
+from pathlib import Path
 
 import numpy as np
 
@@ -98,7 +99,15 @@ class EditedUpdate(Update):
         self.method = placement.update.method
         self.config = placement.update.config
         self.modules = list(placement.names)
-        self.caveats = [*placement.update.caveats]
+        self.caveats = [
+            *placement.update.caveats,
+            *(f"{module} is not a part of the edit: {reason}." for module, reason in placement.left_out.items()),
+        ]
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the update that is edited."""
+        return self.placement.update.folder
 
     def gains(self, module: str) -> Gains:
         """Return the gains of one module."""

@@ -38,6 +38,11 @@ class FullUpdate(Update):
         return self.model.path
 
     @property
+    def folder(self) -> Path:
+        """The folder of the model."""
+        return self.path
+
+    @property
     def source(self) -> str:
         """The folder, as text."""
         return str(self.path)

@@ -70,7 +70,8 @@ class LooseAdapter(Adapter):
         keys: dict[str, dict[str, str]] = {}
         for key in self.tensors.shapes:
             match = _KEY.match(_plain(key))
-            if match is not None:
+            # The difference of a norm or a bias is not a matrix: it is named with what does not count.
+            if match is not None and not (match["tensor"] == "diff" and len(self.tensors.shapes[key]) < 2):
                 name = _NAMES.get(match["tensor"], match["tensor"])
                 keys.setdefault(strip_peft_prefix(match["module"]), {})[name] = key
         found = {
@@ -78,9 +79,10 @@ class LooseAdapter(Adapter):
             for module, tensors in keys.items()
             if any(set(names.split()) & set(tensors) for names in _FORMS.values())
         }
-        if any("dora_scale" in tensors for tensors in found.values()):
+        mlx_dora = self.config.get("fine_tune_type") == "dora" or bool(self.config.get("use_dora"))
+        if mlx_dora or any("dora_scale" in tensors for tensors in found.values()):
             raise HiploraError(
-                f"{self.tensors.name} holds magnitudes (dora_scale), which tools apply in different ways: merge it "
+                f"{self.tensors.name} holds magnitudes of a DoRA, which tools apply in different ways: merge it "
                 "where it was trained, and pass the merged model."
             )
         for module, tensors in found.items():
@@ -100,6 +102,9 @@ class LooseAdapter(Adapter):
 
     def _own_caveats(self) -> list[str]:
         caveats = []
+        parameters = self.config.get("lora_parameters")
+        if "lora_layers" in self.config and isinstance(parameters, Mapping) and "alpha" in parameters:
+            caveats.append("mlx-lm up to 0.14.0 multiplied the scale by alpha / rank; that is not done here.")
         if self.config.get("peft_type") is None and "lora_parameters" not in self.config and not self._settings:
             silent = [module for module, keys in self._keys.items() if not {"alpha", "scale", "diff"} & set(keys)]
             if silent:
@@ -146,7 +151,7 @@ class LooseAdapter(Adapter):
         if "scale" in self._keys[module]:
             return self._number(module, "scale")
         if isinstance(parameters := self.config.get("lora_parameters"), Mapping):
-            return self._mlx_scale(parameters, r)
+            return self._mlx_scale(parameters)
         settings = self._settings or {f".{name}": value for name, value in self.config.items()}
         components = {name.rpartition(".")[0] for name in settings}
         component = max((name for name in components if f"{module}.".startswith(f"{name}.")), key=len, default="")
@@ -154,17 +159,19 @@ class LooseAdapter(Adapter):
         alpha = own.get("lora_alpha", r)
         patterns = own.get("alpha_pattern")
         if isinstance(patterns, Mapping) and patterns:
-            matched = match_patterns(patterns, [module], "alpha_pattern")
-            alpha = matched[module][1] if module in matched else alpha
+            # The patterns are those of the component, whose name the file puts before its modules.
+            inner = module.removeprefix(f"{component}.")
+            matched = match_patterns(patterns, [inner], "alpha_pattern")
+            alpha = matched[inner][1] if inner in matched else alpha
         try:
             return float(alpha) / (math.sqrt(r) if own.get("use_rslora") else r)
         except (TypeError, ValueError):
             raise HiploraError(f"{self.tensors.name}: lora_alpha must be a number, got {str(alpha)[:60]}.") from None
 
-    def _mlx_scale(self, parameters: Mapping[str, Any], r: int) -> float:
+    def _mlx_scale(self, parameters: Mapping[str, Any]) -> float:
         try:
-            # Before version 0.14, mlx-lm multiplied by alpha / rank too.
-            return float(parameters["scale"]) * (float(parameters["alpha"]) / r if "alpha" in parameters else 1.0)
+            # mlx-lm keeps an `alpha` in its settings that it does not use; up to version 0.14.0 it did.
+            return float(parameters["scale"])
         except (KeyError, TypeError, ValueError):
             raise HiploraError(
                 f"{self.path / 'adapter_config.json'}: lora_parameters must say the scale: add it from the training."

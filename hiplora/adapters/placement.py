@@ -80,7 +80,9 @@ def place(base: BaseModel, update: Update) -> Placement:
     Raises:
         HiploraError: no module fits; the sentence says why.
     """
-    names, places, left_out = {}, {}, {}
+    names: dict[str, str] = {}
+    places: dict[str, Weight] = {}
+    left_out: dict[str, str] = {}
     maps = set(base.linear_maps)
     for name in update.modules:
         original = update.original(name)
@@ -94,6 +96,9 @@ def place(base: BaseModel, update: Update) -> Placement:
         else:
             # A layer that is used several times has a row for each use.
             module = weight.module if original == name else name
+            if module in names:
+                left_out[name] = f"{names[module]} changes the same weight of the base"
+                continue
             names[module], places[module] = name, replace(weight, module=module)
     if not names:
         raise HiploraError(_why_nothing_fits(base, update, left_out))

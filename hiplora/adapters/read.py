@@ -80,6 +80,9 @@ def _read_file(path: Path) -> Update:
     if path.suffix != ".safetensors":
         raise HiploraError(what_lies_at(path))
     tensors = Tensors(path)
+    beside = path.parent / "adapter_config.json"
+    if beside.is_file():
+        return adapter_of(path.parent, read_json(beside), tensors, path)
     config = _settings_inside(tensors)
     if not LooseAdapter.reads(config, tensors, path.parent):
         raise HiploraError(_without_config(path, tensors))

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,7 +34,7 @@ def save_lora(
     """Write an update as a LoRA of scaling 1, exact to float32 or cut back to a rank, and return what that costs.
 
     The factors are `lora_B = Q1 sqrt(s)` and `lora_A = sqrt(s) Q2^T` from the update's own SVD, so a cut keeps the
-    largest part (Eckart-Young).
+    largest part (Eckart-Young). What the placement leaves out is not written.
 
     Columns: `module, rank, error`; `error` is `||dW - dW_r||_F / ||dW||_F`, 0 where nothing is cut.
 
@@ -44,12 +45,17 @@ def save_lora(
         progress: called with the number of modules done, and of all.
 
     Raises:
-        HiploraError: `r` is below 1, a module cannot be a LoRA of PEFT's (an expert, a convolution, an embedding), or
-            the folder cannot be written or holds anything else.
+        HiploraError: `r` is below 1, a module cannot be a LoRA of PEFT's (an expert, a convolution, an embedding, a
+            layer used several times), or the folder is the update's own, cannot be written or holds anything else.
     """
     if r is not None and r < 1:
         raise HiploraError(f"The rank must be 1 or more, got {r}.")
-    check_replaceable(out)
+    check_replaceable(out, placement.update.folder)
+    if repeated := [name for name in placement.names.values() if placement.update.original(name) != name]:
+        raise HiploraError(
+            f"{placement.update.name} changes a layer that is used several times ({repeated[0]}), and is not written "
+            "as a LoRA: that would need layer_replication."
+        )
     tensors: dict[str, np.ndarray] = {}
     rows, ranks = [], {}
     maps = set(placement.base.linear_maps)
@@ -111,6 +117,8 @@ def write_lora(
     with atomic_path(out) as draft:
         draft.mkdir()
         save_file(dict(tensors), draft / ADAPTER_FILE, {"format": "pt", "written_by": _AUTHOR})
+        if (out / "README.md").is_file():
+            shutil.copy2(out / "README.md", draft / "README.md")
         text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
         (draft / "adapter_config.json").write_text(text, encoding="utf-8")
 

@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,11 @@ class Update(ABC):
     def source(self) -> str:
         """The name or path that opens it again; empty when it exists in memory only."""
         return ""
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that it was read from; None when it exists in memory only."""
+        return None
 
     @property
     def long_name(self) -> str:

@@ -185,8 +185,8 @@ def module_table(update: Update, placement: Placement | None = None) -> pd.DataF
         rows.append(row)
         try:
             row["scale"] = update.scale(module)
-            if placement is not None and module in placement.left_out:
-                row["reason"] = placement.left_out[module]
+            if placement is not None and module not in places:
+                row["reason"] = placement.left_out.get(module, "the base has no place for it")
             elif placement is None and update.needs_weight(module):
                 row["reason"] = _NEEDS_BASE
             else:

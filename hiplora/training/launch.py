@@ -4,9 +4,7 @@ Separate processes keep the random numbers of two runs independent and the app r
 torch already loaded: the first step of a run then comes after 4 s instead of 7 s.
 """
 
-import os
 import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import Sequence
@@ -14,11 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from hiplora.errors import HiploraError
-from hiplora.paths import runs_root
+from hiplora.paths import own_process, runs_root
 from hiplora.training.config import RunConfig
 from hiplora.training.run import Run, list_runs
-
-_PACKAGE = str(Path(__file__).resolve().parents[2])
 
 
 class Launcher:
@@ -105,14 +101,14 @@ class Launcher:
         raise HiploraError(f"Could not start a process for {run.name}: is the machine out of memory?")
 
     def _new_worker(self) -> "subprocess.Popen[str]":
+        command, environment = own_process("hiplora.training.worker")
         return subprocess.Popen(
-            [sys.executable, "-m", "hiplora.training.worker"],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             text=True,
-            # The package may be next to the app without being installed.
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [_PACKAGE, os.environ.get("PYTHONPATH")]))},
+            env=environment,
             # Ctrl-C in the app's terminal reaches only the app; the worker notices when the app ends.
             start_new_session=True,
         )

@@ -1,5 +1,7 @@
 """Edits by block, against dense projections, and the LoRA that is saved, against PEFT's merge."""
 
+import shutil
+
 import numpy as np
 import peft
 import pytest
@@ -104,10 +106,11 @@ def test_a_folder_with_an_adapter_of_someones_own_is_not_replaced(llama_base, lo
     save_lora(study.placements[0], tmp_path / "out")
     save_lora(study.placements[0], tmp_path / "out", r=1)
     assert read_adapter(tmp_path / "out").config["r"] == 1
-    before = (lora_folder / "adapter_model.safetensors").read_bytes()
+    theirs = shutil.copytree(lora_folder, tmp_path / "theirs")
+    before = (theirs / "adapter_model.safetensors").read_bytes()
     with pytest.raises(HiploraError, match="holds files that are not an earlier export"):
-        save_lora(study.placements[0], lora_folder)
-    assert (lora_folder / "adapter_model.safetensors").read_bytes() == before
+        save_lora(study.placements[0], theirs)
+    assert (theirs / "adapter_model.safetensors").read_bytes() == before
 
 
 def test_what_cannot_be_a_lora_is_named(llama_base, make_adapter, tmp_path):
@@ -116,3 +119,31 @@ def test_what_cannot_be_a_lora_is_named(llama_base, make_adapter, tmp_path):
     with pytest.raises(HiploraError, match=r"model\.embed_tokens is not a linear map of its own"):
         save_lora(study.placements[0], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_adapter_itself_is_not_overwritten_and_a_readme_is_kept(llama_base, lora_folder, tmp_path):
+    study = hiplora.open(llama_base, [lora_folder], k=4)
+    save_lora(place(study.base, study.edit(study.names[0], pp=0.5)), tmp_path / "once")
+    (tmp_path / "once" / "README.md").write_text("mine")
+    save_lora(study.placements[0], tmp_path / "once")
+    assert (tmp_path / "once" / "README.md").read_text() == "mine"
+    again = hiplora.open(llama_base, [tmp_path / "once"], k=4)
+    before = (tmp_path / "once" / "adapter_model.safetensors").read_bytes()
+    with pytest.raises(HiploraError, match="once is the adapter itself"):
+        save_lora(place(again.base, again.edit("once", pp=0)), tmp_path / "once")
+    assert (tmp_path / "once" / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_what_is_not_a_part_of_the_edit_is_named(llama_base, make_adapter, tmp_path):
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens"])
+    make_adapter(llama_base, tmp_path / "own", config)
+    study = hiplora.open(llama_base, [tmp_path / "own"], k=4)
+    assert any("embed_tokens is not a part of the edit" in caveat for caveat in study.edit("own", pp=0).caveats)
+
+
+def test_a_layer_used_several_times_is_not_written(llama_base, make_adapter, tmp_path):
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], layer_replication=[[0, 2], [1, 2]])
+    make_adapter(llama_base, tmp_path / "own", config)
+    study = hiplora.open(llama_base, [tmp_path / "own"], k=4)
+    with pytest.raises(HiploraError, match="changes a layer that is used several times"):
+        save_lora(study.placements[0], tmp_path / "out")

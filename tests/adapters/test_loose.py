@@ -185,7 +185,7 @@ def test_a_model_of_diffusers_is_a_base(tmp_path):
 def test_magnitudes_of_other_tools_are_refused(tmp_path):
     tensors = {"a.lora_down.weight": torch.randn(2, 4), "a.lora_up.weight": torch.randn(4, 2)}
     path = _write(tensors | {"a.dora_scale": torch.ones(4, 1)}, tmp_path / "x.safetensors")
-    with pytest.raises(HiploraError, match=r"x\.safetensors holds magnitudes \(dora_scale\)"):
+    with pytest.raises(HiploraError, match=r"x\.safetensors holds magnitudes of a DoRA"):
         read_adapter(path)
 
 
@@ -207,3 +207,46 @@ def test_factors_that_do_not_fit_each_other_are_one_sentence(tmp_path):
     adapter = read_adapter(_write(tensors, tmp_path / "x.safetensors"))
     with pytest.raises(HiploraError, match="the tensors of a do not multiply"):
         adapter.delta("a")
+
+
+@pytest.mark.parametrize("alpha", [{}, {"alpha": 16}])
+def test_the_scale_of_mlx_is_taken_as_it_stands_from_the_folder_and_from_any_file_in_it(tmp_path, alpha):
+    tensors = {"a.q_proj.lora_a": torch.randn(6, 2), "a.q_proj.lora_b": torch.randn(2, 8)}
+    for name in ("adapters", "0000100_adapters"):
+        _write(tensors, tmp_path / "mlx" / f"{name}.safetensors")
+    config = {"fine_tune_type": "lora", "num_layers": 4, "lora_parameters": {"rank": 2, "scale": 10.0} | alpha}
+    (tmp_path / "mlx" / "adapter_config.json").write_text(json.dumps(config))
+    for path in (tmp_path / "mlx", *(tmp_path / "mlx").glob("*.safetensors")):
+        adapter = read_adapter(path)
+        assert adapter.scale("a.q_proj") == 10.0
+        assert adapter.caveats == []
+
+
+def test_a_dora_of_mlx_is_refused(tmp_path):
+    tensors = {"a.lora_a": torch.randn(6, 2), "a.lora_b": torch.randn(2, 8), "a.m": torch.randn(8)}
+    path = _write(tensors, tmp_path / "mlx" / "adapters.safetensors")
+    (path.parent / "adapter_config.json").write_text(
+        json.dumps({"fine_tune_type": "dora", "lora_parameters": {"scale": 2}})
+    )
+    with pytest.raises(HiploraError, match="holds magnitudes of a DoRA"):
+        read_adapter(path.parent)
+
+
+def test_patterns_of_a_component_match_inside_it(tmp_path):
+    name = "transformer.blocks.0.attn.to_q"
+    tensors = {f"{name}.lora_A.weight": torch.randn(8, 6), f"{name}.lora_B.weight": torch.randn(6, 8)}
+    settings = {
+        "transformer.r": 8,
+        "transformer.lora_alpha": 8,
+        "transformer.alpha_pattern": {r"^blocks.0.attn.to_q": 32},
+    }
+    metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(settings)}
+    assert read_adapter(_write(tensors, tmp_path / "x.safetensors", metadata)).scale(name) == 4
+
+
+def test_differences_of_norms_are_named_and_the_rest_is_read(tmp_path):
+    tensors = {"a.lora_down.weight": torch.randn(2, 4), "a.lora_up.weight": torch.randn(4, 2)}
+    tensors |= {"norm.diff": torch.randn(4), "a.diff_b": torch.randn(4)}
+    adapter = read_adapter(_write(tensors, tmp_path / "x.safetensors"))
+    assert adapter.modules == ["a"]
+    assert {each.key for each in adapter.contents() if not each.read} == {"norm.diff", "a.diff_b"}

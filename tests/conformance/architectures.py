@@ -19,6 +19,7 @@ _VISION: Final[dict[str, Any]] = {
 _GPT2: Final[dict[str, Any]] = {
     "vocab_size": 64, "n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 32, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
+_MOST: Final = 8
 _MOE: Final = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
 _SEQ2SEQ: Final[dict[str, Any]] = {
     "vocab_size": 64, "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4,
@@ -117,15 +118,16 @@ ARCHITECTURES: Final[dict[str, Callable[[], hf.PreTrainedModel]]] = {
 
 
 def target_modules(model: torch.nn.Module) -> list[str]:
-    """Return the names of the linear maps to adapt: all but heads, which may be tied, and maps of less than 8 rows."""
+    """Return the names of up to eight linear maps, from all parts of a model: no heads, none of less than 8 rows."""
     heads = ["lm_head", "embed_out", "classifier", "score", "vocab_projector", "decoder", "proj_out"]
     if isinstance(model, hf.MambaForCausalLM):
         # PEFT does not put LoRA on it, since the model's fast path reads its weight directly.
         heads.append("out_proj")
-    return [
+    names = [
         name
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear | Conv1D)
         and min(module.weight.shape) >= 8
         and name.rpartition(".")[2] not in heads
     ]
+    return names[:: -(-len(names) // _MOST)]

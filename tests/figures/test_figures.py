@@ -9,6 +9,7 @@ from hiplora import figures, learn
 from hiplora.measures import MEASURES, channel_table, cut_table, summary_table
 
 from .conftest import K, two_runs
+from .test_ablation import TABLE as EFFECTS
 from .test_channels import PROBED
 from .test_differences import DIFFERENCE
 from .test_modules import priced, reallocated
@@ -22,6 +23,7 @@ from .test_tokens import TOKENS
 def every_figure(layers: pd.DataFrame, directions: pd.DataFrame, sweeps: pd.DataFrame) -> dict[str, go.Figure]:
     summary = summary_table(layers)
     return {
+        "block_effects": figures.block_effects(EFFECTS),
         "principal_share": figures.principal_share(summary, K),
         "layer_map": figures.layer_map(layers, MEASURES["enrichment"]),
         "singular_values": figures.singular_values(directions, K),

@@ -87,3 +87,11 @@ def test_a_whole_model_is_inspected_like_any_update(llama_base):
     assert found.method == "full model"
     assert found.effect == "none"
     assert "model.embed_tokens" in set(found.tensors[~found.tensors["read"]]["module"])
+
+
+def test_two_modules_of_one_weight_have_one_row_and_a_reason(llama_base, make_adapter, tmp_path):
+    config = peft.LoraConfig(r=2, target_modules=["embed_tokens", "lm_head", "q_proj"], init_lora_weights=False)
+    make_adapter(llama_base, tmp_path / "tied", config)
+    found = inspect(read_adapter(tmp_path / "tied"), open_base(llama_base))
+    reasons = found.modules.set_index("module")["reason"]
+    assert sum("changes the same weight of the base" in reason for reason in reasons) == 1

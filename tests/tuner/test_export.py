@@ -144,7 +144,10 @@ def test_replaces_an_empty_folder_and_an_earlier_export(load_base, tmp_path):
     make_adapter(load_base(), tmp_path / "hip", budget_mode="hard")
     (tmp_path / "lora" / "README.md").write_text("mine")
     export_lora(tmp_path / "hip", tmp_path / "lora")
-    assert {path.name for path in (tmp_path / "lora").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert {path.name for path in (tmp_path / "lora").iterdir()} == {
+        "adapter_config.json", "adapter_model.safetensors", "README.md",
+    }  # fmt: skip
+    assert (tmp_path / "lora" / "README.md").read_text() == "mine"
     assert (tmp_path / "lora" / "adapter_model.safetensors").read_bytes() != weights
 
 

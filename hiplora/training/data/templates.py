@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hiplora.errors import HiploraError
+from hiplora.paths import own_process
 
 _SECONDS: Final = 5
 """Of the processor, for one conversation: an ordinary one takes a millisecond."""
@@ -29,9 +30,11 @@ def require_harmless(path: Path, tokenizer: Any, messages: list[dict[str, Any]])
         HiploraError: the template did not end within its limits.
     """
     job = {"template": tokenizer.get_chat_template(), "messages": messages, "tokens": tokenizer.special_tokens_map}
+    command, environment = own_process("hiplora.training.data.templates")
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "hiplora.training.data.templates"],
+            command,
+            env=environment,
             input=json.dumps(job, default=str),
             capture_output=True,
             text=True,
