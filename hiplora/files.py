@@ -282,6 +282,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 def _exchange(one: Path, other: Path) -> bool:
     """Exchange two folders in one step, and return whether the system could: Linux and macOS have a call for it."""
+    if os.name == "nt":
+        return False
     library = ctypes.CDLL(None)
     paths = [os.fsencode(path) for path in (one, other)]
     if hasattr(library, "renameat2"):

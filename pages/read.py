@@ -75,7 +75,8 @@ session = shell.require()
 study = loading.load(session)
 st.title("What was read")
 loading.show_problems(study)
-inspections = study.inspections()
+with st.spinner("Reading every tensor…", show_time=True):
+    inspections = study.inspections()
 if not inspections and not study.problems:
     st.info("Choose an adapter in the sidebar to see what is read of it.", icon=":material/arrow_back:")
 for inspection in inspections:

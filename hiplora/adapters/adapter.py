@@ -56,7 +56,7 @@ class Adapter(Update):
         self._keys = self._find_keys()
         own = {key for keys in self._keys.values() for key in keys.values()} | set(self._shared_keys())
         others = [key for key, shape in tensors.shapes.items() if key not in own and len(shape) > 1 and 0 not in shape]
-        self._tokens = _by_module(others, _TOKENS, self._keys)
+        self._tokens = _by_module([key for key in others if len(tensors.shapes[key]) == 2], _TOKENS, self._keys)
         self._whole = _by_module(others, _WHOLE, self._keys)
         self.modules = [*self._keys, *self._whole, *self._tokens]
         if not self._keys and not self._tokens:
@@ -82,8 +82,8 @@ class Adapter(Update):
 
     @property
     def folder(self) -> Path:
-        """The folder with its files."""
-        return self.path
+        """The folder with its files, or the one file that stands alone."""
+        return self.path if self.home.is_dir() else self.home
 
     @property
     def long_name(self) -> str:

@@ -1,9 +1,8 @@
 """LoRA files of other tools than PEFT: kohya's sd-scripts, LyCORIS, diffusers, ComfyUI, ai-toolkit and MLX."""
 
-import json
 import math
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,11 +60,6 @@ class LooseAdapter(Adapter):
             counts[next(title for title, names in _FORMS.items() if set(names.split()) & set(tensors))] += 1
         return max(counts, key=lambda title: counts[title])
 
-    @property
-    def identity(self) -> Hashable:
-        """The file as it was opened, and the settings."""
-        return self.tensors.identity, json.dumps(self.config, sort_keys=True, default=str)
-
     def _find_keys(self) -> dict[str, dict[str, str]]:
         keys: dict[str, dict[str, str]] = {}
         for key in self.tensors.shapes:
@@ -79,8 +73,13 @@ class LooseAdapter(Adapter):
             for module, tensors in keys.items()
             if any(set(names.split()) & set(tensors) for names in _FORMS.values())
         }
-        mlx_dora = self.config.get("fine_tune_type") == "dora" or bool(self.config.get("use_dora"))
-        if mlx_dora or any("dora_scale" in tensors for tensors in found.values()):
+        said = self.config.get("fine_tune_type") == "dora" or bool(self.config.get("use_dora"))
+        # MLX calls its magnitudes m.
+        held = any(
+            "dora_scale" in tensors or ("in_r" in tensors and f"{module}.m" in self.tensors.shapes)
+            for module, tensors in found.items()
+        )
+        if said or held:
             raise HiploraError(
                 f"{self.tensors.name} holds magnitudes of a DoRA, which tools apply in different ways: merge it "
                 "where it was trained, and pass the merged model."
@@ -230,7 +229,7 @@ class LooseAdapter(Adapter):
         # Kronecker products of a matrix and a convolution: the kernel's axes stay as they are.
         first = first.reshape(*first.shape, *[1] * (second.ndim - first.ndim))
         product = np.kron(first, second)
-        # With both factors whole there is no rank, and LyCORIS scales by one.
+        # Two whole factors do not have a rank: LyCORIS scales them by one.
         scaling = self.scaling(module, ranks[-1]) if ranks else 1.0
         return DenseDelta(scaling * product.reshape(len(product), -1))
 

@@ -16,14 +16,13 @@ from hiplora.adapters.patterns import match_patterns
 from hiplora.adapters.tuners import TUNERS, Tuner
 from hiplora.errors import HiploraError
 from hiplora.files import TensorSource, require_finite
-from hiplora.sources import strip_peft_prefix
+from hiplora.sources import PEFT_PREFIX, strip_peft_prefix
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftConfig, PeftModel
 
 _T = TypeVar("_T")
-_PREFIX: Final = "base_model.model."
 _LORA: Final = Tuner("LoRA", "lora_")
 _VARIANTS: Final = {"kasa_config": "KaSA", "use_bdlora": "BD-LoRA"}
 """Settings of `peft.LoraConfig` that change its formula -> the method's name."""
@@ -149,7 +148,9 @@ class PeftAdapter(Adapter):
                 model = self._put_on(module, torch.empty(shape), outline=True)
                 state = get_peft_model_state_dict(model, save_embedding_layers=False)
             return {
-                key: tuple(value.shape) for key, value in state.items() if not key.startswith(f"{_PREFIX}{_LARGEST}.")
+                key: tuple(value.shape)
+                for key, value in state.items()
+                if not key.startswith(f"{PEFT_PREFIX}{_LARGEST}.")
             }
 
         size = " x ".join(map(str, shape))
@@ -160,12 +161,12 @@ class PeftAdapter(Adapter):
         own, shapes = self._own_keys(module), self.tensors.shapes
         for tensor, key in own.items():
             if tensor not in expected:
-                return f"PEFT does not know its tensor {tensor.removeprefix(_PREFIX)} in a {self.method}"
+                return f"PEFT does not know its tensor {tensor.removeprefix(PEFT_PREFIX)} in a {self.method}"
             if expected[tensor] != shapes[key]:
                 there, here = ("x".join(map(str, each)) or "a number" for each in (shapes[key], expected[tensor]))
-                return f"its tensor {tensor.removeprefix(_PREFIX)} is {there}, and {here} for a weight of {size}"
+                return f"its tensor {tensor.removeprefix(PEFT_PREFIX)} is {there}, and {here} for a weight of {size}"
         lacking = sorted(set(expected) - set(own))
-        return f"the file lacks its tensor {lacking[0].removeprefix(_PREFIX)}" if lacking else None
+        return f"the file lacks its tensor {lacking[0].removeprefix(PEFT_PREFIX)}" if lacking else None
 
     def _delta(self, module: str, weight: np.ndarray | None) -> Delta:
         import torch
@@ -189,9 +190,9 @@ class PeftAdapter(Adapter):
             model = self._put_on(module, W.float() if single else W).double()
             lost = list(set_peft_model_state_dict(model, state).unexpected_keys)
             lost += [name for name, value in [*model.named_parameters(), *model.named_buffers()] if value.is_meta]
-            if lost := [key for key in lost if not key.startswith(f"{_PREFIX}{_LARGEST}.")]:
-                raise _PeftError(f"it did not take {lost[0].removeprefix(_PREFIX)}")
-            layer: Any = model.get_submodule(f"{_PREFIX}{module}")
+            if lost := [key for key in lost if not key.startswith(f"{PEFT_PREFIX}{_LARGEST}.")]:
+                raise _PeftError(f"it did not take {lost[0].removeprefix(PEFT_PREFIX)}")
+            layer: Any = model.get_submodule(f"{PEFT_PREFIX}{module}")
             layer.merge()
             return np.asarray(layer.get_base_layer().weight.double().numpy())
 
@@ -203,7 +204,7 @@ class PeftAdapter(Adapter):
 
     def _own_keys(self, module: str) -> dict[str, str]:
         """Return `{PEFT's name of a tensor: key in the file}` of one module, shared ones with it."""
-        own = {f"{_PREFIX}{module}.{tensor}": key for tensor, key in self._keys[module].items()}
+        own = {f"{PEFT_PREFIX}{module}.{tensor}": key for tensor, key in self._keys[module].items()}
         return own | {f"base_model.{name}": key for name, key in self._shared.items()}
 
     def _put_on(self, module: str, weight: "torch.Tensor", *, outline: bool = False) -> "PeftModel":

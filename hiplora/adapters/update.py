@@ -110,7 +110,7 @@ class Update(ABC):
 
     @property
     def folder(self) -> Path | None:
-        """The folder that it was read from; None when it exists in memory only."""
+        """The folder, or the one file, that it was read from; None when it exists in memory only."""
         return None
 
     @property

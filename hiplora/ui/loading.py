@@ -21,6 +21,7 @@ from hiplora.ui.session import Session
 from hiplora.ui.text import plain
 
 _LOG = logging.getLogger(__name__)
+_KEPT_TABLES = 32
 _Identity = tuple[tuple[str, int, int], ...]
 
 
@@ -155,15 +156,19 @@ def background_table(
     if key not in tasks:
         if not st.button(label, type="primary", icon=":material/play_arrow:", key=f"start-{label}"):
             return None
+        for old in [each for each, task in tasks.items() if not task.snapshot().running][:-_KEPT_TABLES]:
+            tasks.pop(old, None)
         tasks[key] = BackgroundTask(lambda stopped: _until(make(), stopped))
         # The button goes away.
         st.rerun()
-    snapshot = tasks[key].snapshot()
+    task = tasks[key]
+    snapshot = task.snapshot()
     if snapshot.running:
-        _show_rows(tasks[key], rows, label)
+        _show_rows(task, rows, label)
         return None
     if snapshot.error or snapshot.stopped:
-        tasks.pop(key)
+        # Another session may have seen the same end.
+        tasks.pop(key, None)
     if snapshot.details:
         _LOG.error(snapshot.details)
     if snapshot.error:

@@ -8,7 +8,7 @@ import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
 
-from hiplora.adapters import place, read_adapter
+from hiplora.adapters import place, read_adapter, save_lora
 from hiplora.errors import HiploraError
 from hiplora.sources import open_base
 from tests.conformance.merged import disagreements, train
@@ -222,12 +222,11 @@ def test_the_scale_of_mlx_is_taken_as_it_stands_from_the_folder_and_from_any_fil
         assert adapter.caveats == []
 
 
-def test_a_dora_of_mlx_is_refused(tmp_path):
+@pytest.mark.parametrize("fields", [{"fine_tune_type": "dora"}, {"fine_tune_type": "lora"}, {"use_dora": True}])
+def test_a_dora_of_mlx_is_refused(tmp_path, fields):
     tensors = {"a.lora_a": torch.randn(6, 2), "a.lora_b": torch.randn(2, 8), "a.m": torch.randn(8)}
     path = _write(tensors, tmp_path / "mlx" / "adapters.safetensors")
-    (path.parent / "adapter_config.json").write_text(
-        json.dumps({"fine_tune_type": "dora", "lora_parameters": {"scale": 2}})
-    )
+    (path.parent / "adapter_config.json").write_text(json.dumps(fields | {"lora_parameters": {"scale": 2}}))
     with pytest.raises(HiploraError, match="holds magnitudes of a DoRA"):
         read_adapter(path.parent)
 
@@ -250,3 +249,22 @@ def test_differences_of_norms_are_named_and_the_rest_is_read(tmp_path):
     adapter = read_adapter(_write(tensors, tmp_path / "x.safetensors"))
     assert adapter.modules == ["a"]
     assert {each.key for each in adapter.contents() if not each.read} == {"norm.diff", "a.diff_b"}
+
+
+def test_an_edit_of_one_file_may_lie_beside_it(llama, tmp_path):
+    name = "lora_te_model_layers_0_self_attn_q_proj"
+    tensors = {f"{name}.lora_down.weight": torch.randn(2, 32), f"{name}.lora_up.weight": torch.randn(32, 2)}
+    path = _write(tensors, tmp_path / "x.safetensors")
+    placement = place(open_base(llama[1]), read_adapter(path))
+    save_lora(placement, tmp_path / "edited")
+    with pytest.raises(HiploraError, match="contains the adapter itself"):
+        save_lora(placement, tmp_path)
+    assert path.is_file()
+
+
+def test_trained_rows_of_another_form_do_not_count(tmp_path):
+    tensors = {"base_model.model.e.trainable_tokens_delta": torch.zeros(2, 2, 2)}
+    path = _write(tensors, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "TRAINABLE_TOKENS", "token_indices": [0]}))
+    with pytest.raises(HiploraError, match="holds no trainable tokens weights"):
+        read_adapter(path.parent)
