@@ -189,7 +189,8 @@ def test_what_was_read_accounts_for_every_adapter(visit: Visit, tmp_path: Path) 
     expect(page.get_by_text("0 of 1 modules fit demo; 2 of 2 tensors count in its numbers.")).to_be_visible()
     expect(page.get_by_text("stranger belongs to another base")).to_be_visible()
     with page.expect_download() as download:
-        page.get_by_role("button", name="JSON").first.click()
+        # By its key: the second adapter's button can be drawn before the first's.
+        page.locator(".st-key-inspect-swap-lora").get_by_role("button", name="JSON").click()
     assert json.loads(Path(download.value.path()).read_text())["effect"] == "all"
     visit.assert_sound()
 
