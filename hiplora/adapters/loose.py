@@ -129,10 +129,16 @@ class LooseAdapter(Adapter):
         if "down" in keys:
             kernel = math.prod(shape("mid")[2:]) if "mid" in keys else 1
             return shape("up")[0], math.prod(shape("down")[1:]) * kernel
+
+        def product(name: str, core: str) -> tuple[int, ...]:
+            first, second = shape(f"{name}_a"), shape(f"{name}_b")
+            return (first[1], second[1], *shape(core)[2:]) if core in keys else (first[0], *second[1:])
+
         if "hada_w1_a" in keys:
-            return shape("hada_w1_a")[0], shape("hada_w1_b")[1]
+            rows, *rest = product("hada_w1", "hada_t1")
+            return rows, math.prod(rest)
         first, second = (
-            shape(w) if w in keys else (shape(f"{w}_a")[0], *shape(f"{w}_b")[1:]) for w in ("lokr_w1", "lokr_w2")
+            shape(f"lokr_w{i}") if f"lokr_w{i}" in keys else product(f"lokr_w{i}", f"lokr_t{i}") for i in (1, 2)
         )
         return first[0] * second[0], math.prod(first[1:]) * math.prod(second[1:])
 
@@ -211,20 +217,15 @@ class LooseAdapter(Adapter):
                 mid = tensors["mid"]
                 A = np.einsum("ij...,jn->in...", mid, A.reshape(r, -1))
             return LowRankDelta(self.scaling(module, r) * B, A.reshape(r, -1))
-        if any(name in tensors for name in ("hada_t1", "hada_t2", "lokr_t2")):
-            raise HiploraError(
-                f"{self.tensors.name}: {module} is a convolution with a core of its own (Tucker), which is read of a "
-                "LoRA only: merge it where it was trained, and pass the merged model."
-            )
         if "hada_w1_a" in tensors:
-            first, second = (tensors[f"hada_w{i}_a"] @ tensors[f"hada_w{i}_b"] for i in (1, 2))
-            return DenseDelta(self.scaling(module, tensors["hada_w1_b"].shape[0]) * (first * second))
-        ranks = [tensors[f"lokr_{w}_b"].shape[0] for w in ("w1", "w2") if f"lokr_{w}_b" in tensors]
+            first, second = (_product_of(tensors, f"hada_w{i}", f"hada_t{i}") for i in (1, 2))
+            return DenseDelta(
+                self.scaling(module, tensors["hada_w1_b"].shape[0]) * (first * second).reshape(len(first), -1)
+            )
+        ranks = [tensors[f"lokr_w{i}_b"].shape[0] for i in (1, 2) if f"lokr_w{i}_b" in tensors]
         first, second = (
-            tensors[f"lokr_{w}"]
-            if f"lokr_{w}" in tensors
-            else tensors[f"lokr_{w}_a"] @ tensors[f"lokr_{w}_b"].reshape(len(tensors[f"lokr_{w}_b"]), -1)
-            for w in ("w1", "w2")
+            tensors[f"lokr_w{i}"] if f"lokr_w{i}" in tensors else _product_of(tensors, f"lokr_w{i}", f"lokr_t{i}")
+            for i in (1, 2)
         )
         # Kronecker products of a matrix and a convolution: the kernel's axes stay as they are.
         first = first.reshape(*first.shape, *[1] * (second.ndim - first.ndim))
@@ -232,6 +233,14 @@ class LooseAdapter(Adapter):
         # Two whole factors do not have a rank: LyCORIS scales them by one.
         scaling = self.scaling(module, ranks[-1]) if ranks else 1.0
         return DenseDelta(scaling * product.reshape(len(product), -1))
+
+
+def _product_of(tensors: Mapping[str, np.ndarray], name: str, core: str) -> np.ndarray:
+    """Return the product of two of LyCORIS' factors; with a core for a kernel (Tucker), that of the three."""
+    first, second = tensors[f"{name}_a"], tensors[f"{name}_b"]
+    if core in tensors:
+        return np.einsum("ij...,ip,jr->pr...", tensors[core], first, second)
+    return np.tensordot(first, second, 1)
 
 
 def _plain(key: str) -> str:

@@ -90,6 +90,19 @@ def test_lycoris_names(llama, tmp_path, tuner, prefix):
     assert placement.update.method == tuner
 
 
+@pytest.mark.parametrize(("tuner", "core"), [("LoHa", "hada_t1"), ("LoKr", "lokr_t2")])
+def test_lycoris_cores_of_a_convolution(tmp_path, tuner, core):
+    model = torch.nn.Sequential(torch.nn.Conv2d(12, 32, 3, bias=False))
+    found = train(model, config_of(tuner, ["0"], use_effective_conv2d=True), tmp_path / "peft")
+    tensors = {f"lycoris_{key}": value for key, value in _plain(found.folder).items()}
+    assert f"lycoris_0.{core}" in tensors
+    tensors["lycoris_0.alpha"] = torch.tensor(6.0)
+    adapter = read_adapter(_write(tensors, tmp_path / "x.safetensors"))
+    assert adapter.shape("lycoris_0") == (32, 12 * 9)
+    theirs = found.deltas["0.weight"].reshape(32, -1)
+    np.testing.assert_allclose(adapter.delta("lycoris_0").dense(), theirs, atol=1e-12 * np.abs(theirs).max())
+
+
 def test_a_full_difference(llama, tmp_path):
     difference = torch.randn(32, 32)
     path = _write({"lora_te_model_layers_0_self_attn_q_proj.diff": difference}, tmp_path / "x.safetensors")

@@ -52,14 +52,14 @@ def test_two_methods_run_side_by_side_and_nothing_else_starts_meanwhile(tmp_path
 def test_process_kept_waiting_begins_at_once_and_what_was_stopped_is_resumed(tmp_path):
     with launcher_in(tmp_path) as launcher:
         launcher.warm_up()
-        (run,) = launcher.start([RunConfig(**SMALL, steps=150)])
+        (run,) = launcher.start([RunConfig(**SMALL, steps=60)])
         until(has_step(run, 3))
         run.request_stop()
         until(lambda: run.status.state == "stopped")
         until(lambda: not launcher.running())
         launcher.resume([run])
         until(lambda: run.status.state == "finished")
-        assert step_table([run])["step"].tolist() == list(range(1, 151))
+        assert step_table([run])["step"].tolist() == list(range(1, 61))
         with pytest.raises(HiploraError, match="is finished: there is nothing to resume"):
             launcher.resume([run])
 
