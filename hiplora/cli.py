@@ -119,9 +119,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--download", action="store_true", help="allow downloading a model by its hub name")
     command.add_argument("--json", action="store_true", help="everything, as JSON")
 
-    command = add("convert", _convert, "write a pickle of tensors (.bin, .pt) as safetensors, running no code of it")
-    command.add_argument("file", metavar="FILE", help="a file that torch.save wrote, such as adapter_model.bin")
-    command.add_argument("out", metavar="OUT", nargs="?", help="file to write (default: the same name, .safetensors)")
+    command = add(
+        "convert",
+        _convert,
+        "write a pickle of tensors (.bin, .pt) as safetensors, running no code of it; with --base, give a LoRA of kohya "
+        "or ComfyUI the names that a model of diffusers has",
+    )
+    command.add_argument(
+        "file", metavar="FILE", help="a file that torch.save wrote, or with --base a .safetensors file"
+    )
+    command.add_argument("out", metavar="OUT", nargs="?", help="file to write (default: beside it, .safetensors)")
+    command.add_argument("--base", metavar="BASE", help="folder of a model of diffusers: unet/ or transformer/")
 
     def add_edit(command: argparse.ArgumentParser) -> None:
         command.add_argument("adapter", metavar="ADAPTER", help="adapter folder, run, or one of the demo's by name")
@@ -510,9 +518,11 @@ def _save_edited(update: "EditedUpdate", study: "Study", args: argparse.Namespac
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from hiplora.convert import convert
+    from hiplora.convert import convert, rename
+    from hiplora.sources import open_base
 
-    _print(f"{convert(args.file, args.out)} holds the tensors of {args.file}")
+    written = rename(args.file, open_base(args.base), args.out) if args.base else convert(args.file, args.out)
+    _print(f"{written} holds the tensors of {args.file}")
 
 
 def _export_lora(args: argparse.Namespace) -> None:

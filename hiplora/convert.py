@@ -1,15 +1,22 @@
-"""Pickled tensors as safetensors: read in a process of its own, by torch's loader of weights alone.
+"""Files of adapters in a form that can be read: pickles as safetensors, and the names of another tool as diffusers'.
 
-python -m hiplora.convert INPUT OUTPUT
+A pickle is read in a process of its own, by torch's loader of weights alone: python -m hiplora.convert INPUT OUTPUT
 """
 
+import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from hiplora.errors import HiploraError
-from hiplora.files import atomic_path, user_path
+from hiplora.files import Tensors, atomic_path, user_path
 from hiplora.paths import own_process
+from hiplora.sources import BaseModel
+
+_FACTOR = re.compile(r"\.(?:lora_(?:down|up|mid|A|B)\.weight|alpha)$")
 
 
 def convert(source: str | Path, target: str | Path | None = None) -> Path:
@@ -47,6 +54,89 @@ def convert(source: str | Path, target: str | Path | None = None) -> Path:
                 f"{path} cannot be converted ({said[0][:300]}): save it as safetensors where it was made."
             )
     return out
+
+
+def rename(source: str | Path, base: BaseModel, target: str | Path | None = None) -> Path:
+    """Write a LoRA of kohya, ComfyUI or ai-toolkit under the names of a model of diffusers, and return where.
+
+    SDXL, Flux, Wan and others have blocks of other names, some of them joined, in the tools that came first. Diffusers'
+    own loader for the model translates them (`pip install diffusers`); each module's alpha is written beside it.
+
+    Args:
+        source: the safetensors file.
+        base: the model, such as the folder `unet/` or `transformer/` of a pipeline.
+        target: the file to write; by default beside the file, with `-diffusers` after its name.
+
+    Raises:
+        HiploraError: diffusers is not installed or does not know the names, the base is not a model of it, the file
+            holds magnitudes of a DoRA, or the target exists already.
+    """
+    path = user_path(source)
+    shapes = Tensors(path).shapes
+    out = path.with_name(f"{path.stem}-diffusers.safetensors") if target is None else user_path(target)
+    if out.exists():
+        raise HiploraError(f"{out} exists already: remove it, or name another file to write.")
+    kind = str(base.config.get("_class_name") or "")
+    if not kind:
+        raise HiploraError(f"{base.path} is not a model of diffusers: pass its folder, such as unet/ or transformer/.")
+    if importlib.util.find_spec("diffusers") is None:
+        raise HiploraError(f"The names of {path} are translated by diffusers: `pip install diffusers`.")
+    if any("dora_scale" in key for key in shapes):
+        # Diffusers would leave them out in silence.
+        raise HiploraError(f"{path} holds magnitudes of a DoRA, which diffusers does not translate.")
+    tensors = _translated(path, base, kind)
+    from safetensors.torch import save_file
+
+    with atomic_path(out) as draft:
+        save_file(tensors, draft, {"format": "pt"})
+    return out
+
+
+def _translated(path: Path, base: BaseModel, kind: str) -> dict[str, Any]:
+    """Return the tensors of a file by the names of diffusers, and the alpha of each module."""
+    from diffusers import loaders
+    from safetensors.torch import load_file
+
+    name = "StableDiffusionXL" if kind.startswith("UNet2D") else re.sub(r"Transformer\dDModel$", "", kind)
+    loader = getattr(loaders, f"{name}LoraLoaderMixin", None)
+    if loader is None:
+        raise HiploraError(f"diffusers does not have a loader of LoRAs for a {kind}, of which {base.path} is one.")
+    tensors = load_file(path)
+    # What is not the model's stays as it is: diffusers would leave some of it out in silence.
+    own = {key: value for key, value in tensors.items() if _FACTOR.search(key) and not key.startswith("lora_te")}
+    others = {key: value for key, value in tensors.items() if key not in own}
+    # Its loaders tell a file of the original names by kohya's word for a factor.
+    kohyas = {key.replace(".lora_A.", ".lora_down.").replace(".lora_B.", ".lora_up."): own[key] for key in own}
+    said = ""
+    for candidate in (own, kohyas):
+        try:
+            found = _by_diffusers(loader, candidate, base)
+        except Exception as error:
+            said = f": {error}".partition("\n")[0][:200]
+            continue
+        if all(base.find(key.rpartition(".lora_")[0]) for key in found if ".lora_" in key):
+            return found | others
+    raise HiploraError(f"diffusers cannot translate the names of {path} to those of {base.path}{said}.")
+
+
+def _by_diffusers(loader: Any, tensors: dict[str, Any], base: BaseModel) -> dict[str, Any]:
+    import torch
+    from diffusers.utils import convert_unet_state_dict_to_peft
+
+    if "UNet" in str(base.config["_class_name"]):
+        translated, alphas = loader.lora_state_dict(dict(tensors), unet_config=SimpleNamespace(**base.config))
+        translated = convert_unet_state_dict_to_peft(translated)
+        alphas = {key.removesuffix(".alpha"): value for key, value in (alphas or {}).items()}
+        alphas = convert_unet_state_dict_to_peft(alphas)
+    else:
+        translated, alphas = loader.lora_state_dict(dict(tensors)), {}
+    found = {key: value.contiguous().clone() for key, value in translated.items()}
+    for key, value in translated.items():
+        if key.endswith(".lora_A.weight"):
+            # What diffusers does not say is r: the factors hold it then.
+            module = key.removesuffix(".lora_A.weight")
+            found.setdefault(f"{module}.alpha", torch.tensor(float(alphas.get(key, value.shape[0]))))
+    return found
 
 
 def _write(source: Path, target: Path) -> None:

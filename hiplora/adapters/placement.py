@@ -138,6 +138,11 @@ def _why_nothing_fits(base: BaseModel, update: Update, left_out: dict[str, str])
         return f"{subject} belongs to another base{says}: {name} does not fit, {reason}."
     theirs, ours = update.modules[0], next(iter(base.linear_maps), "none")
     unknown = f" {base.notes[0]}" if base.notes else ""
+    if base.config.get("_class_name") and not update.base_name:
+        unknown += (
+            f" Where it has the names of the model's first release, `hiplora convert {subject} --base {base.path}` "
+            "gives it diffusers'."
+        )
     return (
         f"{subject} belongs to another base{says}: none of its modules, such as {theirs}, is in {base.name}, whose own "
         f"are named like {ours}.{unknown}"

@@ -194,6 +194,23 @@ def test_bitsandbytes_in_8_bits_is_scaled_by_row(tmp_path):
     assert np.all(np.abs(base.read(base.weights[key]) - W.numpy()) <= rows.numpy()[:, None] / 127 * 0.5001)
 
 
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_bitsandbytes_in_4_bits_is_what_the_library_gives(tmp_path, kind):
+    bnb = pytest.importorskip("bitsandbytes")
+    hf.LlamaForCausalLM(hf.LlamaConfig(**TEXT | {"hidden_size": 64})).save_pretrained(tmp_path / "whole")
+    settings = hf.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_use_double_quant=kind == "nf4"
+    )
+    model = hf.AutoModelForCausalLM.from_pretrained(tmp_path / "whole", quantization_config=settings, device_map="cpu")
+    model.save_pretrained(tmp_path / "packed")
+    base = open_base(tmp_path / "packed")
+    packed = {name: module.weight for name, module in model.named_modules() if isinstance(module, bnb.nn.Linear4bit)}
+    assert len(packed) == 14
+    for name, weight in packed.items():
+        expected = bnb.functional.dequantize_4bit(weight.data, weight.quant_state).float().numpy()
+        np.testing.assert_array_equal(base.read(base.weights[name]), expected)
+
+
 def test_gptq_is_named(tmp_path):
     hf.LlamaForCausalLM(hf.LlamaConfig(**TEXT)).save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
