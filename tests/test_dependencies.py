@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 LOCKS = ["requirements.txt", "tests/requirements.txt"]
 OPTIONAL = {"bitsandbytes", "diffusers"}
-"""Used where they are installed, and named where they are missing; the tests have them."""
+"""Used where they are installed, and named where they are missing."""
 NEEDED_BY_OTHERS = {"accelerate", "pyarrow", "python-multipart", "starlette"}
 """Declared, since what is imported does not ask for them, or not for a version that is safe."""
 CUDA = ("cuda-", "nvidia-", "triton")

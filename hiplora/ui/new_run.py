@@ -143,6 +143,9 @@ def _sizes(session: Session) -> dict[str, Any]:
                                placeholder=default_words("learning_rate"))  # fmt: skip
         batch = st.number_input("Batch size", 1, None, None, key="new-batch", persist_state="session",
                                 placeholder=default_words("batch_size"))  # fmt: skip
+        examples = st.number_input("Examples to score", 1, None, RunConfig.evaluation_size, key="new-examples",
+                                   persist_state="session",
+                                   help="Of the task and of each skill, at the end: fewer are faster.")  # fmt: skip
     return {
         "r": int(r),
         "principal_rank": int(k or session.k),
@@ -150,6 +153,7 @@ def _sizes(session: Session) -> dict[str, Any]:
         "seed": int(seed),
         "learning_rate": rate,
         "batch_size": batch,
+        "evaluation_size": int(examples),
     }
 
 

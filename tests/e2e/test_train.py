@@ -57,6 +57,9 @@ def start(page: Page, steps: int, seed: int, *, methods: int = 1) -> None:
         expect(page.get_by_test_id("stMultiSelect").filter(has_text="Methods")).not_to_contain_text("HiP-LoRA")
     page.get_by_label("Steps", exact=True).fill(str(steps))
     page.get_by_label("Seed", exact=True).fill(str(seed))
+    page.get_by_role("button", name="More").click()
+    page.get_by_label("Examples to score", exact=True).fill("20")
+    page.keyboard.press("Escape")
     page.get_by_role("button", name="Start").click()
     expect(page.get_by_text(re.compile("(Starting|Loading|Opening|Decomposing|Adding|Training)")).first).to_be_visible()
 

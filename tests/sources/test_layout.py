@@ -196,6 +196,7 @@ def test_bitsandbytes_in_8_bits_is_scaled_by_row(tmp_path):
 
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
 def test_bitsandbytes_in_4_bits_is_what_the_library_gives(tmp_path, kind):
+    # Not in the lock: PEFT imports it wherever it is installed, which costs each process 2 s.
     bnb = pytest.importorskip("bitsandbytes")
     hf.LlamaForCausalLM(hf.LlamaConfig(**TEXT | {"hidden_size": 64})).save_pretrained(tmp_path / "whole")
     settings = hf.BitsAndBytesConfig(
