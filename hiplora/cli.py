@@ -122,8 +122,8 @@ def _parser() -> argparse.ArgumentParser:
     command = add(
         "convert",
         _convert,
-        "write a pickle of tensors (.bin, .pt) as safetensors, running no code of it; with --base, give a LoRA of kohya "
-        "or ComfyUI the names that a model of diffusers has",
+        "write a pickle of tensors (.bin, .pt) as safetensors, running no code of it; with --base, give a LoRA of "
+        "kohya or ComfyUI the names that a model of diffusers has",
     )
     command.add_argument(
         "file", metavar="FILE", help="a file that torch.save wrote, or with --base a .safetensors file"

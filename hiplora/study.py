@@ -11,6 +11,7 @@ from hiplora.adapters import EditedUpdate, Gains, Placement, Update, name_apart,
 from hiplora.budget import reallocate
 from hiplora.card import Card
 from hiplora.errors import HiploraError
+from hiplora.geometry import DEFAULT_TOKENS, Calibration, InputSpectra, read_text, seen
 from hiplora.measures import (
     MEASURES,
     Inspection,
@@ -38,7 +39,7 @@ from hiplora.measures import (
 from hiplora.memory import Memory
 from hiplora.plots import Plots
 from hiplora.printable import printable
-from hiplora.settings import COUNT, NOT_NEGATIVE, POSITIVE
+from hiplora.settings import COUNT, NOT_NEGATIVE, POSITIVE, one_of
 from hiplora.sources import BaseModel, Weight, open_base
 from hiplora.spectrum import BaseSpectra, Spectrum
 from hiplora.spectrum.cache import round_up
@@ -46,6 +47,7 @@ from hiplora.spectrum.prepare import Progress
 from hiplora.training import METHODS, Run
 
 _REMEMBERED = 128
+GEOMETRY = one_of("weights", "inputs")
 _ROUNDING = 1e-6
 """An edit is saved in float32, whose rounding would pass a budget that is met exactly."""
 
@@ -57,7 +59,7 @@ class Study:
     DataFrames; their columns are described in `hiplora.measures`.
 
     Args:
-        spectra: of the base.
+        spectra: of the base; an `InputSpectra` measures in the geometry of the inputs.
         updates: to be studied, all of one base and with different names.
         k: principal rank; a weight that has fewer directions is measured at all it has, and `caveats` says so.
         epsilon: budget for all; None for each update's own (`hiplora.measures.DEFAULT_EPSILON` where it states none).
@@ -104,6 +106,16 @@ class Study:
     # The contents of the study.
 
     @property
+    def geometry(self) -> str:
+        """`weights`, or `inputs` where every number is of what an update does on the inputs of a text."""
+        return "weights" if self.calibration is None else "inputs"
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The inputs of the base, in their geometry; None in that of the weights."""
+        return self.spectra.calibration if isinstance(self.spectra, InputSpectra) else None
+
+    @property
     def base(self) -> BaseModel:
         """The base model."""
         return self.spectra.base
@@ -131,18 +143,37 @@ class Study:
         """
         return self._placement(name).update
 
-    def at(self, k: int | None = None, *, epsilon: float | None = None, power: float | None = None) -> "Study":
-        """Return the same study at another principal rank or under another budget; measurements are reused.
+    def at(
+        self,
+        k: int | None = None,
+        *,
+        epsilon: float | None = None,
+        power: float | None = None,
+        geometry: str | Calibration | None = None,
+    ) -> "Study":
+        """Return the same study at another principal rank, budget or geometry; measurements are reused.
 
         Args:
             k: principal rank; the present one by default.
             epsilon: budget for all; the present one by default.
             power: `p` of the budget's weights; the present one by default.
+            geometry: `weights`, `inputs` (of the text that the base brings along, or of English), or the inputs of a
+                text of one's own; the present one by default.
 
         Raises:
             HiploraError: a value is out of range.
         """
+        spectra = self.spectra
+        if geometry is not None:
+            spectra = spectra.of_weights if isinstance(spectra, InputSpectra) else spectra
+            if isinstance(geometry, str):
+                GEOMETRY.require("geometry", geometry)
+            if geometry == "inputs":
+                geometry = Calibration(spectra)
+            if isinstance(geometry, Calibration):
+                spectra = InputSpectra(spectra, geometry)
         return self._with(
+            spectra=spectra,
             k=self.k if k is None else k,
             epsilon=self.epsilon if epsilon is None else epsilon,
             power=self.power if power is None else power,
@@ -332,7 +363,10 @@ class Study:
         a, b = self._placement(first), self._placement(second)
 
         def make() -> pd.DataFrame:
-            return difference_table(self.spectra, a, b, self.k, epsilon=self.epsilon, power=self.power)
+            first_seen, second_seen = (seen(placement, self.spectra) for placement in (a, b))
+            return difference_table(
+                self.spectra, first_seen, second_seen, self.k, epsilon=self.epsilon, power=self.power
+            )
 
         table = self._table("compare", (first, second), make)
         return with_expert_sums(table) if sum_experts else table
@@ -350,7 +384,11 @@ class Study:
         Raises:
             HiploraError: an update holds NaN.
         """
-        return self._table("octaves", (), lambda: octave_table(self.spectra, self.placements, self.k))
+
+        def make() -> pd.DataFrame:
+            return octave_table(self.spectra, [seen(each, self.spectra) for each in self.placements], self.k)
+
+        return self._table("octaves", (), make)
 
     def playback(self, run: str | Path | Run, module: str, *, name: str = "") -> pd.DataFrame:
         """Return one weight's update at each checkpoint of a run: see `hiplora.measures.checkpoint_table`.
@@ -369,7 +407,8 @@ class Study:
         key = tuple((step, adapter.identity) for step, adapter in adapters.items())
 
         def make() -> pd.DataFrame:
-            deltas = {step: place(self.base, adapter).delta(module) for step, adapter in adapters.items()}
+            placed = {step: place(self.base, adapter) for step, adapter in adapters.items()}
+            deltas = {step: seen(each, self.spectra).delta(module) for step, each in placed.items()}
             return checkpoint_table(self.spectrum(module), deltas, shown)
 
         order = pd.CategoricalDtype(list(dict.fromkeys([*self.names, shown])))
@@ -518,7 +557,7 @@ class Study:
 
     def _edited(self, name: str, gains: Gains | Mapping[str, Gains], title: str) -> EditedUpdate:
         placement = self._placement(name)
-        return EditedUpdate(placement, lambda weight: self.spectra.at_least(weight, self.k), self.k, gains, title)
+        return EditedUpdate(placement, lambda weight: self.spectra.bases(weight, self.k), self.k, gains, title)
 
     # Words and pictures.
 
@@ -532,7 +571,8 @@ class Study:
         layers = self.layers()
         found = {}
         for placement in self.placements:
-            sentences = caveats_on(self.spectra, placement, layers, self.k)
+            sentences = caveats_on(self.spectra, seen(placement, self.spectra), layers, self.k)
+            sentences += self.calibration.notes if self.calibration else []
             try:
                 _ = placement.update.card
             except HiploraError as error:
@@ -551,7 +591,7 @@ class Study:
         """
         lines = []
         for _, row in summary_table(self.layers(optional=optional)).iterrows():
-            lines += [finding(row, self.k), *(f"  {caveat}" for caveat in self.caveats[row["adapter"]])]
+            lines += [finding(row, self.k, self.geometry), *(f"  {caveat}" for caveat in self.caveats[row["adapter"]])]
         return [printable(line) for line in lines]
 
     @property
@@ -576,7 +616,8 @@ class Study:
         return Plots(self)
 
     def __repr__(self) -> str:
-        head = printable(f"Study of {', '.join(self.names) or 'no update'} on {self.base.name} at k = {self.k}")
+        head = f"Study of {', '.join(self.names) or 'no update'} on {self.base.name} at k = {self.k}"
+        head = printable(head + (f", through {self.calibration.name}" if self.calibration else ""))
         try:
             if missing := len(self.missing()):
                 return f"{head}: {missing} spectra are still to be computed; any table does it."
@@ -589,6 +630,9 @@ class Study:
         """The call that opens the same study again."""
         choices: dict[str, Any] = {} if self.epsilon is None else {"epsilon": self.epsilon}
         choices |= {} if self.power == 1 else {"power": self.power}
+        if (calibration := self.calibration) is not None:
+            choices |= {"geometry": "inputs"} | ({"text": calibration.text.path} if calibration.text.path else {})
+            choices |= {} if calibration.tokens == DEFAULT_TOKENS else {"tokens": calibration.tokens}
         sources = [update.source for update in self.updates]
         return partial(open_study, self.source, sources, k=self.k, **choices)
 
@@ -596,6 +640,7 @@ class Study:
 
     def _with(self, **changes: Any) -> "Study":
         kept: dict[str, Any] = {
+            "spectra": self.spectra,
             "_placements": self.placements,
             "k": self.k,
             "epsilon": self.epsilon,
@@ -605,13 +650,18 @@ class Study:
             "problems": self.problems,
             "strangers": self.strangers,
         }
-        return Study(self.spectra, _memory=self._memory, **(kept | changes))
+        return Study(_memory=self._memory, **(kept | changes))
 
     def _placement(self, name: str) -> Placement:
         found = next((placement for placement in self.placements if placement.update.name == name), None)
         if found is None:
             raise HiploraError(f"The study has no update {name!r}: choose one of {', '.join(self.names)}.")
         return found
+
+    @property
+    def _seen_as(self) -> Hashable:
+        """What tells the geometry from any other."""
+        return None if self.calibration is None else str(self.calibration.folder)
 
     def _weight(self, module: str) -> Weight:
         placed = (placement.places[module] for placement in self.placements if module in placement)
@@ -636,9 +686,9 @@ class Study:
         head = round_up(self.k, largest) if self.ahead else min(self.k, largest)
 
         def make() -> tuple[int, list[Measurement]]:
-            return head, measure_layers(self.spectra, [placement], head, optional=chosen)
+            return head, measure_layers(self.spectra, [seen(placement, self.spectra)], head, optional=chosen)
 
-        key = ("measured", update.name, update.identity, *sorted(optional))
+        key = ("measured", self._seen_as, update.name, update.identity, *sorted(optional))
         _, wide = self._memory.get(key, make, enough=lambda found: found[0] >= head)
         return [measurement.truncate(self.k) for measurement in wide]
 
@@ -649,7 +699,8 @@ class Study:
             weight = self._weight(module)
             changing = [placement for placement in self.placements if placement.changes(weight)]
             spectrum = self.spectra.at_least(weight, self.k)
-            parts = [table(spectrum, placement.delta(module), placement.update.name) for placement in changing]
+            deltas = [(each.update.name, seen(each, self.spectra).delta(module)) for each in changing]
+            parts = [table(spectrum, delta, name) for name, delta in deltas]
             # The order of all updates, including those that leave this module alone: it determines their colors.
             order = pd.CategoricalDtype(self.names)
             return pd.concat(parts, ignore_index=True).astype({"adapter": order})
@@ -659,7 +710,7 @@ class Study:
     def _table(self, name: str, arguments: tuple[Hashable, ...], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """Return a copy of a cached table, so that the caller may change it."""
         updates = tuple((update.name, update.identity) for update in self.updates)
-        key = (name, arguments, updates, self.k, self.epsilon, self.power)
+        key = (name, arguments, updates, self._seen_as, self.k, self.epsilon, self.power)
         return self._memory.get(key, make).copy(deep=False)
 
     @cached_property
@@ -681,6 +732,9 @@ def open_study(
     *,
     epsilon: float | None = None,
     power: float = 1.0,
+    geometry: str = "weights",
+    text: str | Path | None = None,
+    tokens: int = DEFAULT_TOKENS,
     download: bool = False,
     device: str = "auto",
     strict: bool = True,
@@ -704,6 +758,9 @@ def open_study(
         k: principal rank.
         epsilon: budget for all; None for each adapter's own.
         power: `p` of the budget's weights.
+        geometry: `weights`, or `inputs` to measure what the updates do on the inputs of a text.
+        text: a file, for the geometry of the inputs; by default the text that the base brings along, or English.
+        tokens: of the text, at most.
         download: whether a hub name may be fetched; otherwise only what was fetched before is used.
         device: where to compute spectra: `cpu`, `cuda`, or `auto` for a GPU where there is one.
         strict: whether an adapter that cannot be used is an error; otherwise the study lists it.
@@ -712,6 +769,13 @@ def open_study(
         HiploraError: the base cannot be opened, a value is out of range, or, with `strict`, an adapter cannot be used.
     """
     spectra = BaseSpectra(open_base(base, download=download), device=device)
+    GEOMETRY.require("geometry", geometry)
+    if text is not None and geometry != "inputs":
+        raise HiploraError(
+            "A text belongs to the geometry of the inputs: add geometry='inputs', or leave the text out."
+        )
+    if geometry == "inputs":
+        spectra = InputSpectra(spectra, Calibration(spectra, None if text is None else read_text(text), tokens))
     study = Study(spectra, k=k, epsilon=epsilon, power=power, source=str(base))
     return study.on(adapters, strict=strict)
 

@@ -1,7 +1,7 @@
 """Updates of a base: adapters on disk and in memory, as deltas of its frozen weights."""
 
 from hiplora.adapters.adapter import Adapter
-from hiplora.adapters.delta import Delta, DenseDelta, LowRankDelta
+from hiplora.adapters.delta import Delta, DenseDelta, LowRankDelta, energy_shares
 from hiplora.adapters.edit import EditedUpdate, Gains, edited
 from hiplora.adapters.full import FullUpdate
 from hiplora.adapters.initialized import INITIAL_FILE
@@ -23,6 +23,7 @@ __all__ = [
     "Placement",
     "Update",
     "edited",
+    "energy_shares",
     "name_apart",
     "place",
     "read_adapter",

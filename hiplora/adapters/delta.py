@@ -51,6 +51,16 @@ class Delta(ABC):
     def compact_svd(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`Q1 (m x q), s (q), Q2t (q x n)` with `dW = Q1 diag(s) Q2t`."""
 
+    @property
+    def own(self) -> "Delta | None":
+        """The update itself, where this is its effect on inputs, `dW K`; None where this is the update."""
+        return None
+
+    @property
+    def parts(self) -> np.ndarray:
+        """Shares of the update's energy in its rank-one parts, falling, (q,); all zero for an update of zeros."""
+        return energy_shares((self.own or self).singular_values)
+
     @abstractmethod
     def project(self, Ut: np.ndarray | None = None, Vt: np.ndarray | None = None) -> "Delta":
         """Return `U^T dW V` for bases given as rows, `Ut` (k x m) and `Vt` (k x n); None leaves a side alone."""
@@ -83,9 +93,10 @@ class Delta(ABC):
         """
         if self.shape != other.shape:
             raise ValueError(f"updates of shapes {self.shape} and {other.shape} cannot be added")
+        own = (self.own or self) + (other.own or other) if self.own or other.own else None
         if isinstance(self, LowRankDelta) and isinstance(other, LowRankDelta):
-            return LowRankDelta(np.hstack([self.L, other.L]), np.vstack([self.R, other.R]))
-        return DenseDelta(self.dense() + other.dense())
+            return LowRankDelta(np.hstack([self.L, other.L]), np.vstack([self.R, other.R]), own)
+        return DenseDelta(self.dense() + other.dense(), own)
 
     def __rmul__(self, factor: float) -> "Delta":
         return self * factor
@@ -104,6 +115,7 @@ class LowRankDelta(Delta):
     Attributes:
         L: (m, q), float64.
         R: (q, n), float64.
+        own: as in `Delta`.
 
     Raises:
         ValueError: the factors do not multiply.
@@ -111,6 +123,7 @@ class LowRankDelta(Delta):
 
     L: np.ndarray
     R: np.ndarray
+    own: Delta | None = None
 
     def __post_init__(self) -> None:
         if self.L.ndim != 2 or self.R.ndim != 2 or self.L.shape[1] != self.R.shape[0]:
@@ -176,7 +189,7 @@ class LowRankDelta(Delta):
         return self.L @ self.R
 
     def __mul__(self, factor: float) -> "LowRankDelta":
-        return LowRankDelta(factor * self.L, self.R)
+        return LowRankDelta(factor * self.L, self.R, self.own and self.own * factor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,9 +198,11 @@ class DenseDelta(Delta):
 
     Attributes:
         matrix: (m, n), float64.
+        own: as in `Delta`.
     """
 
     matrix: np.ndarray
+    own: Delta | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "matrix", np.asarray(self.matrix, dtype=np.float64))
@@ -244,4 +259,11 @@ class DenseDelta(Delta):
         return self.matrix
 
     def __mul__(self, factor: float) -> "DenseDelta":
-        return DenseDelta(factor * self.matrix)
+        return DenseDelta(factor * self.matrix, self.own and self.own * factor)
+
+
+def energy_shares(s: np.ndarray) -> np.ndarray:
+    """Return `s^2 / sum s^2`, the energy shares of the rank-one parts; all zero for zeros."""
+    energy = s**2
+    total = energy.sum()
+    return energy / total if total > 0 else np.zeros_like(s)

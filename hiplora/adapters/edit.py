@@ -13,7 +13,6 @@ from hiplora.card import Card
 from hiplora.errors import HiploraError
 from hiplora.settings import Rule
 from hiplora.sources import Weight
-from hiplora.spectrum import Spectrum
 
 GAIN = Rule("a number", (int, float), lambda value: bool(np.isfinite(value)))
 
@@ -59,8 +58,8 @@ def edited(delta: Delta, Ut: np.ndarray, Vt: np.ndarray, gains: Gains) -> Delta:
 
     Args:
         delta: of one weight, (m, n).
-        Ut: (k, m), leading left singular vectors as rows.
-        Vt: (k, n), leading right singular vectors as rows.
+        Ut: (k, m), principal directions of outputs as rows: leading left singular vectors.
+        Vt: (k, n), of inputs: leading right singular vectors, or in the geometry of the inputs `orth(K V'_k)`.
         gains: of the blocks.
     """
     if isinstance(delta, LowRankDelta):
@@ -80,7 +79,7 @@ class EditedUpdate(Update):
 
     Args:
         placement: the update on its base.
-        spectrum: gives the spectrum of a weight, of `k` triplets at least.
+        bases: gives the principal directions of a weight as rows: of outputs, (k, m), and of inputs, (k, n).
         k: principal rank.
         gains: of all modules, or `{module in tables: its own}`.
         name: in tables and figures.
@@ -89,13 +88,13 @@ class EditedUpdate(Update):
     def __init__(
         self,
         placement: Placement,
-        spectrum: Callable[[Weight], Spectrum],
+        bases: Callable[[Weight], tuple[np.ndarray, np.ndarray]],
         k: int,
         gains: Gains | Mapping[str, Gains],
         name: str,
     ):
         self.placement, self.k, self.name = placement, k, name
-        self._spectrum, self._gains = spectrum, gains
+        self._bases, self._gains = bases, gains
         self.method = placement.update.method
         self.config = placement.update.config
         self.modules = list(placement.names)
@@ -129,10 +128,8 @@ class EditedUpdate(Update):
         """
         if module not in self.placement:
             raise HiploraError(f"{self.name} leaves {module} alone: choose another module.")
-        place = self.placement.places[module]
-        spectrum = self._spectrum(place)
-        Ut, Vt = (np.asarray(each[: self.k], dtype=np.float64) for each in (spectrum.Ut, spectrum.Vt))
-        return edited(self.placement.delta(module), Ut, Vt, self.gains(module))
+        bases = self._bases(self.placement.places[module])
+        return edited(self.placement.delta(module), *bases, self.gains(module))
 
     @property
     def identity(self) -> Hashable:

@@ -122,10 +122,7 @@ class _Parts:
     def __init__(self, spectra: BaseSpectra, placement: Placement, k: int):
         self.modules = list(placement.places)
         self._deltas = {module: placement.delta(module) for module in self.modules}
-        heads = {module: spectra.at_least(place, k) for module, place in placement.places.items()}
-        self._bases = {
-            module: (head.Ut[:k].astype(np.float64), head.Vt[:k].astype(np.float64)) for module, head in heads.items()
-        }
+        self._bases = {module: spectra.bases(place, k) for module, place in placement.places.items()}
 
     def changes(self, gains: Gains) -> Iterator[tuple[str, np.ndarray]]:
         for module in self.modules:

@@ -13,7 +13,7 @@ from hiplora.measures.intruders import Intruders, intruder_dimensions
 from hiplora.measures.layers import changed_weights, layer_table, measure_layers
 from hiplora.measures.measure import Measure
 from hiplora.measures.measurement import Measurement, measure
-from hiplora.measures.null import Null, isotropic_null
+from hiplora.measures.null import Null, null_of
 from hiplora.measures.octaves import octave_table
 from hiplora.measures.pairs import pair_table
 from hiplora.measures.playback import checkpoint_table
@@ -52,11 +52,11 @@ __all__ = [
     "frontier_table",
     "inspect",
     "intruder_dimensions",
-    "isotropic_null",
     "layer_table",
     "measure",
     "measure_layers",
     "module_table",
+    "null_of",
     "octave_table",
     "pair_table",
     "progress_table",

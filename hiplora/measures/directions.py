@@ -5,8 +5,7 @@ import pandas as pd
 
 from hiplora.adapters import Delta
 from hiplora.measures.channels import channels
-from hiplora.measures.null import isotropic_null
-from hiplora.measures.ranks import energy_shares
+from hiplora.measures.null import leading, null_of
 from hiplora.spectrum import Spectrum
 from hiplora.spectrum.blas import one_blas_thread
 
@@ -26,7 +25,7 @@ def direction_table(spectrum: Spectrum, delta: Delta, adapter: str = "") -> pd.D
         adapter: name, for the table.
     """
     energies = channels(delta, spectrum.Ut, spectrum.Vt)
-    parts = energy_shares(delta.singular_values)
+    reach = leading(spectrum)
     total = energies.total or np.nan
     change = energies.core.diagonal()
     directions = np.arange(1, spectrum.k + 1)
@@ -43,7 +42,7 @@ def direction_table(spectrum: Spectrum, delta: Delta, adapter: str = "") -> pd.D
         }
     )
     for side in ("left", "right"):
-        null = isotropic_null(directions, spectrum.shape, parts, side)
+        null = null_of(directions, spectrum.shape, delta.parts, side, reach)
         table[f"{side}_cumulative"] = table[side].cumsum()
         table[f"{side}_null"], table[f"{side}_null_low"], table[f"{side}_null_high"] = null.mean, null.low, null.high
     return table
@@ -63,7 +62,7 @@ def sweep_table(spectrum: Spectrum, delta: Delta, adapter: str = "") -> pd.DataF
     energies = channels(delta, spectrum.Ut, spectrum.Vt)
     ks = np.arange(1, spectrum.k + 1)
     pp = np.cumsum(np.cumsum(energies.core**2, axis=0), axis=1).diagonal() / (energies.total or np.nan)
-    null = isotropic_null(ks, spectrum.shape, energy_shares(delta.singular_values))
+    null = null_of(ks, spectrum.shape, delta.parts, reach=leading(spectrum))
     return pd.DataFrame(
         {
             "adapter": adapter,

@@ -6,8 +6,7 @@ from hiplora.measures.measurement import Measurement
 
 
 def _enrichment(measurement: Measurement) -> float:
-    (m, n), k = measurement.shape, measurement.k
-    return measurement.channels.share("pp") / (k * k / (m * n))
+    return measurement.channels.share("pp") / (measurement.k / measurement.shape[0] * measurement.right_chance)
 
 
 ENRICHMENT = Measure(
@@ -22,6 +21,6 @@ ENRICHMENT = Measure(
     value=_enrichment,
     beside={
         "enrichment_left": lambda m: m.channels.left_share / (m.k / m.shape[0]),
-        "enrichment_right": lambda m: m.channels.right_share / (m.k / m.shape[1]),
+        "enrichment_right": lambda m: m.channels.right_share / m.right_chance,
     },
 )

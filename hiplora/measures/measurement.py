@@ -11,8 +11,7 @@ from hiplora.adapters import Delta
 from hiplora.budget import DEFAULT_EPSILON, budget_cost
 from hiplora.measures.channels import Channels, channels
 from hiplora.measures.measure import Measure
-from hiplora.measures.null import Null, isotropic_null
-from hiplora.measures.ranks import energy_shares
+from hiplora.measures.null import Null, Reach, leading, null_of
 from hiplora.spectrum import Spectrum
 
 
@@ -30,6 +29,8 @@ class Measurement:
         sigma: (k,), leading singular values of the weight.
         frobenius: `||W0||_F`.
         singular_values: of the update, falling.
+        parts: energy shares of its rank-one parts; in the geometry of the inputs of the update itself, not its effect.
+        reach: of the leading directions, in the geometry of the inputs; None in that of the weights.
         own_epsilon: the update's own budget for this module; None when it states none.
         power: `p` of the budget's weights.
         computed: `{column: result}` of the optional measures that were asked for.
@@ -44,6 +45,8 @@ class Measurement:
     sigma: np.ndarray
     frobenius: float
     singular_values: np.ndarray
+    parts: np.ndarray
+    reach: Reach | None = None
     own_epsilon: float | None = None
     power: float = 1.0
     computed: Mapping[str, Any] = field(default_factory=dict)
@@ -63,10 +66,16 @@ class Measurement:
         """Stability cost of the principal core (METHOD.md section 3)."""
         return budget_cost(self.channels.core, self.sigma, self.power)
 
+    @property
+    def right_chance(self) -> float:
+        """Expected share of a random update on the leading right directions: `k / n` in the geometry of the weights."""
+        return self.k / self.shape[1] if self.reach is None else float(self.reach.share[self.k - 1])
+
     @cached_property
     def null(self) -> Null:
         """Null of the principal block's share."""
-        return isotropic_null(self.k, self.shape, energy_shares(self.singular_values))
+        reach = None if self.reach is None else self.reach[self.k - 1]
+        return null_of(self.k, self.shape, self.parts, reach=reach)
 
     def truncate(self, k: int) -> "Measurement":
         """Return the measurement at a smaller `k`: to rounding what `measure` gives there.
@@ -126,6 +135,8 @@ def measure(
         sigma=head.sigma,
         frobenius=spectrum.frobenius,
         singular_values=delta.singular_values,
+        parts=delta.parts,
+        reach=leading(head),
         own_epsilon=epsilon,
         computed={chosen.column: chosen.compute(spectrum, delta) for chosen in optional if chosen.compute},
     )

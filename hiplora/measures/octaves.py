@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 
 from hiplora.adapters import Placement
-from hiplora.measures.null import Side, beta_band, isotropic_null
-from hiplora.measures.ranks import energy_shares
+from hiplora.measures.null import Side, bands, beta_band, null_of
 from hiplora.spectrum import BaseSpectra
 from hiplora.spectrum.blas import one_blas_thread
 
@@ -48,11 +47,11 @@ def _of_one(spectra: BaseSpectra, placement: Placement, k: int) -> pd.DataFrame:
         longest = max(longest, spectrum.k)
         first = np.array(_starts(spectrum.k)) - 1
         counts = np.diff([*first, spectrum.k])
-        parts = energy_shares(delta.singular_values)
+        reach = bands(spectrum, first)
         module_shares = {}
         for side, size in zip(_SIDES, spectrum.shape, strict=True):
             shares = np.add.reduceat(energies_on[side], first) / (energy or np.nan)
-            null = isotropic_null(np.append(counts, size - spectrum.k), spectrum.shape, parts, side)
+            null = null_of(np.append(counts, size - spectrum.k), spectrum.shape, delta.parts, side, reach)
             module_shares[side] = (np.append(shares, max(1 - shares.sum(), 0.0)), null.mean, null.sd)
         found.append((energy, module_shares))
     energies = np.array([energy for energy, _ in found])

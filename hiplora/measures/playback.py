@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 
 from hiplora.adapters import Delta
@@ -29,9 +30,10 @@ def checkpoint_table(spectrum: Spectrum, deltas: Mapping[int, Delta], run: str =
         table = direction_table(spectrum, delta)
         size = delta.energy / (spectrum.frobenius**2 or float("nan"))
         part = pd.DataFrame({"run": run, "step": step, "direction": table["direction"]})
-        for side, dimension in zip(("left", "right"), spectrum.shape, strict=True):
+        for side in ("left", "right"):
             part[side] = table[side].fillna(0.0) * size
             part[f"{side}_share"] = table[side]
-            part[f"{side}_null"] = size / dimension
+            # Of each direction alone: the steps of the cumulative null.
+            part[f"{side}_null"] = size * np.diff(table[f"{side}_null"], prepend=0.0)
         parts.append(part.assign(relative_norm=size**0.5))
     return pd.concat(parts, ignore_index=True)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from hiplora.adapters import energy_shares
+
 
 def stable_rank(s: np.ndarray) -> float:
     """Return `||dW||_F^2 / ||dW||_2^2`, between 1 and the rank; NaN for zeros.
@@ -21,10 +23,3 @@ def effective_rank(s: np.ndarray) -> float:
     p = energy_shares(s)
     p = p[p > 0]
     return float(np.exp(-np.sum(p * np.log(p)))) if len(p) else float("nan")
-
-
-def energy_shares(s: np.ndarray) -> np.ndarray:
-    """Return `s^2 / sum s^2`, the energy shares of the rank-one parts; all zero for zeros."""
-    energy = s**2
-    total = energy.sum()
-    return energy / total if total > 0 else np.zeros_like(s)

@@ -61,13 +61,15 @@ def summed_blocks(rows: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def finding(row: pd.Series, k: int) -> str:
+def finding(row: pd.Series, k: int, geometry: str = "weights") -> str:
     """Return the finding on an update in one line: its share with its null, and its size.
 
     Args:
         row: of `summary_table`.
         k: principal rank of the table.
+        geometry: of the table: in that of the `inputs`, size is the effect on them.
     """
+    size = "relative norm" if geometry == "weights" else "relative effect on the inputs"
     what = f"{row['adapter']} ({row['method']}, {row['modules']} maps, k = {k})"
     if row["relative_norm"] == 0:
         return f"{what}: does nothing, its update is zero."
@@ -77,7 +79,7 @@ def finding(row: pd.Series, k: int) -> str:
     return (
         f"{what}: {row['enrichment']:.3g} times a random update's share in the principal block "
         f"(95 % of random updates: {row['pp_null_low'] / chance:.3g} to {row['pp_null_high'] / chance:.3g}), "
-        f"{row['pp']:.2%} of its energy; relative norm {row['relative_norm']:.2g}; "
+        f"{row['pp']:.2%} of its energy; {size} {row['relative_norm']:.2g}; "
         f"max tightness {row['max_tightness']:.2g}{over}{intruders}"
     )
 

@@ -3,6 +3,15 @@
 from hiplora.spectrum.cache import SpectrumCache, default_cache
 from hiplora.spectrum.decompose import decompose
 from hiplora.spectrum.prepare import BaseSpectra, spectrum_of
-from hiplora.spectrum.spectrum import Spectrum, content_hash
+from hiplora.spectrum.spectrum import InputSpectrum, Spectrum, content_hash
 
-__all__ = ["BaseSpectra", "Spectrum", "SpectrumCache", "content_hash", "decompose", "default_cache", "spectrum_of"]
+__all__ = [
+    "BaseSpectra",
+    "InputSpectrum",
+    "Spectrum",
+    "SpectrumCache",
+    "content_hash",
+    "decompose",
+    "default_cache",
+    "spectrum_of",
+]

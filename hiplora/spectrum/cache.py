@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path, check_writable
 from hiplora.paths import cache_root
-from hiplora.spectrum.spectrum import Spectrum
+from hiplora.spectrum.spectrum import InputSpectrum, Spectrum
 
 # Version of the algorithm and of the file layout. Part of the key: a change here never reads an older entry.
 _VERSION = "2"
@@ -149,6 +149,8 @@ class SpectrumCache:
         for part, rows in (("head", slice(0, _HEAD)), ("tail", slice(_HEAD, None))):
             tensors[f"Ut.{part}"] = np.ascontiguousarray(spectrum.Ut[rows])
             tensors[f"Vt.{part}"] = np.ascontiguousarray(spectrum.Vt[rows])
+        if isinstance(spectrum, InputSpectrum):
+            tensors |= {"gram": np.ascontiguousarray(spectrum.gram), "through": spectrum.through}
         header = {
             "shape": spectrum.shape,
             "frobenius": spectrum.frobenius,
@@ -156,6 +158,8 @@ class SpectrumCache:
             "algorithm": spectrum.algorithm,
             "checksums": {name: _checksum(tensor) for name, tensor in tensors.items()},
         }
+        if isinstance(spectrum, InputSpectrum):
+            header["spread"] = spectrum.spread
         check_writable(self.folder)
         with atomic_path(path) as draft:
             text = json.dumps(header)
@@ -179,17 +183,24 @@ class SpectrumCache:
             sigma, Ut, Vt = read("sigma"), read("Ut.head"), read("Vt.head")
             if k is None or k > _HEAD:
                 Ut, Vt = np.concatenate([Ut, read("Ut.tail")]), np.concatenate([Vt, read("Vt.tail")])
+            kept = len(Ut)
+            inputs = (
+                {"gram": read("gram")[:kept, :kept], "through": read("through")[:kept], "spread": header["spread"]}
+                if "spread" in header
+                else {}
+            )
         with suppress(OSError):  # a shared cache may belong to someone else
             os.utime(path)
-        return Spectrum(
+        return (InputSpectrum if inputs else Spectrum)(
             Ut=Ut,
-            sigma=sigma[: len(Ut)],
+            sigma=sigma[:kept],
             Vt=Vt,
             shape=(header["shape"][0], header["shape"][1]),
             frobenius=header["frobenius"],
             residual=header["residual"],
             algorithm=header["algorithm"],
             weight_hash=weight_hash,
+            **inputs,
         )
 
     def _shrink(self, keep: Path) -> None:

@@ -131,6 +131,15 @@ class BaseSpectra:
         """
         return self.get(weight, stored_k(weight.shape, min(k, *weight.shape)))
 
+    def bases(self, weight: Weight, k: int) -> "tuple[np.ndarray, np.ndarray]":
+        """Return the principal directions as rows, float64: of outputs, (k, m), and of inputs, (k, n).
+
+        Raises:
+            HiploraError: as `get`.
+        """
+        head = self.at_least(weight, k).truncate(min(k, *weight.shape))
+        return head.Ut.astype("float64"), head.Vt.astype("float64")
+
     def missing(self, weights: Iterable[Weight], k: int | None = None) -> list[Weight]:
         """Return the weights whose spectrum is still to be computed, without reading any weight."""
         weights = {weight.key: weight for weight in weights}.values()

@@ -59,6 +59,34 @@ class Spectrum:
         return replace(self, Ut=self.Ut[:k], sigma=self.sigma[:k], Vt=self.Vt[:k])
 
 
+@dataclass(frozen=True)
+class InputSpectrum(Spectrum):
+    """The leading singular triplets of `W0 K`, `K K^T = M = E[x x^T]`, and what they are to the inputs of the map.
+
+    With `g_i = K v'_i`, an update with independent entries in the coordinates of the inputs has the expected share
+    `||g_i||^2 / tr M` of its effect `dW K` on the right direction `i` (METHOD.md section 8).
+
+    Attributes:
+        gram: `g_i . g_j / tr M`, (k, k), float32.
+        through: `||K g_i||^2 / (tr M)^2`, (k,), float64.
+        spread: `tr M^2 / (tr M)^2`: `1/n` where inputs are isotropic, 1 where they have one direction.
+    """
+
+    gram: np.ndarray
+    through: np.ndarray
+    spread: float
+
+    def truncate(self, k: int) -> "InputSpectrum":
+        """Return the leading `k` triplets, as views.
+
+        Raises:
+            ValueError: `k` is not between 1 and the number held.
+        """
+        leading = super().truncate(k)
+        assert isinstance(leading, InputSpectrum)
+        return replace(leading, gram=self.gram[:k, :k], through=self.through[:k])
+
+
 def content_hash(weight: "np.ndarray | torch.Tensor") -> str:
     """Return the SHA-256 of a weight's dtype, shape and bytes, as hex.
 

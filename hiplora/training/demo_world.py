@@ -9,6 +9,7 @@ from typing import Any, Final
 from hiplora.card import CARD_FILE, Card
 from hiplora.demo import ADAPTERS
 from hiplora.demo.base import RECIPE, Recipe, ReportShare, build_base
+from hiplora.demo.inputs import calibrate_base
 from hiplora.demo.scoring import EVALUATION_SIZE
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path, read_json
@@ -82,6 +83,7 @@ def build(
     with atomic_path(out) as made:
         folder = made / "base"
         build_base(folder, seed, base_recipe or RECIPE, evaluation_size=evaluation_size, progress=report)
+        calibrate_base(folder, seed)
         for name in ADAPTERS:
             task, method = name.split("-")
             config = RunConfig(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from hiplora.measures import channels, direction_table, isotropic_null, sweep_table
+from hiplora.measures import channels, direction_table, null_of, sweep_table
 from hiplora.spectrum import decompose
 from tests import numerics
 from tests.measures import dense_reference as reference
@@ -70,7 +70,7 @@ def test_the_cumulative_null_is_the_null_of_the_one_sided_share(case):
     table = direction_table(case.spectrum.truncate(case.k), case.delta)
     s = np.linalg.svd(case.dW, compute_uv=False)
     for side in ("left", "right"):
-        null = isotropic_null(case.k, case.W0.shape, s**2 / np.sum(s**2), side)
+        null = null_of(case.k, case.W0.shape, s**2 / np.sum(s**2), side)
         last = table.iloc[-1]
         found = [last[f"{side}_null"], last[f"{side}_null_low"], last[f"{side}_null_high"]]
         # A band is a root of a variance that may cancel: good to the root of the rounding, 1e-8.

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from hiplora.measures import isotropic_null
+from hiplora.measures import null_of
 from tests import numerics
 from tests.measures import dense_reference as reference
 
@@ -42,7 +42,7 @@ def simulated(request):
 @pytest.mark.parametrize("side", ["left", "right", "both"])
 def test_mean_and_spread_are_those_of_simulated_isotropic_updates(simulated, side):
     k, shape, parts, shares = simulated
-    null = isotropic_null(k, shape, parts, side)
+    null = null_of(k, shape, parts, side)
     of_mean, of_sd = numerics.standard_errors(shares[side])
     assert null.mean == pytest.approx(shares[side].mean(), abs=5 * of_mean + 1e-12)
     assert null.sd == pytest.approx(shares[side].std(), abs=5 * of_sd + 1e-9)
@@ -51,7 +51,7 @@ def test_mean_and_spread_are_those_of_simulated_isotropic_updates(simulated, sid
 @pytest.mark.parametrize("side", ["left", "right", "both"])
 def test_the_band_holds_95_percent_of_simulated_isotropic_updates(simulated, side):
     k, shape, parts, shares = simulated
-    null = isotropic_null(k, shape, parts, side)
+    null = null_of(k, shape, parts, side)
     if null.sd < 1e-9:
         assert null.low == null.mean == null.high
         return
@@ -64,15 +64,15 @@ def test_the_band_holds_95_percent_of_simulated_isotropic_updates(simulated, sid
 def test_the_mean_is_the_share_of_directions(m, n, data):
     k = data.draw(st.integers(1, min(m, n)))
     parts = np.full(min(m, n), 1 / min(m, n))
-    assert isotropic_null(k, (m, n), parts).mean == pytest.approx(k * k / (m * n))
-    assert isotropic_null(k, (m, n), parts, "left").mean == pytest.approx(k / m)
-    assert isotropic_null(k, (m, n), parts, "right").mean == pytest.approx(k / n)
+    assert null_of(k, (m, n), parts).mean == pytest.approx(k * k / (m * n))
+    assert null_of(k, (m, n), parts, "left").mean == pytest.approx(k / m)
+    assert null_of(k, (m, n), parts, "right").mean == pytest.approx(k / n)
 
 
 @given(st.integers(2, 60), st.data())
 def test_one_part_on_one_side_is_exactly_beta_distributed(m, data):
     k = data.draw(st.integers(1, m - 1))
-    null = isotropic_null(k, (m, m), np.ones(1), "left")
+    null = null_of(k, (m, m), np.ones(1), "left")
     exact = stats.beta(k / 2, (m - k) / 2)
     assert (null.mean, null.sd) == (pytest.approx(exact.mean()), pytest.approx(exact.std()))
     assert (null.low, null.high) == (pytest.approx(exact.ppf(0.025)), pytest.approx(exact.ppf(0.975)))
@@ -80,14 +80,14 @@ def test_one_part_on_one_side_is_exactly_beta_distributed(m, data):
 
 def test_an_array_of_k_gives_the_same_as_one_k_at_a_time():
     parts = np.array([0.5, 0.3, 0.2])
-    together = isotropic_null(np.arange(1, 9), (8, 10), parts)
+    together = null_of(np.arange(1, 9), (8, 10), parts)
     for i, k in enumerate(range(1, 9)):
-        alone = isotropic_null(k, (8, 10), parts)
+        alone = null_of(k, (8, 10), parts)
         for field in ("mean", "sd", "low", "high"):
             assert getattr(together, field)[i] == pytest.approx(getattr(alone, field))
 
 
 def test_an_update_of_zeros_has_no_band():
-    null = isotropic_null(2, (8, 10), np.zeros(3))
+    null = null_of(2, (8, 10), np.zeros(3))
     assert null.sd == 0
     assert null.low == null.high == null.mean

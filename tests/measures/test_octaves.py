@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hiplora.adapters import read_adapter
-from hiplora.measures import isotropic_null, octave_table
+from hiplora.measures import null_of, octave_table
 from hiplora.measures.null import beta_band
 from hiplora.sources import open_base
 from hiplora.spectrum import SpectrumCache
@@ -85,7 +85,7 @@ def test_the_band_is_that_of_independent_modules(write_base, write_adapter, tmp_
     spectra = BaseSpectra(base, SpectrumCache(tmp_path / "cache"))
     table = octave_table(spectra, placed(spectra, adapter), 2)
     parts = np.linalg.svd(B.astype(np.float64) @ A, compute_uv=False)[:2] ** 2
-    alone = isotropic_null(np.array([1, 1, 2, 4, 4]), W0.shape, parts / parts.sum(), "left")
+    alone = null_of(np.array([1, 1, 2, 4, 4]), W0.shape, parts / parts.sum(), "left")
     # The mean of two equal and independent shares varies half as much as each.
     band = beta_band(alone.mean, alone.sd**2 / copies)
     np.testing.assert_allclose(table["left_null_low"], band.low)

@@ -32,10 +32,14 @@ def test_a_build_makes_the_complete_layout_and_nothing_else(built):
         parts = ("adapter_config.json", "adapter_model.safetensors", "card.json")
         assert {f"adapters/{name}/{part}" for part in parts} <= files
     base = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    assert files - {file for file in files if file.startswith("adapters/")} == {
+    inputs = {file for file in files if file.startswith("base/inputs/")}
+    assert "base/inputs/inputs.json" in inputs
+    assert files - inputs - {file for file in files if file.startswith("adapters/")} == {
         f"base/{f}" for f in (*base, "card.json")
     }
-    assert len(files) == 6 + 3 * len(ADAPTERS)
+    # q, k and v of each of four layers share their input, and so do gate and up.
+    assert len(inputs) == 1 + 4 * 4
+    assert len(files - inputs) == 6 + 3 * len(ADAPTERS)
     assert list(out.parent.iterdir()) == [out]
 
 

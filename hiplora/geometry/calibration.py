@@ -1,0 +1,265 @@
+"""The inputs of a base on a text: observed once, kept on disk under a key of their content."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from hiplora.errors import HiploraError
+from hiplora.files import Tensors, atomic_path, check_writable, read_json
+from hiplora.geometry.collect import observe, perplexity
+from hiplora.geometry.moments import Moments
+from hiplora.geometry.texts import DEFAULT_TOKENS, Text, by_lines, default_text, sequences
+from hiplora.settings import COUNT
+from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer
+from hiplora.spectrum import BaseSpectra
+from hiplora.spectrum.prepare import Progress, resolve_device
+
+SHIPPED = "inputs"
+"""A folder of this name beside a base's weights holds its own calibration."""
+_INDEX = "inputs.json"
+_VERSION = 1
+_UNFAMILIAR = 0.5
+"""A text is called unfamiliar where the base's loss is above this share of that of guessing any token,"""
+_UNKNOWN = 0.05
+"""or where more than this share of its tokens is unknown."""
+
+
+class Calibration:
+    """What reaches each linear map of a base on a text.
+
+    Args:
+        spectra: of the base's weights; their cache keeps the calibration too.
+        text: to be read; by default the calibration that the base brings along, and else English that comes with
+            Python.
+        tokens: of the text, at most.
+        beside: whether it is kept beside the base, in place of the cache: everyone who has the base then has it.
+
+    Raises:
+        HiploraError: `tokens` is not a number of tokens, or the calibration beside the base is of other weights.
+    """
+
+    def __init__(
+        self, spectra: BaseSpectra, text: Text | None = None, tokens: int = DEFAULT_TOKENS, *, beside: bool = False
+    ):
+        COUNT.require("tokens", tokens)
+        self.base = spectra.base
+        self.tokens = tokens
+        self._spectra = spectra
+        self._text = text
+        self._beside = beside or (text is None and (self.base.path / SHIPPED / _INDEX).is_file())
+
+    @property
+    def text(self) -> Text:
+        """The text that is read where nothing is kept."""
+        return self._text or default_text()
+
+    @cached_property
+    def base_hash(self) -> str:
+        """SHA-256 of the base's weights, as hex; their hashes are remembered per file."""
+        weights = sorted(self.base.weights.values(), key=lambda weight: weight.key)
+        found = json.dumps([(weight.key, self._spectra.weight_hash(weight)) for weight in weights])
+        return hashlib.sha256(found.encode()).hexdigest()
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder that keeps it: beside the base, or in the cache."""
+        if self._beside:
+            return self.base.path / SHIPPED
+        key = json.dumps([_VERSION, self.base_hash, self.text.digest, self.tokens])
+        return self._spectra.cache.folder / "inputs" / hashlib.sha256(key.encode()).hexdigest()[:32]
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is complete."""
+        return (self.folder / _INDEX).is_file()
+
+    @cached_property
+    def index(self) -> dict[str, Any]:
+        """The maps and their inputs, and how the text was read.
+
+        Raises:
+            HiploraError: it is not complete, or belongs to other weights.
+        """
+        found = read_json(self.folder / _INDEX)
+        if found.get("base") != self.base_hash or found.get("version") != _VERSION:
+            raise HiploraError(
+                f"{self.folder} holds the inputs of other weights than those of {self.base.name}: remove the folder, "
+                "and run `hiplora calibrate`."
+            )
+        return found
+
+    @property
+    def name(self) -> str:
+        """The text and its length, in words."""
+        if not self.ready:
+            return f"{self.text.name}, up to {self.tokens:,} tokens"
+        return f"{self.index['text']}, {self.index['tokens']:,} tokens"
+
+    @property
+    def notes(self) -> list[str]:
+        """Caveats on the text and on what is held, one sentence each."""
+        found = []
+        index = self.index
+        if index["unfamiliar"]:
+            how = (
+                f"{index['unknown']:.0%} of its tokens are unknown"
+                if index["unknown"] > _UNKNOWN
+                else f"its perplexity is {index['perplexity']:.3g}"
+            )
+            found.append(
+                f"The base hardly knows {index['text']} ({how}): these may not be the inputs of its usual work."
+            )
+        differences = [each["difference"] for each in index["inputs"].values()]
+        if differences and (typical := float(np.median(differences))) > 0.2:
+            found.append(f"Halves of the text differ by {typical:.0%} in the second moment of their inputs: read more.")
+        errors = [each["error"] for each in index["inputs"].values()]
+        if errors and max(errors) > 0.01:
+            found.append(f"Of large inputs the leading components are held: off by up to {max(errors):.1%}.")
+        return found
+
+    def __contains__(self, module: str) -> bool:
+        return module in self.index["maps"]
+
+    def digest(self, module: str) -> str:
+        """Return the hash of the moments of a map's inputs, as hex.
+
+        Raises:
+            HiploraError: the map's inputs were not observed.
+        """
+        return str(self.index["inputs"][self._input(module)]["digest"])
+
+    def moments(self, module: str) -> Moments:
+        """Return the moments of a map's inputs.
+
+        Raises:
+            HiploraError: the map's inputs were not observed, or the file is damaged.
+        """
+        name = self._input(module)
+        if self._last[0] == name:
+            return self._last[1]
+        moments = self._load(name)
+        if moments.digest != self.index["inputs"][name]["digest"]:
+            raise HiploraError(f"{self._file(name)} is damaged: remove {self.folder}, and run `hiplora calibrate`.")
+        # Maps in a row share their input.
+        self._last = (name, moments)
+        return moments
+
+    def run(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
+        """Observe the base on the text, yielding progress after each map. What a stop leaves is kept for the next call.
+
+        Args:
+            stop: asked at every input; True ends the work.
+
+        Raises:
+            HiploraError: the base is not a causal language model, the text is too short, or the cache cannot be
+                written.
+        """
+        if self.ready:
+            return
+        check_writable(self.folder.parent)
+        maps = self.base.linear_maps
+        yield Progress(0, len(maps), 0.0, "", None)
+        tokenizer = load_tokenizer(self.base.path)
+        device = resolve_device(self._spectra.device)
+        # Processors multiply 16-bit numbers slowly, if at all.
+        model = load_causal_lm(self.base.path, dtype="float32" if device == "cpu" else "auto").eval()
+        longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or DEFAULT_TOKENS
+        read = sequences(self.text, tokenizer, longest, self.tokens)
+        model.to(device)
+        ids = np.concatenate([np.asarray(each) for each in read])
+        unknown = float(np.mean(ids == tokenizer.unk_token_id)) if tokenizer.unk_token_id is not None else 0.0
+        # A base that reads lines, such as the demo's, learned their answers only.
+        surprise = None if by_lines(tokenizer) else perplexity(model, read)
+        least = _UNFAMILIAR * np.log(model.config.get_text_config().vocab_size)
+        unfamiliar = unknown > _UNKNOWN or (surprise is not None and not np.log(surprise) < least)
+        inputs: dict[str, dict[str, Any]] = {}
+
+        def keep(name: str, compute: Callable[[], Moments]) -> None:
+            moments = None
+            if self._file(name).is_file():
+                with suppress(HiploraError):
+                    moments = self._load(name)
+            if moments is None:
+                moments = compute()
+                self._store(name, moments)
+            inputs[name] = {
+                "digest": moments.digest,
+                "error": moments.error,
+                "difference": moments.difference,
+                "components": len(moments.values),
+            }
+
+        found: dict[str, str] = {}
+        stopped = False
+
+        def stop_here() -> bool:
+            nonlocal stopped
+            stopped = stopped or stop()
+            return stopped
+
+        start = time.monotonic()
+        for module, name in observe(model, maps, read, keep, stop_here):
+            found[module] = name
+            share = len(found) / len(maps)
+            yield Progress(len(found), len(maps), share, module, (time.monotonic() - start) * (1 / share - 1))
+        if stopped:
+            return
+        index = {
+            "version": _VERSION,
+            "base": self.base_hash,
+            "text": self.text.name,
+            "tokens": sum(map(len, read)),
+            "sequences": len(read),
+            "unknown": unknown,
+            "perplexity": surprise,
+            "unfamiliar": bool(unfamiliar),
+            "maps": found,
+            "inputs": inputs,
+        }
+        with atomic_path(self.folder / _INDEX) as draft:
+            draft.write_text(json.dumps(index, indent=1) + "\n")
+
+    def complete(self) -> "Calibration":
+        """Observe the base if that is not done yet, and return the calibration.
+
+        Raises:
+            HiploraError: as `run`.
+        """
+        for _ in self.run():
+            pass
+        return self
+
+    _last: tuple[str, Any] = ("", None)
+
+    def _input(self, module: str) -> str:
+        name = self.index["maps"].get(module)
+        if name is None:
+            raise HiploraError(
+                f"The inputs of {module} were not observed: no token of {self.index['text']} reached it."
+            )
+        return str(name)
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.safetensors"
+
+    def _store(self, name: str, moments: Moments) -> None:
+        numbers = np.array([moments.rest, moments.error, moments.difference])
+        with atomic_path(self._file(name)) as draft:
+            save_file({"vectors": moments.vectors, "values": moments.values, "numbers": numbers}, draft)
+
+    def _load(self, name: str) -> Moments:
+        file = Tensors(self._file(name))
+        try:
+            vectors, values, numbers = file.read_together(["vectors", "values", "numbers"])
+            rest, error, difference = (float(number) for number in numbers)
+        except (KeyError, ValueError):
+            raise HiploraError(f"{file.path} is damaged: remove {self.folder}, and run `hiplora calibrate`.") from None
+        return Moments(vectors, values, rest, error, difference)
