@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 from hiplora import __version__
 from hiplora.errors import HiploraError
 from hiplora.printable import for_spreadsheet, printable
-from hiplora.settings import COUNT, NOT_NEGATIVE, POSITIVE, HipLoraSettings, Rule
+from hiplora.settings import COUNT, DEFAULT_TOKENS, NOT_NEGATIVE, POSITIVE, HipLoraSettings, Rule
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from hiplora.adapters import EditedUpdate
+    from hiplora.geometry import Calibration
     from hiplora.sources import Weight
-    from hiplora.spectrum.prepare import BaseSpectra
+    from hiplora.spectrum.prepare import BaseSpectra, Progress
     from hiplora.study import Study
     from hiplora.training.events import Event
 
@@ -87,6 +88,23 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--download", action="store_true", help="allow downloading a model by its hub name")
         command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute SVDs")
 
+    def add_text(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--text", metavar="FILE", help="text to observe the inputs on (default: the base's own, else English)"
+        )
+        command.add_argument(
+            "--tokens", type=_typed(COUNT), default=DEFAULT_TOKENS, help="of the text, at most (default: %(default)s)"
+        )
+
+    def add_geometry(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--geometry",
+            choices=("weights", "inputs"),
+            default="weights",
+            help="what is measured: the update, or what it does on the inputs of a text (default: %(default)s)",
+        )
+        add_text(command)
+
     command = add("analyze", _analyze, "measure adapters against the spectrum of their base")
     add_base(command)
     command.add_argument(
@@ -108,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--out", type=Path, metavar="FILE", help="write the layer table: .csv, .json or .parquet")
     command.add_argument("--intruders", action="store_true", help="count intruder dimensions too (needs complete SVDs)")
+    add_geometry(command)
 
     command = add(
         "inspect", _inspect, "say what is read of an adapter: tensors, scaling, ranks, and whether it fits a base"
@@ -143,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
             help="principal rank (default: %(default)s)",
         )
         command.add_argument("--rank", type=_typed(COUNT), help="cut each module back to this rank (default: exact)")
+        add_geometry(command)
 
     command = add("edit", _edit, "change the four blocks of an adapter, and save it as an ordinary LoRA")
     add_edit(command)
@@ -158,6 +178,12 @@ def _parser() -> argparse.ArgumentParser:
         default=HipLoraSettings.budget_power,
         help="p of the budget's weights (default: %(default)g)",
     )
+
+    command = add(
+        "calibrate", _calibrate, "observe what reaches each map of a base on a text, for the geometry of the inputs"
+    )
+    add_base(command)
+    add_text(command)
 
     command = add("svd", _svd, "fill the cache with the spectra of a base, so that later work starts at once")
     add_base(command)
@@ -255,6 +281,7 @@ def _analyze(args: argparse.Namespace) -> int:
         args.k,
         epsilon=args.epsilon,
         power=args.power,
+        **_geometry(args),
         download=args.download,
         device=args.device,
         strict=False,
@@ -264,6 +291,8 @@ def _analyze(args: argparse.Namespace) -> int:
     if not study.updates:
         return 2
     optional, weights = ["intruders"] if args.intruders else [], study.weights
+    if study.calibration is not None:
+        _observe(study.calibration)
     computed, spectra_seconds = _prepare(study.spectra, weights, None if optional else study.k)
     start = time.monotonic()
     left = study.measurable(optional=optional)
@@ -282,6 +311,61 @@ def _analyze(args: argparse.Namespace) -> int:
         f"measures {seconds:.1f} s{_peak_memory()}"
     )
     return 0
+
+
+def _geometry(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the choices of `open_study` that belong to the geometry."""
+    return {"geometry": args.geometry, "text": args.text, "tokens": args.tokens}
+
+
+def _calibrate(args: argparse.Namespace) -> None:
+    from hiplora.geometry import Calibration, read_text
+    from hiplora.sources import open_base
+    from hiplora.spectrum import BaseSpectra
+
+    spectra = BaseSpectra(open_base(args.base, download=args.download), device=args.device)
+    calibration = Calibration(spectra, None if args.text is None else read_text(args.text), args.tokens)
+    start, known = time.monotonic(), calibration.ready
+    _observe(calibration)
+    for note in calibration.notes:
+        _say(f"hiplora: {note}")
+    maps, inputs = (len(calibration.index[part]) for part in ("maps", "inputs"))
+    size = sum(file.stat().st_size for file in calibration.folder.iterdir())
+    _print(
+        f"{maps} maps of {spectra.base.name} with {inputs} inputs on {calibration.name}: "
+        f"{'found' if known else 'kept'} in {calibration.folder} ({_bytes(size)})"
+    )
+    _say(f"inputs {time.monotonic() - start:.1f} s{_peak_memory()}")
+
+
+def _observe(calibration: "Calibration") -> None:
+    """Observe the inputs under a progress bar, if that is still to be done.
+
+    Raises:
+        SystemExit: stopped on request, after printing what is kept.
+    """
+    with _asked_to_stop("this map") as asked:
+        done = _show_progress("inputs", calibration.run(asked))
+    if asked() and not calibration.ready:
+        _say_once(
+            f"hiplora: stopped; the inputs of {done} maps are done and kept in {calibration.folder}: run the same "
+            "command again to continue."
+        )
+        raise SystemExit(_INTERRUPTED)
+
+
+def _show_progress(what: str, work: "Iterable[Progress]") -> int:
+    """Show a progress bar of work on maps, and return how many were done."""
+    from tqdm import tqdm
+
+    done, shown = 0, what + " {percentage:3.0f}%|{bar:30}| {desc}"
+    with tqdm(total=1.0, bar_format=shown, disable=_rank_of_process() > 0 or None) as bar:
+        for progress in work:
+            done = progress.done
+            left = "" if progress.remaining is None else f", {_duration(progress.remaining)} left"
+            bar.set_description_str(f"{done} of {progress.total} maps{left}", refresh=False)
+            bar.update(progress.share - bar.n)
+    return done
 
 
 def _table_writer(path: Path | None) -> "Callable[[pd.DataFrame], None] | None":
@@ -335,25 +419,11 @@ def _prepare(spectra: "BaseSpectra", weights: "Sequence[Weight]", k: int | None)
     Raises:
         SystemExit: stopped on request, after printing what is kept.
     """
-    from tqdm import tqdm
-
-    from hiplora.spectrum.prepare import BaseSpectra
-
-    start, done = time.monotonic(), 0
-    with (
-        tqdm(
-            total=1.0, bar_format="spectra {percentage:3.0f}%|{bar:30}| {desc}", disable=_rank_of_process() > 0 or None
-        ) as bar,
-        _asked_to_stop("this map") as asked,
-    ):
-        for progress in spectra.prepare(weights, k, asked):
-            done = progress.done
-            left = "" if progress.remaining is None else f", {_duration(progress.remaining)} left"
-            bar.set_description_str(f"{done} of {progress.total} maps{left}", refresh=False)
-            bar.update(progress.share - bar.n)
+    start = time.monotonic()
+    with _asked_to_stop("this map") as asked:
+        done = _show_progress("spectra", spectra.prepare(weights, k, asked))
     if asked():
-        # Looked up again, since other processes may have computed some.
-        kept = len(weights) - len(BaseSpectra(spectra.base, spectra.cache).missing(weights, k))
+        kept = len(weights) - len(spectra.missing(weights, k))
         _say_once(
             f"hiplora: stopped; {kept} of {len(weights)} spectra are done and kept in {spectra.cache.folder}: run the "
             "same command again to continue."
@@ -483,7 +553,7 @@ def _inspect(args: argparse.Namespace) -> int:
 def _edit(args: argparse.Namespace) -> None:
     from hiplora.study import open_study
 
-    study = open_study(args.base, [args.adapter], args.k, download=args.download)
+    study = open_study(args.base, [args.adapter], args.k, **_geometry(args), download=args.download)
     [name] = study.names
     _save_edited(study.edit(name, **{block: getattr(args, block) for block in _BLOCKS}), study, args)
 
@@ -491,7 +561,7 @@ def _edit(args: argparse.Namespace) -> None:
 def _rebudget(args: argparse.Namespace) -> None:
     from hiplora.study import open_study
 
-    study = open_study(args.base, [args.adapter], args.k, power=args.power, download=args.download)
+    study = open_study(args.base, [args.adapter], args.k, power=args.power, **_geometry(args), download=args.download)
     [name] = study.names
     _save_edited(study.rebudget(name, args.epsilon), study, args)
 
@@ -575,9 +645,9 @@ def _cache(args: argparse.Namespace) -> None:
     size = cache.size()
     if args.clear:
         cache.clear()
-        _print(f"{cache.folder}: {_bytes(size)} of spectra removed")
+        _print(f"{cache.folder}: {_bytes(size)} of spectra and inputs removed")
     else:
-        _print(f"{cache.folder}: {_bytes(size)} of spectra, at most {_bytes(cache.limit)}")
+        _print(f"{cache.folder}: {_bytes(size)} of spectra and inputs; spectra may take {_bytes(cache.limit)}")
 
 
 def _peak_memory() -> str:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from hiplora.errors import HiploraError
 
+DEFAULT_TOKENS = 8192
+"""Tokens of a text on which the inputs of a base are observed."""
 # Sums of squares of anything larger overflow float32.
 _LARGE = 1e38
 

@@ -11,7 +11,7 @@ from hiplora.adapters import EditedUpdate, Gains, Placement, Update, name_apart,
 from hiplora.budget import reallocate
 from hiplora.card import Card
 from hiplora.errors import HiploraError
-from hiplora.geometry import DEFAULT_TOKENS, Calibration, InputSpectra, read_text, seen
+from hiplora.geometry import Calibration, InputSpectra, read_text, seen
 from hiplora.measures import (
     MEASURES,
     Inspection,
@@ -39,7 +39,7 @@ from hiplora.measures import (
 from hiplora.memory import Memory
 from hiplora.plots import Plots
 from hiplora.printable import printable
-from hiplora.settings import COUNT, NOT_NEGATIVE, POSITIVE, one_of
+from hiplora.settings import COUNT, DEFAULT_TOKENS, NOT_NEGATIVE, POSITIVE, one_of
 from hiplora.sources import BaseModel, Weight, open_base
 from hiplora.spectrum import BaseSpectra, Spectrum
 from hiplora.spectrum.cache import round_up

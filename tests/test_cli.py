@@ -405,7 +405,7 @@ def test_the_app_is_served_from_its_own_folder_with_what_else_was_given(run, mon
 def test_the_cache_is_shown_and_cleared(run, llama_base, cache_folder):
     run("svd", llama_base)
     assert run("cache")[1][0].startswith(f"{cache_folder}: ")
-    assert run("cache", "--clear")[1][0].endswith("of spectra removed")
+    assert run("cache", "--clear")[1][0].endswith("of spectra and inputs removed")
     assert not list(cache_folder.glob("spectra/*/*"))
 
 
@@ -493,3 +493,51 @@ def test_edit_with_a_smaller_rank_says_what_it_loses(run, llama_base, lora_folde
     _, out, _ = run(*arguments)
     assert "as a LoRA of rank 2:" in out[0]
     assert re.search(r"cutting the rank loses up to 0\.\d+ of a module's norm$", out[0])
+
+
+def test_the_geometry_of_the_inputs_changes_what_is_measured(run):
+    _, weights, _ = run("analyze", "demo", "swap-lora")
+    code, inputs, _ = run("analyze", "demo", "swap-lora", "--geometry", "inputs")
+    assert code == 0
+    assert "relative norm 0.096" in weights[0]
+    assert "relative effect on the inputs 0.0" in inputs[0]
+
+
+def test_inputs_are_observed_on_a_text_once(run, cache_folder, tmp_path):
+    text = tmp_path / "lines.txt"
+    text.write_text("copy abc=abc\nrev abc=cba\n" * 40)
+    code, out, err = run("calibrate", "demo", "--text", text, "--tokens", 500)
+    assert code == 0
+    assert re.fullmatch(
+        rf"28 maps of demo with 16 inputs on lines\.txt, 500 tokens: kept in {cache_folder}/inputs/\w+ \(\d MB\)",
+        out[0],
+    )
+    assert err[-1].startswith("inputs ")
+    assert ": found in " in run("calibrate", "demo", "--text", text, "--tokens", 500)[1][0]
+    assert run("cache", "--clear")[1][0].endswith("of spectra and inputs removed")
+    assert not list(cache_folder.glob("inputs/*"))
+
+
+def test_an_edit_in_the_geometry_of_the_inputs_is_another(run, tmp_path):
+    from safetensors.numpy import load_file
+
+    for geometry in ("weights", "inputs"):
+        code, _, _ = run(
+            "edit", "swap-lora", "--base", "demo", "--pp", 0, "--geometry", geometry, "--out", tmp_path / geometry
+        )
+        assert code == 0
+    one, other = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("weights", "inputs"))
+    assert one.keys() == other.keys()
+    assert any(one[key].shape != other[key].shape or not np.allclose(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("command", ["calibrate", "analyze"])
+def test_a_text_that_cannot_be_used_is_one_line(run, tmp_path, command):
+    (tmp_path / "tiny.txt").write_text("abc")
+    arguments = ["demo"] if command == "calibrate" else ["demo", "swap-lora", "--geometry", "inputs"]
+    code, out, err = run(command, *arguments, "--text", tmp_path / "tiny.txt")
+    assert (code, out) == (2, [])
+    assert "tiny.txt has 4 tokens for this base: at least 256 are needed." in err[-1]
+    assert run(command, *arguments, "--text", tmp_path / "absent.txt")[0] == 2
+    if command == "analyze":
+        assert run("analyze", "demo", "swap-lora", "--text", tmp_path / "tiny.txt")[0] == 2

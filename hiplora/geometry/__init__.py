@@ -3,10 +3,9 @@
 from hiplora.geometry.calibration import Calibration
 from hiplora.geometry.moments import Moments, moments_of
 from hiplora.geometry.spectra import InputSpectra, effect, seen, with_inputs
-from hiplora.geometry.texts import DEFAULT_TOKENS, Text, default_text, read_text
+from hiplora.geometry.texts import Text, default_text, read_text
 
 __all__ = [
-    "DEFAULT_TOKENS",
     "Calibration",
     "InputSpectra",
     "Moments",

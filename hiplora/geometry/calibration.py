@@ -16,8 +16,8 @@ from hiplora.errors import HiploraError
 from hiplora.files import Tensors, atomic_path, check_writable, read_json
 from hiplora.geometry.collect import observe, perplexity
 from hiplora.geometry.moments import Moments
-from hiplora.geometry.texts import DEFAULT_TOKENS, Text, by_lines, default_text, sequences
-from hiplora.settings import COUNT
+from hiplora.geometry.texts import Text, by_lines, default_text, sequences
+from hiplora.settings import COUNT, DEFAULT_TOKENS
 from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer
 from hiplora.spectrum import BaseSpectra
 from hiplora.spectrum.prepare import Progress, resolve_device

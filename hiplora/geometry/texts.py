@@ -12,7 +12,6 @@ from hiplora.files import user_path
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-DEFAULT_TOKENS = 8192
 LEAST_TOKENS = 256
 _LONGEST = 512
 

@@ -105,11 +105,12 @@ class SpectrumCache:
         )
 
     def size(self) -> int:
-        """Bytes that the entries take."""
-        return sum(size for _, size, _ in self._by_last_use())
+        """Bytes that the entries take, and the inputs observed for them."""
+        inputs = sum(file.stat().st_size for file in self.folder.glob("inputs/*/*"))
+        return inputs + sum(size for _, size, _ in self._by_last_use())
 
     def clear(self) -> None:
-        """Remove every entry.
+        """Remove every entry, and the inputs observed for them.
 
         Raises:
             HiploraError: some cannot be removed; all others are.
@@ -120,8 +121,8 @@ class SpectrumCache:
                 path.unlink(missing_ok=True)
             except OSError as error:
                 problems.append(error)
-        # The empty folders.
-        shutil.rmtree(self.folder / "spectra", ignore_errors=True)
+        for folder in ("spectra", "inputs"):
+            shutil.rmtree(self.folder / folder, ignore_errors=True)
         if problems:
             raise HiploraError(
                 f"{len(problems)} of {len(entries)} spectra in {self.folder} cannot be removed "
