@@ -56,7 +56,8 @@ class Study:
     """Updates on a base, measured at one principal rank and under one budget.
 
     A study does not change: `at` and `on` give another one, which reuses the measurements. Tables are pandas
-    DataFrames; their columns are described in `hiplora.measures`.
+    DataFrames; their columns are described in `hiplora.measures`. In the geometry of the inputs each has one more,
+    `inputs`, with the text.
 
     Args:
         spectra: of the base; an `InputSpectra` measures in the geometry of the inputs.
@@ -282,7 +283,7 @@ class Study:
             return layer_table(measured, epsilon=self.epsilon, power=self.power)
 
         table = self._table("layers", (*sorted(optional),), make)
-        return with_expert_sums(table) if sum_experts else table
+        return self._marked(with_expert_sums(table)) if sum_experts else table
 
     def experts(self, *, optional: Sequence[str] = ()) -> pd.DataFrame:
         """Return one row per update and parameter of experts, their sum: see `hiplora.measures.expert_table`.
@@ -293,7 +294,7 @@ class Study:
         Raises:
             HiploraError: as `layers`.
         """
-        return expert_table(self.layers(optional=optional))
+        return self._marked(expert_table(self.layers(optional=optional)))
 
     def summary(self) -> pd.DataFrame:
         """Return one row per update: its layers summed up, and `task_score` and `retention` where a card has them.
@@ -304,7 +305,7 @@ class Study:
             HiploraError: as `layers`.
         """
         scores = self.cards().set_index("adapter")[["task_score", "retention"]]
-        return summary_table(self.layers()).join(scores, on="adapter")
+        return self._marked(summary_table(self.layers()).join(scores, on="adapter"))
 
     def channels(self, kind: str | None = None) -> pd.DataFrame:
         """Return the norms of the channels per update and layer: see `hiplora.measures.channel_table`.
@@ -315,7 +316,7 @@ class Study:
         Raises:
             HiploraError: as `layers`.
         """
-        return channel_table(self.layers(), kind)
+        return self._marked(channel_table(self.layers(), kind))
 
     def cuts(self) -> pd.DataFrame:
         """Return the energy cut by a hard budget: see `hiplora.measures.cut_table`.
@@ -323,7 +324,7 @@ class Study:
         Raises:
             HiploraError: as `layers`.
         """
-        return cut_table(self.layers())
+        return self._marked(cut_table(self.layers()))
 
     def directions(self, module: str) -> pd.DataFrame:
         """Return one row per update and singular direction of one weight: see `hiplora.measures.direction_table`.
@@ -369,7 +370,7 @@ class Study:
             )
 
         table = self._table("compare", (first, second), make)
-        return with_expert_sums(table) if sum_experts else table
+        return self._marked(with_expert_sums(table)) if sum_experts else table
 
     def octaves(self) -> pd.DataFrame:
         """Return the energy of all modules together by octave of direction: see `hiplora.measures.octave_table`.
@@ -659,8 +660,8 @@ class Study:
         return found
 
     @property
-    def _seen_as(self) -> Hashable:
-        """What tells the geometry from any other."""
+    def seen_as(self) -> Hashable:
+        """A key that tells the geometry, text included, from any other."""
         return None if self.calibration is None else str(self.calibration.folder)
 
     def _weight(self, module: str) -> Weight:
@@ -688,7 +689,7 @@ class Study:
         def make() -> tuple[int, list[Measurement]]:
             return head, measure_layers(self.spectra, [seen(placement, self.spectra)], head, optional=chosen)
 
-        key = ("measured", self._seen_as, update.name, update.identity, *sorted(optional))
+        key = ("measured", self.seen_as, update.name, update.identity, *sorted(optional))
         _, wide = self._memory.get(key, make, enough=lambda found: found[0] >= head)
         return [measurement.truncate(self.k) for measurement in wide]
 
@@ -710,8 +711,12 @@ class Study:
     def _table(self, name: str, arguments: tuple[Hashable, ...], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """Return a copy of a cached table, so that the caller may change it."""
         updates = tuple((update.name, update.identity) for update in self.updates)
-        key = (name, arguments, updates, self._seen_as, self.k, self.epsilon, self.power)
-        return self._memory.get(key, make).copy(deep=False)
+        key = (name, arguments, updates, self.seen_as, self.k, self.epsilon, self.power)
+        return self._marked(self._memory.get(key, make).copy(deep=False))
+
+    def _marked(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return a table with the text in a column `inputs`, where it is of their geometry: it may be taken away."""
+        return table if self.calibration is None else table.assign(inputs=self.calibration.name)
 
     @cached_property
     def _base_card(self) -> Card:

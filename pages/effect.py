@@ -1,6 +1,7 @@
 """What each block of an adapter causes, beside its control, and an edit of one's own to score and take away."""
 
 import io
+import shlex
 import tempfile
 import zipfile
 from functools import partial
@@ -33,7 +34,7 @@ FORMULA = (
 def scored(study: Study, name: str, chosen: dict[str, Gains], label: str) -> pd.DataFrame | None:
     """Return the scores of edits, computed in the background once they are asked for; None before that."""
     return loading.background_table(
-        ("ablation", study.base.identity, study[name].identity, study.k, tuple(chosen.items())),
+        ("ablation", study.base.identity, study[name].identity, study.k, study.seen_as, tuple(chosen.items())),
         partial(study.ablate, name, chosen=chosen),
         len(chosen),
         label,
@@ -118,6 +119,8 @@ st.download_button(
     help="A zip of adapter_config.json and adapter_model.safetensors, which PEFT loads.",
 )
 options = " ".join(f"--{block} {value:g}" for block, value in vars(gains).items() if value != 1)
+if session.geometry == "inputs":
+    options += " --geometry inputs" + (f" --text {shlex.quote(session.text)}" if session.text else "")
 st.code(
     f"hiplora edit {study[name].source or name} --base {study.source} --k {study.k} {options} --out edited",
     language="bash",

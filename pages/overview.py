@@ -53,6 +53,8 @@ with st.container(horizontal=True):
 if study.updates:
     scored = study.summary().dropna(axis="columns", how="all")
     shown = {column: title for column, title in COLUMNS.items() if column in scored}
+    if study.calibration is not None:
+        shown["relative_norm"] = "Relative effect"
     st.dataframe(
         for_spreadsheet(scored[list(shown)].rename(columns=shown)),
         hide_index=True,

@@ -22,5 +22,5 @@ def calibrate_base(folder: Path, seed: int = 0) -> Calibration:
     """
     rng = random.Random(seed)
     skills = rng.choices(list(WEIGHTS), list(WEIGHTS.values()), k=_LINES)
-    text = Text("lines of the base's skills", tuple(training_example(skill, rng).text for skill in skills))
+    text = Text("lines of its own skills", tuple(training_example(skill, rng).text for skill in skills))
     return Calibration(BaseSpectra(BaseModel(folder)), text, beside=True).complete()

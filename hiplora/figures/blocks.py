@@ -3,7 +3,7 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from hiplora.figures.style import MIXED, PRINCIPAL, RESIDUAL, finish, percent
+from hiplora.figures.style import MIXED, PRINCIPAL, RESIDUAL, finish, of_any_geometry, percent
 
 _BLOCKS = (
     ("pp", "PP  principal on both sides", PRINCIPAL),
@@ -13,6 +13,7 @@ _BLOCKS = (
 )
 
 
+@of_any_geometry
 def channel_blocks(summary: pd.DataFrame) -> go.Figure:
     """Draw the four blocks' shares of energy, one stacked bar per adapter.
 

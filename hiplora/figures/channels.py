@@ -8,13 +8,14 @@ import plotly.graph_objects as go
 
 from hiplora.figures.axes import layer_axis, norm_axis
 from hiplora.figures.panels import panel_row
-from hiplora.figures.style import CHANNELS, adapter_colors, finish, percent
+from hiplora.figures.style import CHANNELS, adapter_colors, finish, of_any_geometry, percent
 
 # Anything smaller than this, relative to the whole update, is rounding of single precision.
 _ROUNDING = 1e-4
 _NORM = "_norm"
 
 
+@of_any_geometry
 def channel_norms(table: pd.DataFrame, kind: str | None = None) -> go.Figure:
     """Draw principal, mixed and residual norm per layer, one panel per adapter on shared axes.
 

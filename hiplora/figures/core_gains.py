@@ -11,12 +11,14 @@ from hiplora.figures.style import (
     adapter_colors,
     by_adapter,
     finish,
+    of_any_geometry,
     percent_format,
     row_of_max,
     two_digits,
 )
 
 
+@of_any_geometry
 def gains(table: pd.DataFrame, k: int) -> go.Figure:
     """Draw the first-order relative change of each principal singular value.
 

@@ -5,9 +5,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from hiplora.figures.axes import layer_axis
-from hiplora.figures.style import adapter_colors, finish, percent, percent_format
+from hiplora.figures.style import adapter_colors, finish, of_any_geometry, percent, percent_format
 
 
+@of_any_geometry
 def cut_by_layer(table: pd.DataFrame) -> go.Figure:
     """Draw the share of each adapter's energy cut by a hard budget, layer by layer.
 

@@ -5,12 +5,13 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from hiplora.figures.style import BASE, CHANNELS, NULL, finish, percent, percent_format, two_digits
+from hiplora.figures.style import BASE, CHANNELS, NULL, finish, of_any_geometry, percent, percent_format, two_digits
 
 _MOST_BARS = 12
 _LONGEST_MODULE = 44
 
 
+@of_any_geometry
 def difference_shares(table: pd.DataFrame) -> go.Figure:
     """Draw the modules with most of the squared difference, split by channel, and the cumulative curve beside them.
 

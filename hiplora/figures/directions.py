@@ -9,9 +9,19 @@ import plotly.graph_objects as go
 
 from hiplora.figures.axes import direction_axis
 from hiplora.figures.panels import PANELS, SIDES, across, null_traces, octave_means, principal_bands, side_panels
-from hiplora.figures.style import LABEL_WIDTH, NULL, adapter_colors, by_adapter, finish, percent, percent_format
+from hiplora.figures.style import (
+    LABEL_WIDTH,
+    NULL,
+    adapter_colors,
+    by_adapter,
+    finish,
+    of_any_geometry,
+    percent,
+    percent_format,
+)
 
 
+@of_any_geometry
 def direction_energy(table: pd.DataFrame, k: int) -> go.Figure:
     """Draw the share of the update's energy on each left and right singular direction, with its mean by chance.
 
@@ -60,6 +70,7 @@ def direction_energy(table: pd.DataFrame, k: int) -> go.Figure:
     )
 
 
+@of_any_geometry
 def cumulative_energy(table: pd.DataFrame, k: int) -> go.Figure:
     """Draw the cumulative share of energy against the isotropic null with its 95 % band, left and right.
 

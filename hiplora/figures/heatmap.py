@@ -15,6 +15,7 @@ from hiplora.figures.style import (
     adapter_colors,
     by_adapter,
     finish,
+    of_any_geometry,
     percent,
     percent_format,
     row_of_max,
@@ -27,6 +28,7 @@ _OUTSIDE = "other"
 _FRAME = (("#000000", 3), ("#FFFFFF", 1))
 
 
+@of_any_geometry
 def layer_map(table: pd.DataFrame, info: MeasureInfo, selected: str | None = None) -> go.Figure:
     """Draw a measure for every module: layers left to right, kinds top to bottom in the order data meets them.
 

@@ -15,11 +15,13 @@ from hiplora.figures.style import (
     adapter_colors,
     adapter_symbols,
     finish,
+    of_any_geometry,
     row_of_max,
     two_digits,
 )
 
 
+@of_any_geometry
 def tightness_by_layer(table: pd.DataFrame) -> go.Figure:
     """Draw the tightness of every module against its layer, with the budget as a line at 1.
 

@@ -6,9 +6,18 @@ import plotly.graph_objects as go
 
 from hiplora.figures.axes import log_axis
 from hiplora.figures.panels import PANELS, SIDES, null_traces, side_panels
-from hiplora.figures.style import adapter_colors, adapter_symbols, by_adapter, finish, row_of_max, two_digits
+from hiplora.figures.style import (
+    adapter_colors,
+    adapter_symbols,
+    by_adapter,
+    finish,
+    of_any_geometry,
+    row_of_max,
+    two_digits,
+)
 
 
+@of_any_geometry
 def octave_energy(table: pd.DataFrame) -> go.Figure:
     """Draw the energy of all modules together, octave by octave of their directions, as a multiple of chance.
 

@@ -9,9 +9,10 @@ import plotly.graph_objects as go
 
 from hiplora.figures.axes import direction_axis, log_ticks
 from hiplora.figures.panels import PANELS, SIDES, octave_means, principal_bands, side_panels
-from hiplora.figures.style import NULL, adapter_colors, finish, percent, two_digits
+from hiplora.figures.style import NULL, adapter_colors, finish, of_any_geometry, percent, two_digits
 
 
+@of_any_geometry
 def training_spectrum(table: pd.DataFrame, k: int) -> go.Figure:
     """Draw the energy of an update by direction at each checkpoint, with a slider and a button to play them.
 

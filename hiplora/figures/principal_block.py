@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from hiplora.figures.style import NULL, adapter_colors, finish, percent, times_chance, two_digits
+from hiplora.figures.style import NULL, adapter_colors, finish, of_any_geometry, percent, times_chance, two_digits
 
 
 def finding(summary: pd.DataFrame, k: int) -> str:
@@ -21,6 +21,7 @@ def finding(summary: pd.DataFrame, k: int) -> str:
     return text + "."
 
 
+@of_any_geometry
 def principal_share(summary: pd.DataFrame, k: int) -> go.Figure:
     """Draw one bar per adapter: its energy share in the principal block, with the null and its band.
 

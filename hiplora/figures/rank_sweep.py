@@ -6,9 +6,19 @@ import plotly.graph_objects as go
 
 from hiplora.figures.axes import direction_axis, log_axis
 from hiplora.figures.panels import across
-from hiplora.figures.style import LABEL_WIDTH, NULL, PRINCIPAL, adapter_colors, by_adapter, finish, two_digits
+from hiplora.figures.style import (
+    LABEL_WIDTH,
+    NULL,
+    PRINCIPAL,
+    adapter_colors,
+    by_adapter,
+    finish,
+    of_any_geometry,
+    two_digits,
+)
 
 
+@of_any_geometry
 def sweep(table: pd.DataFrame, k: int) -> go.Figure:
     """Draw the principal block's enrichment for every `k` at once.
 

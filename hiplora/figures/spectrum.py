@@ -6,9 +6,10 @@ import plotly.graph_objects as go
 
 from hiplora.figures.axes import direction_axis
 from hiplora.figures.panels import principal_bands
-from hiplora.figures.style import BASE, LABEL_WIDTH, finish, percent
+from hiplora.figures.style import BASE, LABEL_WIDTH, finish, of_any_geometry, percent
 
 
+@of_any_geometry
 def singular_values(table: pd.DataFrame, k: int) -> go.Figure:
     """Draw the singular values of the weight, with the principal ones marked.
 

@@ -1,7 +1,9 @@
 """One visual language: fixed colors with fixed meanings, safe for the color-blind, the same in light and dark."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, NamedTuple, ParamSpec
 
 import numpy as np
 import pandas as pd
@@ -26,6 +28,30 @@ SEQUENTIAL = "Cividis"
 TITLE_HEIGHT, _TOP, _BOTTOM = 52, 84, 48
 # Pixels for the title of a y axis and labels as wide as percentages of four digits.
 LABEL_WIDTH = 72
+
+
+P = ParamSpec("P")
+
+
+def of_any_geometry(
+    draw: Callable[Concatenate[pd.DataFrame, P], go.Figure],
+) -> Callable[Concatenate[pd.DataFrame, P], go.Figure]:
+    """Make a figure say below its title when its table is of the geometry of the inputs.
+
+    Args:
+        draw: from a table with a column `inputs` in that geometry.
+    """
+
+    @wraps(draw)
+    def drawn(table: pd.DataFrame, *args: P.args, **choices: P.kwargs) -> go.Figure:
+        figure = draw(table, *args, **choices)
+        if "inputs" in table and len(table):
+            figure.layout.title.subtitle.text += (
+                f" Through the base's inputs on {table['inputs'].iloc[0]}: a norm is a change of the output."
+            )
+        return figure
+
+    return drawn
 
 
 class Channel(NamedTuple):

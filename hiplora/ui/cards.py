@@ -60,6 +60,9 @@ def figure_card(
                     st.caption(f"{info.meaning} Source: {info.source}.")
                 if formula:
                     st.latex(formula)
+                if "inputs" in rows:
+                    st.latex(r"W_0 \to W_0 K,\quad \Delta W \to \Delta W K,\quad K K^\top = \mathbb{E}[x x^\top]")
+                    st.caption("In the geometry of the inputs: their second moment, over the tokens of the text.")
         st.download_button(
             "CSV",
             lambda: for_spreadsheet(rows).to_csv(index=False),

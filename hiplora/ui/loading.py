@@ -8,6 +8,8 @@ import pandas as pd
 import streamlit as st
 
 from hiplora.errors import HiploraError
+from hiplora.files import user_path
+from hiplora.geometry import Calibration, read_text
 from hiplora.paths import RUN_FILE, demo_adapters, demo_base
 from hiplora.sources import open_base
 from hiplora.spectrum import BaseSpectra
@@ -31,9 +33,27 @@ def load(session: Session) -> Study:
     Raises:
         HiploraError: the base cannot be opened.
     """
-    return (
-        _base(session.base, session.download).on(session.adapters, strict=False).at(session.k, epsilon=session.epsilon)
-    )
+    study = _base(session.base, session.download)
+    geometry = _calibration(study, session.text) if session.geometry == "inputs" else None
+    return study.on(session.adapters, strict=False).at(session.k, epsilon=session.epsilon, geometry=geometry)
+
+
+def _calibration(study: Study, text: str) -> Calibration:
+    """Return the inputs of the base on a text file, or on the base's own text; kept while both stay as they are."""
+    path = user_path(text) if text else None
+    stat = path.stat() if path is not None and path.is_file() else None
+    key = (study.base.identity, text, stat and (stat.st_size, stat.st_mtime_ns))
+    kept = _calibrations()
+    if key not in kept:
+        kept[key] = Calibration(study.spectra, None if path is None else read_text(path))
+        for old in list(kept)[:-_KEPT_TABLES]:
+            del kept[old]
+    return kept[key]
+
+
+@st.cache_resource
+def _calibrations() -> dict[Hashable, Calibration]:
+    return {}
 
 
 def show_problems(study: Study) -> None:
@@ -116,7 +136,7 @@ def _prepare(study: Study, optional: Sequence[str]) -> None:
         (weight.module, stored_k(weight.shape, None if optional else min(study.k, *weight.shape)))
         for weight in study.weights
     }
-    key = (study.base.identity, frozenset(needed))
+    key = (study.base.identity, study.calibration and study.calibration.folder, frozenset(needed))
     tasks = _tasks()
     if not missing:
         tasks.pop(key, None)
@@ -126,7 +146,7 @@ def _prepare(study: Study, optional: Sequence[str]) -> None:
         tasks[key].wait(1.0)
     snapshot = tasks[key].snapshot()
     if snapshot.running:
-        _show_progress(tasks[key], study.base.name)
+        _show_progress(tasks[key], study)
         st.stop()
     tasks.pop(key, None)
     if snapshot.details:
@@ -134,7 +154,7 @@ def _prepare(study: Study, optional: Sequence[str]) -> None:
     if snapshot.error:
         raise HiploraError(snapshot.error)
     if snapshot.stopped:
-        st.info(f"Stopped; {len(missing)} spectra of {plain(study.base.name)} remaining. Finished ones are cached.")
+        st.info(f"Stopped; {len(missing)} maps of {plain(study.base.name)} remaining. Finished ones are cached.")
         st.button("Continue", type="primary")
         st.stop()
 
@@ -203,18 +223,25 @@ def _tables() -> dict[Hashable, BackgroundTask[pd.DataFrame]]:
 
 
 @st.fragment(run_every=0.5)
-def _show_progress(task: BackgroundTask[Progress], name: str) -> None:
+def _show_progress(task: BackgroundTask[Progress], study: Study) -> None:
     snapshot = task.snapshot()
     if not snapshot.running:
         st.rerun()
-    st.subheader(f"Decomposing {plain(name)}")
-    st.caption("Once per weight: the singular vectors are kept on disk and shared by every page, adapter and session.")
+    calibration = study.calibration
+    if calibration is not None and not calibration.ready:
+        st.subheader(f"Observing the inputs of {plain(study.base.name)}")
+        st.caption(plain(f"Once for {calibration.name}: what reaches each map is kept on disk, for every adapter."))
+    else:
+        st.subheader(f"Decomposing {plain(study.base.name)}")
+        st.caption(
+            "Once per weight: the singular vectors are kept on disk and shared by every page, adapter and session."
+        )
     progress = snapshot.latest
     if progress is None:
         st.progress(0.0, "Checking the weights…")
     else:
         left = "" if progress.remaining is None else f", about {progress.remaining:.0f} s left"
-        st.progress(progress.share, f"{progress.done} of {progress.total} weights{left}")
+        st.progress(progress.share, f"{progress.done} of {progress.total} maps{left}")
     if st.button("Stop", help="Finished weights stay in the cache."):
         task.stop()
 

@@ -34,6 +34,8 @@ class Session:
         adapters: folders, in the order chosen.
         k: principal rank.
         epsilon: budget.
+        geometry: `weights` or `inputs`.
+        text: file for the geometry of the inputs; empty for the base's own, or English.
     """
 
     base: str
@@ -41,6 +43,8 @@ class Session:
     adapters: tuple[Path, ...]
     k: int
     epsilon: float
+    geometry: str = "weights"
+    text: str = ""
 
 
 def sidebar() -> Session:
@@ -99,10 +103,30 @@ def sidebar() -> Session:
             bind="query-params",
             help="How far an adapter may change the strong directions: 0.05 = 5 %.",
         )
+        geometry = st.segmented_control(
+            "Geometry",
+            ["Weights", "Inputs"],
+            default="Weights",
+            key="geometry",
+            bind="query-params",
+            required=True,
+            help="Weights: where the update lies. Inputs: what it does to the outputs of each map while the base reads "
+            "a text, so that directions that no input uses count for nothing.",
+        )
+        text = ""
+        if geometry == "Inputs":
+            text = st.text_input(
+                "Text",
+                key="text",
+                bind="query-params",
+                placeholder="the base's own, or English",
+                help="Path of a text file, of which the first 8,192 tokens are read. Empty: the text that the base "
+                "brings along, else Python's documentation.",
+            )
         with st.expander("Upload an adapter", icon=":material/upload:"):
             _upload(uploads, set(known))
     paths = tuple(known.get(name) or user_path(name) for name in chosen)
-    return Session(base, download, paths, int(k), float(epsilon))
+    return Session(base, download, paths, int(k), float(epsilon), geometry.lower(), text.strip())
 
 
 def _forget_adapters() -> None:

@@ -32,7 +32,7 @@ def test_preparation_shows_progress_and_can_be_stopped_and_resumed(
     base, adapter = slow_base
     page = first_visit.page
     page.goto(f"{first_visit.url}/?base={base}&adapters={adapter}")
-    expect(page.get_by_text("of 56 weights")).to_be_visible()
+    expect(page.get_by_text("of 56 maps")).to_be_visible()
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_text("Finished ones are cached.")).to_be_visible()
     page.get_by_role("button", name="Continue").click()
@@ -44,7 +44,7 @@ def test_preparation_goes_on_when_the_page_is_switched(first_visit: Visit, slow_
     base, adapter = slow_base
     page = first_visit.page
     page.goto(f"{first_visit.url}/?base={base}&adapters={adapter}")
-    expect(page.get_by_text("of 56 weights")).to_be_visible()
+    expect(page.get_by_text("of 56 maps")).to_be_visible()
     page.get_by_test_id("stSidebarNav").get_by_text("Channels").click()
     first_visit.wait_for_plots(2)
     first_visit.assert_sound()

@@ -15,7 +15,7 @@ def study():
 
 def test_the_demo_brings_its_inputs_along(study):
     assert study.geometry == "inputs"
-    assert study.calibration.name == "lines of the base's skills, 8,192 tokens"
+    assert study.calibration.name == "lines of its own skills, 8,192 tokens"
     assert study.calibration.notes == []
 
 
@@ -25,6 +25,7 @@ def test_every_table_follows(study):
     module = "model.layers.1.mlp.down_proj"
     for table in ("layers", "summary", "channels", "cuts", "octaves"):
         here, there = getattr(study, table)(), getattr(weights, table)()
+        assert set(here.pop("inputs")) == {study.calibration.name}
         assert here.shape == there.shape
         assert not np.allclose(here.select_dtypes(float), there.select_dtypes(float), equal_nan=True)
     for table in ("directions", "sweep"):
@@ -93,4 +94,4 @@ def test_maps_without_inputs_are_left_out_with_the_reason(study, make_adapter, t
     make_adapter(demo_base(), folder, LoraConfig(r=2, target_modules=["q_proj", "embed_tokens"]))
     found = study.on([folder])
     assert found.layers()["module"].str.contains("embed_tokens").sum() == 0
-    assert "no token of lines of the base's skills reached it" in " ".join(found.caveats["with-embedding"])
+    assert "no token of lines of its own skills reached it" in " ".join(found.caveats["with-embedding"])
