@@ -98,11 +98,36 @@ def test_tighter_budget_puts_more_modules_over_it(visit: Visit) -> None:
     assert "epsilon=0.002" in page.url
 
 
+def test_the_geometry_of_the_inputs_is_one_switch_for_all_pages(visit: Visit) -> None:
+    page = visit.open()
+    visit.wait_for_plots(1)
+    expect(page.get_by_role("heading", level=4).first).to_contain_text("swap-lora puts 6.3 times as much")
+    page.get_by_role("radio", name="Inputs").or_(page.get_by_role("button", name="Inputs")).first.click()
+    expect(page.get_by_role("heading", level=4).first).to_contain_text("swap-lora puts 3.4 times as much")
+    expect(page.get_by_text("Through the base's inputs on lines of its own skills, 8,192 tokens")).to_be_visible()
+    assert "geometry=Inputs" in page.url
+    page.get_by_test_id("stSidebarNav").get_by_text("Spectrum").click()
+    expect(page.get_by_text("Through the base's inputs on lines of its own skills").first).to_be_visible()
+    page.get_by_label("Text", exact=True).fill("no/such/text.txt")
+    page.get_by_label("Text", exact=True).press("Enter")
+    expect(page.get_by_test_id("stAlert")).to_contain_text("no/such/text.txt is not a file: pass a text file")
+    visit.assert_sound()
+
+
+def test_a_text_of_ones_own_is_observed_in_the_background(visit: Visit, tmp_path: Path) -> None:
+    text = tmp_path / "lines.txt"
+    text.write_text("copy abc=abc\nrev abc=cba\nsort cab=abc\n" * 200)
+    page = visit.open(f"?geometry=Inputs&text={text}")
+    # A cold process loads transformers and the base first.
+    expect(page.get_by_text("Through the base's inputs on lines.txt,")).to_be_visible(timeout=120_000)
+    visit.assert_sound()
+
+
 def test_table_of_a_figure_can_be_taken_away(visit: Visit) -> None:
     page = visit.open()
     visit.wait_for_plots(1)
     with page.expect_download() as download:
-        page.get_by_role("button", name="CSV").first.click()
+        page.locator(".st-key-principal-share-csv").get_by_role("button").click()
     rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
     assert [row["adapter"] for row in rows] == ["swap-lora", "swap-hiplora"]
     assert float(rows[0]["enrichment"]) > float(rows[1]["enrichment"])
