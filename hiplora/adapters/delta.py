@@ -115,7 +115,6 @@ class LowRankDelta(Delta):
     Attributes:
         L: (m, q), float64.
         R: (q, n), float64.
-        own: as in `Delta`.
 
     Raises:
         ValueError: the factors do not multiply.
@@ -198,7 +197,6 @@ class DenseDelta(Delta):
 
     Attributes:
         matrix: (m, n), float64.
-        own: as in `Delta`.
     """
 
     matrix: np.ndarray
