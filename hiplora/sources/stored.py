@@ -11,6 +11,7 @@ import numpy as np
 
 from hiplora.errors import HiploraError
 from hiplora.files import Tensors
+from hiplora.sources.integers import Packing
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +23,7 @@ _PACKED = (".qweight", ".weight_packed")
 
 @dataclass(frozen=True)
 class _Quantized:
-    """How one tensor is packed: `fp8`, `mxfp4`, `bnb4`, `bnb8` or `other`, and the keys that it takes."""
+    """How one tensor is packed: `fp8`, `mxfp4`, `bnb4`, `bnb8`, `integers` or by name, and the keys that it takes."""
 
     form: str
     keys: tuple[str, ...]
@@ -32,17 +33,18 @@ class _Quantized:
 class StoredTensors:
     """The tensors of the files of one checkpoint.
 
-    float8 with scales by block (`weight_scale_inv`) or by tensor and row (`weight_scale`), MXFP4 and the two forms of
-    bitsandbytes are dequantized on reading, in float32. Others are named when they are read.
+    float8 with scales by block (`weight_scale_inv`) or by tensor and row (`weight_scale`), MXFP4, GPTQ, AWQ and the two
+    forms of bitsandbytes are dequantized on reading, in float32. Others are named when they are read.
 
     Args:
         files: of the checkpoint; the first that has a key counts.
-        quantization: `quantization_config` of the model; its `weight_block_size` is used.
+        quantization: `quantization_config` of the model.
     """
 
     def __init__(self, files: Sequence[Tensors], quantization: object = None):
         sizes = quantization.get("weight_block_size") if isinstance(quantization, dict) else None
         self._block = tuple(sizes) if isinstance(sizes, list) and all(isinstance(n, int) for n in sizes) else None
+        self._packing = Packing.of(quantization)
         self._files = {key: file for file in reversed(files) for key in file.shapes}
         self._order = [key for file in files for key in file.shapes]
 
@@ -110,6 +112,9 @@ class StoredTensors:
                 found[key] = _Quantized("bnb8", (key, f"{stem}.SCB"), file.shapes[key])
             elif dtype == "U8" and (state := next(self._starting(f"{key}.quant_state."), None)):
                 found[key] = _Quantized("bnb4", (key, state, *self._starting(f"{key}.")), self._bnb_shape(state))
+            elif leaf == "qweight" and self._packing and {f"{stem}.qzeros", f"{stem}.scales"} <= self._files.keys():
+                parts = (key, f"{stem}.qzeros", f"{stem}.scales", *self._starting(f"{stem}.g_idx"))
+                found[f"{stem}.weight"] = _Quantized("integers", parts, self._packing.shape(file.shapes[key]))
             elif key.endswith(_PACKED):
                 form = "GPTQ or AWQ" if leaf == "qweight" else "compressed-tensors"
                 found[f"{stem}.weight"] = _Quantized(form, (key,), ())
@@ -157,6 +162,13 @@ class StoredTensors:
             state = {each.removeprefix(f"{key}."): self._torch(each) for each in packed.keys[1:]}
             quant_state = QuantState.from_dict(state, device="cpu")
             return np.asarray(dequantize_4bit(self._torch(key), quant_state).float().numpy())
+        if form == "integers" and self._packing is not None:
+            try:
+                return self._packing.unpack(*(self._files[each].read(each) for each in packed.keys))
+            except ValueError as error:
+                raise HiploraError(
+                    f"{path}: the parts of {key} do not fit each other ({error}): save the model again."
+                ) from None
         raise HiploraError(f"{path}: {packed.keys[0]} is quantized by {form}: pass the model in 16 or 32 bits.")
 
 

@@ -212,7 +212,67 @@ def test_bitsandbytes_in_4_bits_is_what_the_library_gives(tmp_path, kind):
         np.testing.assert_array_equal(base.read(base.weights[name]), expected)
 
 
-def test_gptq_is_named(tmp_path):
+def _packed(values, bits, axis, order=None):
+    """Pack numbers into words of 32 bits along an axis, one at a time, as the formats are published."""
+    per_word = 32 // bits
+    values = np.moveaxis(np.asarray(values, dtype=np.uint64), axis, -1)
+    words = np.zeros((*values.shape[:-1], values.shape[-1] // per_word), dtype=np.uint64)
+    for place in range(values.shape[-1]):
+        word, within = divmod(place, per_word)
+        slot = order.index(within) if order else within
+        words[..., word] |= values[..., place] << np.uint64(bits * slot)
+    return torch.from_numpy(np.moveaxis(words.astype(np.uint32).view(np.int32), -1, axis).copy())
+
+
+@pytest.mark.parametrize(("method", "bits"), [("gptq", 2), ("gptq", 4), ("gptq", 8), ("gptq_v2", 4), ("awq", 4)])
+def test_integers_by_group_are_the_weights_they_stand_for(tmp_path, method, bits):
+    hf.LlamaForCausalLM(hf.LlamaConfig(**TEXT)).save_pretrained(tmp_path)
+    key, rng = "model.layers.0.mlp.up_proj", np.random.default_rng(0)
+    m, n, groups = 48, 32, 2
+    q, zeros = rng.integers(0, 2**bits, (n, m)), rng.integers(1, 2**bits, (groups, m))
+    scales = rng.uniform(0.1, 1, (groups, m)).astype(np.float16)
+    of_input = rng.permutation(np.repeat(np.arange(groups), n // groups))
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors[f"{key}.weight"]
+    if method == "awq":
+        # Its word holds outputs 0, 2, 4, 6, 1, 3, 5, 7.
+        order, of_input = [0, 2, 4, 6, 1, 3, 5, 7], np.repeat(np.arange(groups), n // groups)
+        parts = {"qweight": _packed(q, bits, 1, order), "qzeros": _packed(zeros, bits, 1, order)}
+    else:
+        stored = zeros - (method == "gptq")
+        parts = {"qweight": _packed(q, bits, 0), "qzeros": _packed(stored, bits, 1)}
+        parts["g_idx"] = torch.from_numpy(of_input.astype(np.int32))
+    tensors |= {f"{key}.{name}": each.contiguous() for name, each in parts.items()}
+    save_file(tensors | {f"{key}.scales": torch.from_numpy(scales)}, tmp_path / "model.safetensors")
+    stated = {"quant_method": method.removesuffix("_v2"), "bits": bits, "group_size": n // groups}
+    stated |= {"checkpoint_format": method} if method != "awq" else {"version": "gemm"}
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": stated}))
+    base = open_base(tmp_path)
+    assert base.notes == []
+    expected = scales.astype(np.float64)[of_input] * (q - zeros[of_input])
+    np.testing.assert_allclose(base.read(base.weights[key]), expected.T, rtol=2**-23)
+
+
+def test_integers_that_do_not_fit_each_other_are_one_sentence(tmp_path):
+    hf.LlamaForCausalLM(hf.LlamaConfig(**TEXT)).save_pretrained(tmp_path)
+    key, tensors = "model.layers.0.mlp.up_proj", load_file(tmp_path / "model.safetensors")
+    del tensors[f"{key}.weight"]
+    tensors[f"{key}.qweight"], tensors[f"{key}.qzeros"] = (
+        torch.zeros(*size, dtype=torch.int32) for size in ((4, 48), (3, 6))
+    )
+    save_file(tensors | {f"{key}.scales": torch.ones(3, 48).half()}, tmp_path / "model.safetensors")
+    config = json.loads((tmp_path / "config.json").read_text())
+    stated = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(config | stated))
+    base = open_base(tmp_path)
+    with pytest.raises(
+        HiploraError, match=rf"the parts of {key}.weight do not fit each other \(32 inputs in 3 groups\)"
+    ):
+        base.read(base.weights[key])
+
+
+def test_gptq_of_an_unknown_layout_is_named(tmp_path):
     hf.LlamaForCausalLM(hf.LlamaConfig(**TEXT)).save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     del tensors["model.layers.0.mlp.up_proj.weight"]
