@@ -169,6 +169,16 @@ def _parser() -> argparse.ArgumentParser:
     for block, meaning in _BLOCKS.items():
         command.add_argument(f"--{block}", type=float, default=1.0, help=f"gain of {meaning} (default: 1)")
 
+    command = add(
+        "repair",
+        _repair,
+        "find the edit that keeps the task and most of the base, on the demo world, and save it as an ordinary LoRA",
+    )
+    add_edit(command)
+    command.add_argument(
+        "--size", type=_typed(COUNT), default=200, help="examples per skill; half of them choose (default: %(default)s)"
+    )
+
     command = add("rebudget", _rebudget, "scale an adapter's principal block down to a budget, and save it as a LoRA")
     add_edit(command)
     command.add_argument("--epsilon", type=_typed(POSITIVE), help="the budget (default: the adapter's own, else 0.05)")
@@ -564,6 +574,32 @@ def _rebudget(args: argparse.Namespace) -> None:
     study = open_study(args.base, [args.adapter], args.k, power=args.power, **_geometry(args), download=args.download)
     [name] = study.names
     _save_edited(study.rebudget(name, args.epsilon), study, args)
+
+
+def _repair(args: argparse.Namespace) -> int | None:
+    from tqdm import tqdm
+
+    from hiplora.adapters import Gains
+    from hiplora.demo.repair import BLOCKS, count
+    from hiplora.study import REPAIR_BUDGETS, open_study
+
+    study = open_study(args.base, [args.adapter], args.k, **_geometry(args), download=args.download)
+    [name] = study.names
+    with tqdm(total=count(study.placements[0], len(REPAIR_BUDGETS)), desc="edits", disable=None) as bar:
+        for table in study.search_repair(name, args.size):
+            bar.update(len(table) - bar.n)
+    chosen = table[table["chosen"]]
+    for _, row in chosen.iterrows():
+        task = f"task {row['task_score']:.3f}, " if row["task_score"] >= 0 else ""
+        beside = "" if row["gain"] != row["gain"] else f" ({100 * row['gain']:+.1f} points beside scaled)"
+        _print(f"{row['way']}, {row['edit']}: {task}base skills kept {row['retention']:.3f}{beside}")
+    best = chosen[chosen["way"] == BLOCKS]
+    if best.empty:
+        _say(f"hiplora: no edit by block keeps the task of {name} on the examples that choose: nothing is written.")
+        return 2
+    gains = Gains(**{block: float(best[block].iloc[0]) for block in _BLOCKS})
+    _save_edited(study.edit(name, gains), study, args)
+    return None
 
 
 def _save_edited(update: "EditedUpdate", study: "Study", args: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """A study: these updates on this base at this k. Every table, caveat and figure is one call on it."""
 
+import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from hiplora.measures import (
     expert_table,
     finding,
     frontier_table,
-    inspect,
+    inspecting,
     layer_table,
     measure_layers,
     octave_table,
@@ -48,6 +49,8 @@ from hiplora.training import METHODS, Run
 
 _REMEMBERED = 128
 GEOMETRY = one_of("weights", "inputs")
+REPAIR_BUDGETS = (0.05, 0.02, 0.01)
+"""Budgets that `repair` tries."""
 _ROUNDING = 1e-6
 """An edit is saved in float32, whose rounding would pass a budget that is met exactly."""
 
@@ -491,14 +494,49 @@ class Study:
 
     def inspections(self) -> list[Inspection]:
         """Return what was read of each update, strangers included: see `hiplora.measures.inspect`."""
-        fitting = [(placement.update, placement) for placement in self.placements]
-        strangers = [(update, None) for update, _ in self.strangers]
+        for _ in self.inspect_ahead():
+            pass
+        return [self._inspected[self._inspection_key(update)] for update, _ in self._to_inspect]
 
-        def inspected(update: Update, placement: Placement | None) -> Inspection:
-            key = ("inspection", update.name, update.identity)
-            return self._memory.get(key, lambda: inspect(update, self.base, placement))
+    @property
+    def inspected(self) -> bool:
+        """Whether `inspections` has nothing left to read."""
+        return all(self._inspection_key(update) in self._inspected for update, _ in self._to_inspect)
 
-        return [inspected(update, placement) for update, placement in [*fitting, *strangers]]
+    def inspect_ahead(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
+        """Read what `inspections` returns, yielding progress after each module; what is read is kept.
+
+        Args:
+            stop: asked after each module; True ends the work, without the update that is being read.
+        """
+        left = [each for each in self._to_inspect if self._inspection_key(each[0]) not in self._inspected]
+        total, done, start = sum(len(update.modules) for update, _ in left), 0, time.monotonic()
+        for update, placement in left:
+            work = inspecting(update, self.base, placement)
+            try:
+                while True:
+                    module, done = next(work), done + 1
+                    elapsed = time.monotonic() - start
+                    yield Progress(done, total, done / total, module, elapsed * (total - done) / done)
+                    if stop():
+                        return
+            except StopIteration as finished:
+                self._inspected[self._inspection_key(update)] = finished.value
+
+    @property
+    def _to_inspect(self) -> list[tuple[Update, Placement | None]]:
+        fitting: list[tuple[Update, Placement | None]] = [(each.update, each) for each in self.placements]
+        return [*fitting, *((update, None) for update, _ in self.strangers)]
+
+    @property
+    def _inspected(self) -> dict[Hashable, Inspection]:
+        """The inspections of these and other updates of the base, kept with the measurements."""
+        found: dict[Hashable, Inspection] = self._memory.get(("inspections",), dict)
+        return found
+
+    @staticmethod
+    def _inspection_key(update: Update) -> Hashable:
+        return update.name, update.identity
 
     # Edits.
 
@@ -526,10 +564,7 @@ class Study:
         Raises:
             HiploraError: the study does not have such an update, or `epsilon` is not positive.
         """
-        rows = self.at(epsilon=self.epsilon if epsilon is None else epsilon).layers()
-        over = rows[(rows["adapter"] == name) & (rows["tightness"] > 1)]
-        gains = {str(m): Gains(pp=(1 - _ROUNDING) / t) for m, t in zip(over["module"], over["tightness"], strict=True)}
-        return self._edited(name, gains, f"{name}, within budget")
+        return self._edited(name, self._within(name, epsilon), f"{name}, within budget")
 
     def ablation(self, name: str, size: int = 200, seed: int = 0) -> pd.DataFrame:
         """Return what each block of an update of the demo's base causes: see `hiplora.demo.ablation`.
@@ -555,6 +590,38 @@ class Study:
         order = pd.CategoricalDtype(self.names)
         for table in ablation(self.spectra, self._placement(name), self.k, size, seed, chosen):
             yield table.astype({"adapter": order})
+
+    def repair(self, name: str, size: int = 200, seed: int = 0) -> pd.DataFrame:
+        """Return which edit keeps the task of an update of the demo's base, and most of the base, beside its peers.
+
+        See `hiplora.demo.repair`. The best edit is `study.edit` with the gains in the row that is `chosen` among the
+        `blocks`.
+
+        Args:
+            name: of an update of the study.
+            size: examples per skill, at most; half of them choose.
+            seed: chooses the examples.
+
+        Raises:
+            HiploraError: as `ablation`.
+        """
+        *_, table = self.search_repair(name, size, seed)
+        return table
+
+    def search_repair(self, name: str, size: int = 200, seed: int = 0) -> Iterator[pd.DataFrame]:
+        """Yield the table of `repair` as it grows, a row at a time."""
+        from hiplora.demo.repair import repair
+
+        budgets = {epsilon: self._within(name, epsilon) for epsilon in REPAIR_BUDGETS}
+        order = pd.CategoricalDtype(self.names)
+        for table in repair(self.spectra, self._placement(name), self.k, size, seed, budgets):
+            yield table.astype({"adapter": order})
+
+    def _within(self, name: str, epsilon: float | None) -> dict[str, Gains]:
+        """Return the gains that hold an update within a budget, for each module that is over it."""
+        rows = self.at(epsilon=self.epsilon if epsilon is None else epsilon).layers()
+        over = rows[(rows["adapter"] == name) & (rows["tightness"] > 1)]
+        return {str(m): Gains(pp=(1 - _ROUNDING) / t) for m, t in zip(over["module"], over["tightness"], strict=True)}
 
     def _edited(self, name: str, gains: Gains | Mapping[str, Gains], title: str) -> EditedUpdate:
         placement = self._placement(name)

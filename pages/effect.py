@@ -13,8 +13,10 @@ import streamlit as st
 from hiplora import figures
 from hiplora.adapters import Gains, place, save_lora
 from hiplora.demo.ablation import AS_TRAINED, edits
+from hiplora.demo.repair import BLOCKS as BLOCKED
+from hiplora.demo.repair import count
 from hiplora.paths import demo_base
-from hiplora.study import Study
+from hiplora.study import REPAIR_BUDGETS, Study
 from hiplora.ui import cards, loading, shell
 from hiplora.ui.text import plain
 
@@ -31,11 +33,11 @@ FORMULA = (
 )
 
 
-def scored(study: Study, name: str, chosen: dict[str, Gains], label: str) -> pd.DataFrame | None:
+def scored(study: Study, name: str, size: int, chosen: dict[str, Gains], label: str) -> pd.DataFrame | None:
     """Return the scores of edits, computed in the background once they are asked for; None before that."""
     return loading.background_table(
-        ("ablation", study.base.identity, study[name].identity, study.k, study.seen_as, tuple(chosen.items())),
-        partial(study.ablate, name, chosen=chosen),
+        ("ablation", study.base.identity, study[name].identity, study.k, study.seen_as, size, tuple(chosen.items())),
+        partial(study.ablate, name, size, chosen=chosen),
         len(chosen),
         label,
     )
@@ -50,6 +52,12 @@ def saved(study: Study, name: str, gains: Gains) -> bytes:
         for file in sorted(out.iterdir()):
             packed.write(file, f"{name.replace('/', '-')}-edited/{file.name}")
     return content.getvalue()
+
+
+def set_sliders(gains: dict[str, float]) -> None:
+    """Put the sliders below to the gains of an edit."""
+    for block in BLOCKS:
+        st.session_state[f"gain-{block}"] = round(gains[block], 2)
 
 
 session = shell.require()
@@ -67,15 +75,50 @@ if not exact:
         icon=":material/info:",
     )
 else:
-    table = scored(study, name, edits(), "Score the four blocks")
+    size = st.select_slider(
+        "Examples per skill", [40, 100, 200, 400], 200, key="effect-size", help="More are surer, and take longer."
+    )
+    table = scored(study, name, size, edits(), "Score the four blocks")
     if table is not None:
         cards.figure_card(
             figures.block_effects,
-            partial(study.ablation, name),
+            partial(study.ablation, name, size),
             name="block-effects",
             formula=FORMULA,
             compute=lambda _: table,
         )
+
+    st.subheader("Keep the task, save the base")
+    st.caption(
+        "Tries edits by block, and their peers: scaling, a lower rank, budgets, PEFT's mitigation of intruder "
+        "dimensions. Half of the examples choose the best setting of each; the other half says what it is worth."
+    )
+    repairs = loading.background_table(
+        ("repair", study.base.identity, study[name].identity, study.k, study.seen_as, size),
+        partial(study.search_repair, name, size),
+        count(next(each for each in study.placements if each.update.name == name), len(REPAIR_BUDGETS)),
+        "Search the best edit",
+    )
+    if repairs is not None:
+        cards.figure_card(
+            figures.repair_outcomes,
+            partial(study.repair, name, size),
+            name="repair-outcomes",
+            formula=FORMULA,
+            compute=lambda _: repairs,
+        )
+        best = repairs[repairs["chosen"] & (repairs["way"] == BLOCKED)]
+        for row in best.to_dict("records"):
+            with st.container(horizontal=True):
+                st.metric("Healed", f"{row['healed']:.0%}", border=True, help="Of the base's answers that it broke.")
+                st.metric("Base skills kept", f"{row['retention']:.1%}", border=True)
+                st.metric(
+                    "Damaged", f"{row['damaged']:.1%}", border=True, help="Of the base's answers it had left right."
+                )
+                st.metric("Task score", f"{row['task_score']:.1%}", border=True)
+            st.button("Set the sliders to this edit", on_click=set_sliders, args=(row,), icon=":material/tune:")
+        if best.empty:
+            st.info("No edit by block keeps the task on the examples that choose.", icon=":material/info:")
 
 st.subheader("Edit it")
 st.caption(
@@ -90,7 +133,7 @@ gains = Gains(
     }
 )
 if exact and gains != Gains():
-    table = scored(study, name, {AS_TRAINED: Gains(), EDIT: gains}, "Score this edit")
+    table = scored(study, name, size, {AS_TRAINED: Gains(), EDIT: gains}, "Score this edit")
     if table is not None:
         trained, own = table.iloc[0], table.iloc[1]
         with st.container(horizontal=True):

@@ -75,8 +75,7 @@ session = shell.require()
 study = loading.load(session)
 st.title("What was read")
 loading.show_problems(study)
-with st.spinner("Reading every tensor…", show_time=True):
-    inspections = study.inspections()
+inspections = loading.inspections(study)
 if not inspections and not study.problems:
     st.info("Choose an adapter in the sidebar to see what is read of it.", icon=":material/arrow_back:")
 for inspection in inspections:

@@ -370,3 +370,19 @@ def test_a_real_encoder_is_read_out_of_its_package(tmp_path: Path) -> None:
     table = hiplora.analyze(NAME, [tmp_path / "random-lora"], k=32)
     assert table["layer"].tolist() == list(range(6))
     np.testing.assert_allclose(table["pp"].mean(), table["pp_null"].mean(), rtol=0.2)
+
+
+def test_what_is_read_comes_with_progress_can_be_stopped_and_is_kept() -> None:
+    study = hiplora.open("demo", NAMES, k=K)
+    seen = []
+    for progress in study.inspect_ahead(lambda: len(seen) > 30):
+        seen.append(progress)
+    assert [progress.done for progress in seen] == list(range(1, 32))
+    assert (seen[-1].total, seen[-1].module) == (56, seen[2].module)
+    assert not study.inspected
+    # The first adapter is whole, the second is read again.
+    assert next(study.inspect_ahead()).total == 28
+    assert [found.adapter for found in study.inspections()] == NAMES
+    assert study.inspected
+    assert list(study.inspect_ahead()) == []
+    assert study.on(NAMES[:1]).inspected

@@ -4,27 +4,18 @@ The control of an edit is the whole update scaled to the edit's norm: taking alm
 has learned more than it needs, so an edit says something only beside it.
 """
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-import torch
 
-from hiplora.adapters import Placement
-from hiplora.adapters.edit import Gains, edited
-from hiplora.demo.scoring import right_answers
-from hiplora.demo.skills import SKILLS, TASKS, evaluation_examples
-from hiplora.errors import HiploraError
-from hiplora.paths import demo_base
-from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer
+from hiplora.adapters import Gains, Placement
+from hiplora.demo.scored import Parts, Scorer, interval, retention
 from hiplora.spectrum import BaseSpectra
 
 BLOCKS: Final = ("PP", "PR", "RP", "RR")
 AS_TRAINED: Final = "as trained"
-_RESAMPLES: Final = 1000
-_Right = dict[str, np.ndarray]
 
 
 def edits() -> dict[str, Gains]:
@@ -61,10 +52,8 @@ def ablation(
     Raises:
         HiploraError: the base is not the demo's, or the update cannot be read.
     """
-    if spectra.base.path.resolve() != demo_base().resolve():
-        raise HiploraError(f"{spectra.base.name} has no exact scores: they belong to the demo world, so choose demo.")
-    scorer = _Scorer(spectra, placement, size, seed)
-    parts = _Parts(spectra, placement, k)
+    scorer = Scorer(placement, size, seed)
+    parts = Parts(spectra, placement, k)
     base = scorer.right((module, np.zeros(placement.places[module].shape)) for module in parts.modules)
     whole = parts.norm(Gains())
     rows: list[dict[str, Any]] = []
@@ -72,8 +61,8 @@ def ablation(
         share = parts.norm(gains) / whole if whole else 0.0
         own = scorer.right(parts.changes(gains))
         control = own if name == AS_TRAINED else scorer.right(parts.changes(Gains(share, share, share, share)))
-        low, high = _interval(base, own, control)
-        kept, control_kept = _retention(base, own), _retention(base, control)
+        low, high = interval(base, own, control)
+        kept, control_kept = retention(base, own), retention(base, control)
         rows.append(
             {
                 "adapter": placement.update.name,
@@ -89,60 +78,3 @@ def ablation(
             }
         )
         yield pd.DataFrame(rows)
-
-
-class _Scorer:
-    """The demo's base with any change put on it, scored on the base's skills and on the update's task."""
-
-    def __init__(self, spectra: BaseSpectra, placement: Placement, size: int, seed: int):
-        task = placement.update.card.task
-        self._task = task if task in TASKS else None
-        self._model: Any = load_causal_lm(spectra.base.path).eval()
-        self._tokenizer: Any = load_tokenizer(spectra.base.path)
-        names = [*SKILLS, *filter(None, [self._task])]
-        self._examples = {name: evaluation_examples(name, size, seed) for name in names}
-        # Conv1D holds its weight in x out.
-        self._turned = {module for module, place in placement.places.items() if place.transposed}
-        self._frozen = {m: self._model.get_submodule(m).weight.detach().clone() for m in placement.places}
-
-    @torch.no_grad()
-    def right(self, changes: Iterable[tuple[str, np.ndarray]]) -> _Right:
-        for module, change in changes:
-            own = np.ascontiguousarray(change.T if module in self._turned else change, np.float32)
-            self._model.get_submodule(module).weight.copy_(self._frozen[module] + torch.from_numpy(own))
-        return {name: right_answers(self._model, self._tokenizer, each) for name, each in self._examples.items()}
-
-    def task_score(self, right: _Right) -> float:
-        return float(right[self._task].mean()) if self._task else math.nan
-
-
-class _Parts:
-    """The updates of all modules, edited on demand."""
-
-    def __init__(self, spectra: BaseSpectra, placement: Placement, k: int):
-        self.modules = list(placement.places)
-        self._deltas = {module: placement.delta(module) for module in self.modules}
-        self._bases = {module: spectra.bases(place, k) for module, place in placement.places.items()}
-
-    def changes(self, gains: Gains) -> Iterator[tuple[str, np.ndarray]]:
-        for module in self.modules:
-            yield module, edited(self._deltas[module], *self._bases[module], gains).dense()
-
-    def norm(self, gains: Gains) -> float:
-        return math.sqrt(sum(edited(self._deltas[m], *self._bases[m], gains).energy for m in self.modules))
-
-
-def _retention(base: Mapping[str, np.ndarray], right: Mapping[str, np.ndarray]) -> float:
-    return float(np.mean([right[name].mean() / base[name].mean() for name in SKILLS]))
-
-
-def _interval(base: _Right, one: _Right, other: _Right) -> tuple[float, float]:
-    """Return the 95 % interval of the difference in retention, resampling the examples that both were scored on."""
-    rng = np.random.default_rng(0)
-    differences = np.zeros(_RESAMPLES)
-    for name in SKILLS:
-        paired = one[name].astype(float) - other[name]
-        picks = rng.integers(len(paired), size=(_RESAMPLES, len(paired)))
-        differences += paired[picks].mean(axis=1) / base[name].mean() / len(SKILLS)
-    low, high = np.quantile(differences, [0.025, 0.975])
-    return float(low), float(high)

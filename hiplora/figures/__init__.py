@@ -15,6 +15,7 @@ from hiplora.figures.octaves import octave_energy
 from hiplora.figures.playback import training_spectrum
 from hiplora.figures.principal_block import principal_share
 from hiplora.figures.rank_sweep import sweep
+from hiplora.figures.repairs import repair_outcomes
 from hiplora.figures.score_frontier import frontier
 from hiplora.figures.skills import skill_scores
 from hiplora.figures.spectrum import singular_values
@@ -43,6 +44,7 @@ __all__ = [
     "principal_share",
     "probe_effects",
     "reallocated_budgets",
+    "repair_outcomes",
     "rotation_effect",
     "rotation_energy",
     "singular_values",

@@ -8,7 +8,7 @@ from hiplora.measures.difference_info import DIFFERENCES
 from hiplora.measures.differences import difference, difference_table
 from hiplora.measures.directions import direction_table, sweep_table
 from hiplora.measures.experts import expert_table, split_expert, with_expert_sums
-from hiplora.measures.inspection import Inspection, inspect, module_table, tensor_table
+from hiplora.measures.inspection import Inspection, inspect, inspecting, module_table, tensor_table
 from hiplora.measures.intruders import Intruders, intruder_dimensions
 from hiplora.measures.layers import changed_weights, layer_table, measure_layers
 from hiplora.measures.measure import Measure
@@ -51,6 +51,7 @@ __all__ = [
     "finding",
     "frontier_table",
     "inspect",
+    "inspecting",
     "intruder_dimensions",
     "layer_table",
     "measure",

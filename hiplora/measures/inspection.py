@@ -1,6 +1,7 @@
 """What was read of an update: its tensors, its modules, its settings, and how it fits a base."""
 
 import math
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,12 +130,35 @@ def inspect(update: Update, base: BaseModel | None = None, placement: Placement 
         base: to see how it fits; without it, only what the update itself tells.
         placement: the update on that base, where it is known already.
     """
+    work = inspecting(update, base, placement)
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            found: Inspection = done.value
+            return found
+
+
+def inspecting(
+    update: Update, base: BaseModel | None = None, placement: Placement | None = None
+) -> Generator[str, None, Inspection]:
+    """Yield the name of each module as it is read, and return what `inspect` returns.
+
+    Args:
+        update: as for `inspect`.
+        base: as for `inspect`.
+        placement: as for `inspect`.
+    """
     problem = ""
     if base is not None and placement is None:
         try:
             placement = place(base, update)
         except HiploraError as error:
             problem = str(error)
+    rows = []
+    for row in _module_rows(update, placement):
+        rows.append(row)
+        yield row["module"]
     return Inspection(
         update.name,
         update.method,
@@ -143,7 +167,7 @@ def inspect(update: Update, base: BaseModel | None = None, placement: Placement 
         None if base is None else base.name,
         problem,
         {name: update.config[name] for name in _SETTINGS if update.config.get(name) not in (None, [], {}, False)},
-        module_table(update, placement),
+        _module_table(rows),
         tensor_table(update),
         list(update.caveats),
     )
@@ -159,8 +183,16 @@ def module_table(update: Update, placement: Placement | None = None) -> pd.DataF
         update: an open update.
         placement: where it lies on a base; without it, what does not depend on a base.
     """
+    return _module_table(_module_rows(update, placement))
+
+
+def _module_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    integers = dict.fromkeys(["layer", "expert", "rows", "cols", "rank"], "Int64")
+    return pd.DataFrame(list(rows)).astype(integers | {"scale": "float64"})
+
+
+def _module_rows(update: Update, placement: Placement | None) -> Iterator[dict[str, Any]]:
     places = {} if placement is None else {name: module for module, name in placement.names.items()}
-    rows = []
     for module in in_data_order(update.modules):
         parameter, expert = split_expert(module)
         layer, kind = layer_and_kind(parameter)
@@ -182,7 +214,6 @@ def module_table(update: Update, placement: Placement | None = None) -> pd.DataF
             "effective_rank": math.nan,
             "reason": "",
         }
-        rows.append(row)
         try:
             row["scale"] = update.scale(module)
             if placement is not None and module not in places:
@@ -197,8 +228,7 @@ def module_table(update: Update, placement: Placement | None = None) -> pd.DataF
                 row |= {"stable_rank": stable_rank(s), "effective_rank": effective_rank(s)}
         except HiploraError as error:
             row["reason"] = str(error)
-    integers = dict.fromkeys(["layer", "expert", "rows", "cols", "rank"], "Int64")
-    return pd.DataFrame(rows).astype(integers | {"scale": "float64"})
+        yield row
 
 
 def tensor_table(update: Update) -> pd.DataFrame:

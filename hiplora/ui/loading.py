@@ -10,6 +10,7 @@ import streamlit as st
 from hiplora.errors import HiploraError
 from hiplora.files import user_path
 from hiplora.geometry import Calibration, read_text
+from hiplora.measures import Inspection
 from hiplora.paths import RUN_FILE, demo_adapters, demo_base
 from hiplora.sources import open_base
 from hiplora.spectrum import BaseSpectra
@@ -136,17 +137,56 @@ def _prepare(study: Study, optional: Sequence[str]) -> None:
         (weight.module, stored_k(weight.shape, None if optional else min(study.k, *weight.shape)))
         for weight in study.weights
     }
-    key = (study.base.identity, study.calibration and study.calibration.folder, frozenset(needed))
-    tasks = _tasks()
+    key = (study.base.identity, study.seen_as, frozenset(needed))
     if not missing:
-        tasks.pop(key, None)
+        _tasks().pop(key, None)
         return
+    calibration = study.calibration
+    if calibration is not None and not calibration.ready:
+        title = f"Observing the inputs of {plain(study.base.name)}"
+        caption = f"Once for {calibration.name}: what reaches each map is kept on disk, for every adapter."
+    else:
+        title = f"Decomposing {plain(study.base.name)}"
+        caption = (
+            "Once per weight: the singular vectors are kept on disk and shared by every page, adapter and session."
+        )
+    left = f"{len(missing)} maps of {plain(study.base.name)} remaining. Finished ones are cached."
+    _wait_for(key, lambda stopped: study.prepare(stopped, optional=optional), title, caption, left)
+
+
+def inspections(study: Study) -> list[Inspection]:
+    """Return what was read of each adapter; or show the progress of reading in place of the page."""
+    if not study.inspected:
+        strangers = [update for update, _ in study.strangers]
+        _wait_for(
+            ("inspect", study.base.identity, tuple(update.identity for update in (*study.updates, *strangers))),
+            study.inspect_ahead,
+            "Reading every tensor",
+            "Once per adapter: what is read is kept for every page and session.",
+            "Some adapters are not read yet. Those that are finished are kept.",
+        )
+    return study.inspections()
+
+
+def _wait_for(
+    key: Hashable, work: Callable[[Callable[[], bool]], Iterator[Progress]], title: str, caption: str, left: str
+) -> None:
+    """Do some work in the background; while it goes on, show its progress and stop the page here.
+
+    Args:
+        key: of the work: pages and sessions that ask for the same find the same task.
+        work: yields its progress, and is given a function that says whether to stop.
+        title: of the progress.
+        caption: below it.
+        left: what is said after a stop.
+    """
+    tasks = _tasks()
     if key not in tasks:
-        tasks[key] = BackgroundTask(lambda stopped: study.prepare(stopped, optional=optional))
+        tasks[key] = BackgroundTask(work)
         tasks[key].wait(1.0)
     snapshot = tasks[key].snapshot()
     if snapshot.running:
-        _show_progress(tasks[key], study)
+        _show_progress(tasks[key], title, caption)
         st.stop()
     tasks.pop(key, None)
     if snapshot.details:
@@ -154,7 +194,7 @@ def _prepare(study: Study, optional: Sequence[str]) -> None:
     if snapshot.error:
         raise HiploraError(snapshot.error)
     if snapshot.stopped:
-        st.info(f"Stopped; {len(missing)} maps of {plain(study.base.name)} remaining. Finished ones are cached.")
+        st.info(f"Stopped; {left}")
         st.button("Continue", type="primary")
         st.stop()
 
@@ -223,26 +263,19 @@ def _tables() -> dict[Hashable, BackgroundTask[pd.DataFrame]]:
 
 
 @st.fragment(run_every=0.5)
-def _show_progress(task: BackgroundTask[Progress], study: Study) -> None:
+def _show_progress(task: BackgroundTask[Progress], title: str, caption: str) -> None:
     snapshot = task.snapshot()
     if not snapshot.running:
         st.rerun()
-    calibration = study.calibration
-    if calibration is not None and not calibration.ready:
-        st.subheader(f"Observing the inputs of {plain(study.base.name)}")
-        st.caption(plain(f"Once for {calibration.name}: what reaches each map is kept on disk, for every adapter."))
-    else:
-        st.subheader(f"Decomposing {plain(study.base.name)}")
-        st.caption(
-            "Once per weight: the singular vectors are kept on disk and shared by every page, adapter and session."
-        )
+    st.subheader(title)
+    st.caption(plain(caption))
     progress = snapshot.latest
     if progress is None:
-        st.progress(0.0, "Checking the weights…")
+        st.progress(0.0, "Getting ready…")
     else:
         left = "" if progress.remaining is None else f", about {progress.remaining:.0f} s left"
         st.progress(progress.share, f"{progress.done} of {progress.total} maps{left}")
-    if st.button("Stop", help="Finished weights stay in the cache."):
+    if st.button("Stop", help="What is finished is kept."):
         task.stop()
 
 

@@ -1,0 +1,94 @@
+"""Mending a shipped adapter: chosen on one half of the examples, judged on the other, beside its peers."""
+
+import numpy as np
+import peft
+import pytest
+from peft.tuners.lora.intruders import reduce_intruder_dimension
+
+import hiplora
+from hiplora.adapters import Gains, place, save_lora
+from hiplora.demo.repair import BLOCKS, SCALED, TASK_KEPT, count, grid
+from hiplora.demo.scoring import right_answers
+from hiplora.demo.skills import SKILLS, evaluation_examples
+from hiplora.errors import HiploraError
+from hiplora.paths import demo_base
+from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer
+from hiplora.study import REPAIR_BUDGETS
+
+SIZE = 40
+
+
+@pytest.fixture(scope="module")
+def study():
+    return hiplora.open("demo", ["swap-lora"], k=16)
+
+
+@pytest.fixture(scope="module")
+def table(study):
+    tables = list(study.search_repair("swap-lora", SIZE))
+    assert [len(each) for each in tables[:3]] == [1, 2, 3]
+    return tables[-1]
+
+
+def test_every_way_is_tried_and_each_has_one_best(study, table):
+    ways = ["as trained", "blocks", "scaled", "rank cut", "within budget", "intruders mitigated"]
+    assert list(dict.fromkeys(table["way"])) == ways
+    assert len(table) == count(study.placements[0], len(REPAIR_BUDGETS))
+    assert len(table[table["way"] == BLOCKS]) == len(grid())
+    assert (table.groupby("way")["chosen"].sum() <= 1).all()
+
+
+def test_the_best_keeps_the_task_and_the_most_of_the_base_where_it_is_chosen(table):
+    rows = table[table["way"] == BLOCKS]
+    fine = rows[rows["validation_task_score"] >= table["validation_task_score"].iloc[0] - TASK_KEPT - 1e-9]
+    best = rows[rows["chosen"]].iloc[0]
+    assert best["validation_retention"] == fine["validation_retention"].max()
+
+
+def test_scores_are_those_of_the_saved_edit_in_peft_on_the_half_that_chose_nothing(study, table, tmp_path):
+    best = table[(table["way"] == BLOCKS) & table["chosen"]].iloc[0]
+    gains = Gains(*(float(best[block]) for block in ("pp", "pr", "rp", "rr")))
+    save_lora(place(study.base, study.edit("swap-lora", gains)), tmp_path / "mended")
+    tokenizer = load_tokenizer(demo_base())
+    plain = load_causal_lm(demo_base())
+    model = peft.PeftModel.from_pretrained(load_causal_lm(demo_base()), tmp_path / "mended")
+    examples = {name: evaluation_examples(name, SIZE)[1::2] for name in (*SKILLS, "swap")}
+    base, mended = (
+        {name: right_answers(each, tokenizer, found) for name, found in examples.items()} for each in (plain, model)
+    )
+    assert best["task_score"] == pytest.approx(mended["swap"].mean())
+    assert best["retention"] == pytest.approx(np.mean([mended[name].mean() / base[name].mean() for name in SKILLS]))
+
+
+def test_healed_and_damaged_are_shares_of_what_was_broken_and_left_right(table):
+    trained = table.iloc[0]
+    assert (trained["healed"], trained["damaged"]) == (0.0, 0.0)
+    best = table[(table["way"] == BLOCKS) & table["chosen"]].iloc[0]
+    assert best["healed"] > 0
+    assert 0 <= best["damaged"] < 0.2
+
+
+def test_the_gain_is_beside_the_best_scaling(table):
+    scaled = table[(table["way"] == SCALED) & table["chosen"]].iloc[0]
+    assert (scaled["gain"], scaled["gain_low"], scaled["gain_high"]) == (0.0, 0.0, 0.0)
+    np.testing.assert_allclose(table["gain"], table["retention"] - scaled["retention"], atol=1e-12)
+    assert ((table["gain_low"] <= table["gain"] + 1e-12) & (table["gain"] <= table["gain_high"] + 1e-12)).all()
+
+
+def test_mitigated_intruders_are_pefts_own(study, table):
+    model = peft.PeftModel.from_pretrained(load_causal_lm(demo_base()), str(study.placements[0].update.folder))
+    reduce_intruder_dimension(model, new_adapter_name="mitigated", mitigation_lambda=0.25, logging_sink=None)
+    right = right_answers(model, load_tokenizer(demo_base()), evaluation_examples("swap", SIZE)[1::2])
+    row = table[(table["way"] == "intruders mitigated") & (table["edit"] == "λ = 0.25")].iloc[0]
+    assert row["task_score"] == pytest.approx(right.mean())
+
+
+def test_an_adapter_of_another_method_has_the_ways_that_fit_it():
+    study = hiplora.open("demo", ["swap-hiplora"], k=16)
+    assert count(study.placements[0], 0) == 1 + len(grid()) + 6 + 5
+
+
+def test_another_base_has_no_exact_scores(llama_base, lora_folder):
+    study = hiplora.open(llama_base, [lora_folder], k=4)
+    with pytest.raises(HiploraError, match="has no exact scores: they belong to the demo world"):
+        study.repair(study.names[0])
