@@ -16,6 +16,7 @@ from hiplora.geometry import Calibration, InputSpectra, read_text, seen
 from hiplora.measures import (
     MEASURES,
     Inspection,
+    Judgement,
     Measurement,
     card_table,
     caveats_on,
@@ -29,6 +30,7 @@ from hiplora.measures import (
     finding,
     frontier_table,
     inspecting,
+    judgement,
     layer_table,
     measure_layers,
     octave_table,
@@ -647,6 +649,14 @@ class Study:
                 sentences.append(str(error))
             found[placement.update.name] = sentences
         return found
+
+    def judgements(self) -> dict[str, Judgement]:
+        """Return `{update: what its numbers say in plain words, and what to do}`; see `hiplora.measures.judgement`.
+
+        Raises:
+            HiploraError: as `layers`.
+        """
+        return {str(row["adapter"]): judgement(row, self.geometry) for _, row in self.summary().iterrows()}
 
     def findings(self, *, optional: Sequence[str] = ()) -> list[str]:
         """Return the finding of each update with its caveats below it, line by line.

@@ -39,6 +39,13 @@ if study.updates:
         name="principal-share",
         measures=(MEASURES["pp"], MEASURES["enrichment"]),
     )
+    for name, judged in study.judgements().items():
+        words, next_page, why = st.columns([6, 1.2, 1], vertical_alignment="center")
+        words.markdown(f"**{plain(name)}.** {plain(judged.verdict)} {plain(judged.advice)}")
+        with next_page:
+            shell.link(judged.page)
+        with why.popover("Why", icon=":material/help:"):
+            st.markdown(plain(judged.reason))
 elif not study.strangers:
     st.info("Choose an adapter in the sidebar to see what it does to this base.", icon=":material/arrow_back:")
 

@@ -21,7 +21,7 @@ from hiplora.measures.progress import progress_table
 from hiplora.measures.ranks import effective_rank, stable_rank
 from hiplora.measures.registry import MEASURES
 from hiplora.measures.scores import card_table, frontier_table, skill_table
-from hiplora.measures.summary import channel_table, cut_table, finding, summary_table
+from hiplora.measures.summary import Judgement, channel_table, cut_table, finding, judgement, summary_table
 
 __all__ = [
     "DEFAULT_EPSILON",
@@ -30,6 +30,7 @@ __all__ = [
     "Channels",
     "Inspection",
     "Intruders",
+    "Judgement",
     "Measure",
     "MeasureInfo",
     "Measurement",
@@ -53,6 +54,7 @@ __all__ = [
     "inspect",
     "inspecting",
     "intruder_dimensions",
+    "judgement",
     "layer_table",
     "measure",
     "measure_layers",

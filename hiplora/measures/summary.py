@@ -1,9 +1,15 @@
 """Sums of the layer table: per adapter, per layer and channel, and of the energy that a hard budget would have cut."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
 from hiplora.measures.null import beta_band
+
+SMALL = 0.02
+"""Relative norm below which an update is called small: our choice."""
+_KEEPS = 0.98
 
 
 def summary_table(layers: pd.DataFrame) -> pd.DataFrame:
@@ -81,6 +87,71 @@ def finding(row: pd.Series, k: int, geometry: str = "weights") -> str:
         f"(95 % of random updates: {row['pp_null_low'] / chance:.3g} to {row['pp_null_high'] / chance:.3g}), "
         f"{row['pp']:.2%} of its energy; {size} {row['relative_norm']:.2g}; "
         f"max tightness {row['max_tightness']:.2g}{over}{intruders}"
+    )
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a summary says of an update in plain words.
+
+    Attributes:
+        verdict: one sentence, without the update's name.
+        advice: what to do next, one sentence.
+        page: of the app that shows it.
+        reason: the numbers behind it, one sentence.
+    """
+
+    verdict: str
+    advice: str
+    page: str
+    reason: str
+
+
+def judgement(row: pd.Series, geometry: str = "weights") -> Judgement:
+    """Judge an update by its size, its place beside chance, and what was measured of forgetting, if anything was.
+
+    Geometry alone is never called forgetting. "Small" is a relative norm (or effect) below `SMALL`: our choice.
+
+    Args:
+        row: of `Study.summary`.
+        geometry: of that table.
+    """
+    size, above = float(row["relative_norm"]), bool(row["pp"] > row["pp_null_high"])
+    of_what = "of the weight" if geometry == "weights" else "of the output on its inputs"
+    reason = (
+        f"Size: {size:.2g} {of_what}. Principal block: {row['enrichment']:.3g} times chance, where 95 % of random "
+        f"updates lie between {row['pp_null_low'] / row['pp_null']:.3g} and {row['pp_null_high'] / row['pp_null']:.3g}."
+    )
+    kept = float(row["retention"]) if pd.notna(row.get("retention")) else None
+    reason += " Nothing measured says what it forgets." if kept is None else f" Base skills kept, measured: {kept:.1%}."
+    if size == 0:
+        return Judgement("It changes nothing.", "Check that the right file was saved.", "read", reason)
+    if size > 1:
+        return Judgement(
+            "It is larger than the base itself, as if it belonged to another.", "Check how it was read.", "read", reason
+        )
+    if kept is not None and kept >= _KEEPS:
+        return Judgement("It keeps the base, as measured.", "There is nothing to mend.", "compare", reason)
+    if above:
+        begin = "It is small" if size < SMALL else "It leans on the leading directions"
+        middle = ", but leans on the leading directions" if size < SMALL else ""
+        forgets = "" if kept is None else f", and has lost {1 - kept:.0%} of the base's skills"
+        return Judgement(
+            f"{begin}{middle}{forgets}.",
+            "See what its principal block causes, and what an edit gives back.",
+            "effect",
+            reason,
+        )
+    if size < SMALL:
+        return Judgement(
+            "It is small and spread out like a random update.", "There is nothing to mend.", "spectrum", reason
+        )
+    lost = "" if kept is None else f", and has lost {1 - kept:.0%} of the base's skills"
+    return Judgement(
+        f"It is spread out like a random update, and large{lost}.",
+        "Its size is what to look at: see what scaling it down gives back.",
+        "effect",
+        reason,
     )
 
 

@@ -79,11 +79,16 @@ def fragment(part: Callable[[], None], run_every: float | None = None) -> Callab
     return st.fragment(guarded, run_every=run_every)
 
 
-def link(name: str, label: str) -> None:
-    """Show a link to a page, if the app has it."""
-    for page, _, icon in chain(*_SECTIONS.values()):
+def link(name: str, label: str = "") -> None:
+    """Show a link to a page, if the app has it.
+
+    Args:
+        name: of its file.
+        label: of the link; the page's title by default.
+    """
+    for page, title, icon in chain(*_SECTIONS.values()):
         if page == name:
-            st.page_link(site_root() / "pages" / f"{name}.py", label=label, icon=icon)
+            st.page_link(site_root() / "pages" / f"{name}.py", label=label or title, icon=icon)
 
 
 def show_error(error: HiploraError) -> None:

@@ -1,8 +1,9 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from hiplora.adapters import LowRankDelta, read_adapter
-from hiplora.measures import channel_table, cut_table, layer_table, measure, module_table, summary_table
+from hiplora.measures import channel_table, cut_table, judgement, layer_table, measure, module_table, summary_table
 from hiplora.spectrum import decompose
 from tests import numerics
 from tests.measures import dense_reference as reference
@@ -140,3 +141,39 @@ def test_an_adapter_alone_tells_its_norms_and_ranks(lora_folder):
         assert row.spectral_norm == pytest.approx(s[0])
         assert row.stable_rank == pytest.approx(np.sum(s**2) / s[0] ** 2)
         assert (row.rows, row.cols) == adapter.shape(row.module)
+
+
+def _row(**changes):
+    usual = {"relative_norm": 0.1, "pp_null": 0.01, "pp_null_low": 0.008, "pp_null_high": 0.012, "pp": 0.01}
+    row = pd.Series(usual | changes)
+    row["enrichment"] = row["pp"] / row["pp_null"]
+    return row
+
+
+@pytest.mark.parametrize(
+    ("row", "verdict", "page"),
+    [
+        ({"relative_norm": 0.0, "pp": np.nan}, "It changes nothing.", "read"),
+        ({"relative_norm": 1.5}, "It is larger than the base itself, as if it belonged to another.", "read"),
+        ({"pp": 0.06, "retention": 0.99}, "It keeps the base, as measured.", "compare"),
+        (
+            {"pp": 0.06, "retention": 0.9},
+            "It leans on the leading directions, and has lost 10% of the base's skills.",
+            "effect",
+        ),
+        ({"pp": 0.06}, "It leans on the leading directions.", "effect"),
+        ({"pp": 0.06, "relative_norm": 0.001}, "It is small, but leans on the leading directions.", "effect"),
+        ({"relative_norm": 0.001}, "It is small and spread out like a random update.", "spectrum"),
+        ({}, "It is spread out like a random update, and large.", "effect"),
+    ],
+)
+def test_a_judgement_says_size_place_and_what_was_measured(row, verdict, page):
+    found = judgement(_row(**row))
+    assert (found.verdict, found.page) == (verdict, page)
+    assert ("Nothing measured says what it forgets." in found.reason) == ("retention" not in row)
+
+
+def test_a_judgement_names_the_geometry_and_the_band():
+    reason = judgement(_row(pp=0.06), "inputs").reason
+    assert "Size: 0.1 of the output on its inputs." in reason
+    assert "6 times chance, where 95 % of random updates lie between 0.8 and 1.2." in reason
