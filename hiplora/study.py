@@ -583,7 +583,11 @@ class Study:
         return table
 
     def ablate(
-        self, name: str, size: int = 200, seed: int = 0, chosen: Mapping[str, Gains] | None = None
+        self,
+        name: str,
+        size: int = 200,
+        seed: int = 0,
+        chosen: Mapping[str, Gains | Mapping[str, Gains]] | None = None,
     ) -> Iterator[pd.DataFrame]:
         """Yield the table of `ablation` as it grows, a row at a time; of edits of one's own with `chosen`."""
         from hiplora.demo.ablation import ablation
@@ -592,6 +596,34 @@ class Study:
         order = pd.CategoricalDtype(self.names)
         for table in ablation(self.spectra, self._placement(name), self.k, size, seed, chosen):
             yield table.astype({"adapter": order})
+
+    def part_ablation(self, name: str, by: str = "layer", size: int = 200, seed: int = 0) -> pd.DataFrame:
+        """Return what removing one part of an update at a time gives back, beside what the indicators say of the part.
+
+        See `hiplora.demo.ablation.with_indicators`; `hiplora.demo.ablation.indicator_table` ranks the indicators.
+
+        Args:
+            name: of an update of the study.
+            by: `layer`, `kind` or `module`.
+            size: examples per skill, at most.
+            seed: chooses the examples.
+
+        Raises:
+            HiploraError: as `ablation`, or `by` is none of these.
+        """
+        *_, table = self.ablate_parts(name, by, size, seed)
+        return table
+
+    def ablate_parts(self, name: str, by: str = "layer", size: int = 200, seed: int = 0) -> Iterator[pd.DataFrame]:
+        """Yield the table of `part_ablation` as it grows, a row at a time."""
+        from hiplora.demo.ablation import removals, with_indicators
+
+        one_of("layer", "kind", "module").require("by", by)
+        self._placement(name)
+        layers = self.layers()
+        rows = layers[layers["adapter"] == name].reset_index(drop=True)
+        for table in self.ablate(name, size, seed, removals(rows, by)):
+            yield with_indicators(table, rows, by)
 
     def repair(self, name: str, size: int = 200, seed: int = 0) -> pd.DataFrame:
         """Return which edit keeps the task of an update of the demo's base, and most of the base, beside its peers.

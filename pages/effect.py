@@ -12,7 +12,7 @@ import streamlit as st
 
 from hiplora import figures
 from hiplora.adapters import Gains, place, save_lora
-from hiplora.demo.ablation import AS_TRAINED, edits
+from hiplora.demo.ablation import AS_TRAINED, edits, indicator_table, removals
 from hiplora.demo.repair import BLOCKS as BLOCKED
 from hiplora.demo.repair import count
 from hiplora.paths import demo_base
@@ -21,6 +21,13 @@ from hiplora.ui import cards, loading, shell
 from hiplora.ui.text import plain
 
 EDIT = "your edit"
+INDICATORS = {
+    "energy_share": "Share of the update's energy",
+    "principal_share": "Share of its principal energy",
+    "relative_norm": "Norm relative to its weights",
+    "enrichment": "Enrichment",
+    "tightness": "Highest tightness",
+}
 BLOCKS = {
     "pp": "PP: principal to principal",
     "pr": "PR: residual inputs, principal outputs",
@@ -86,6 +93,41 @@ else:
             name="block-effects",
             formula=FORMULA,
             compute=lambda _: table,
+        )
+
+    st.subheader("One part at a time")
+    parts = ["layer", "kind", "module"]
+    by = st.segmented_control("Remove each", parts, default="kind", required=True, key="effect-parts")
+    expected = len(removals(study.layers()[study.layers()["adapter"] == name], by))
+    removed = loading.background_table(
+        ("parts", study.base.identity, study[name].identity, study.k, study.seen_as, session.epsilon, size, by),
+        partial(study.ablate_parts, name, by, size),
+        expected,
+        f"Remove each {by}",
+    )
+    if removed is not None:
+        cards.figure_card(
+            figures.block_effects,
+            partial(study.part_ablation, name, by, size),
+            name="part-effects",
+            compute=lambda _: removed,
+        )
+        st.markdown("**Was an indicator right?** Rank correlation of each with what removing the part gives back.")
+        told = indicator_table(removed)
+        st.dataframe(
+            told.assign(indicator=told["indicator"].map(INDICATORS)).rename(
+                columns={
+                    "indicator": "Indicator",
+                    "rank_correlation": "Rank correlation",
+                    "low": "95 % from",
+                    "high": "to",
+                    "parts": "Parts",
+                }
+            ),
+            hide_index=True,
+            column_config={
+                title: st.column_config.NumberColumn(format="%.2f") for title in ("Rank correlation", "95 % from", "to")
+            },
         )
 
     st.subheader("Keep the task, save the base")

@@ -541,3 +541,14 @@ def test_a_text_that_cannot_be_used_is_one_line(run, tmp_path, command):
     assert run(command, *arguments, "--text", tmp_path / "absent.txt")[0] == 2
     if command == "analyze":
         assert run("analyze", "demo", "swap-lora", "--text", tmp_path / "tiny.txt")[0] == 2
+
+
+def test_repair_says_the_best_of_each_way_and_saves_the_edit(run, tmp_path):
+    code, out, _ = run("repair", "swap-lora", "--base", "demo", "--size", 8, "--out", tmp_path / "mended")
+    assert code == 0
+    assert [line.partition(",")[0] for line in out[:3]] == ["as trained", "blocks", "scaled"]
+    assert re.search(
+        r"^blocks, PP x .*: task [01]\.\d+, base skills kept [01]\.\d+ \([+-]\d+\.\d points beside scaled\)$", out[1]
+    )
+    assert "mended holds swap-lora, PP x " in out[-1]
+    assert read_adapter(tmp_path / "mended").method == "LoRA"

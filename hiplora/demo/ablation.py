@@ -32,7 +32,7 @@ def ablation(
     k: int,
     size: int = 200,
     seed: int = 0,
-    chosen: Mapping[str, Gains] | None = None,
+    chosen: Mapping[str, Gains | Mapping[str, Gains]] | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Score the edits of an update of the demo's base one after the other, and yield the table as it grows.
 
@@ -47,7 +47,7 @@ def ablation(
         k: principal rank.
         size: examples per skill, at most.
         seed: chooses the examples.
-        chosen: edits by name; those of `edits` by default.
+        chosen: edits by name, of all modules or of some; those of `edits` by default.
 
     Raises:
         HiploraError: the base is not the demo's, or the update cannot be read.
@@ -78,3 +78,96 @@ def ablation(
             }
         )
         yield pd.DataFrame(rows)
+
+
+def removals(layers: pd.DataFrame, by: str) -> dict[str, dict[str, Gains]]:
+    """Return the edits that remove one part of an update at a time, and `AS_TRAINED` first.
+
+    Args:
+        layers: rows of one update in the layer table.
+        by: column that names the parts: `layer`, `kind` or `module`.
+    """
+    found: dict[str, dict[str, Gains]] = {AS_TRAINED: {}}
+    for part, rows in layers.groupby(by, sort=False, dropna=False):
+        name = f"layer {part}" if by == "layer" else str(part)
+        found[f"without {name}"] = dict.fromkeys(rows["module"].astype(str), Gains(0, 0, 0, 0))
+    return found
+
+
+def with_indicators(table: pd.DataFrame, layers: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Add to the ablation of `removals` what the indicators say of each part.
+
+    Columns added: `recovered` (retention gained by removing the part), and of the removed part `energy_share`,
+    `principal_share` (of the energy of all principal blocks), `relative_norm`, `enrichment`, `tightness` (the highest).
+    All are missing for the update as trained.
+
+    Args:
+        table: the ablation, or its first rows.
+        layers: as for `removals`.
+        by: as for `removals`.
+    """
+    energy = layers["norm"] ** 2
+    sums = pd.DataFrame(
+        {
+            "part": layers[by],
+            "energy": energy,
+            "pp": energy * layers["pp"].fillna(0),
+            "pp_null": energy * layers["pp_null"],
+            "base": layers["base_norm"] ** 2,
+            "tightness": layers["tightness"],
+        }
+    )
+    parts = sums.groupby("part", sort=False, dropna=False).agg(
+        {"energy": "sum", "pp": "sum", "pp_null": "sum", "base": "sum", "tightness": "max"}
+    )
+    told = pd.DataFrame(
+        {
+            "energy_share": parts["energy"] / (energy.sum() or np.nan),
+            "principal_share": parts["pp"] / (sums["pp"].sum() or np.nan),
+            "relative_norm": np.sqrt(parts["energy"] / parts["base"]),
+            "enrichment": parts["pp"] / parts["pp_null"].where(parts["pp_null"] > 0),
+            "tightness": parts["tightness"],
+        }
+    ).reset_index(drop=True)
+    told.index = told.index + 1
+    found = table.join(told)
+    return found.assign(recovered=(table["retention"] - table["retention"].iloc[0]).where(table.index > 0))
+
+
+INDICATORS: Final = ("energy_share", "principal_share", "relative_norm", "enrichment", "tightness")
+
+
+def indicator_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return how well each indicator ranks the parts by what their removal gives back of the base.
+
+    Columns: `indicator, rank_correlation` (Spearman's), `low, high` (95 %, from 1000 resamplings of the parts) and
+    `parts`. With few parts the interval is wide: that is all that few parts can say.
+
+    Args:
+        table: from `with_indicators`.
+    """
+    from scipy.stats import spearmanr
+
+    parts, rng = table.dropna(subset=["recovered"]), np.random.default_rng(0)
+    rows = []
+    for indicator in INDICATORS:
+        pair = parts[[indicator, "recovered"]].dropna().to_numpy(np.float64)
+
+        def correlation(chosen: np.ndarray) -> float:
+            constant = len(chosen) < 3 or np.ptp(chosen[:, 0]) == 0 or np.ptp(chosen[:, 1]) == 0
+            return np.nan if constant else float(spearmanr(chosen[:, 0], chosen[:, 1]).statistic)
+
+        draws = (
+            [correlation(pair[rng.integers(len(pair), size=len(pair))]) for _ in range(1000)] if len(pair) else [np.nan]
+        )
+        low, high = np.nanquantile(draws, [0.025, 0.975]) if not np.isnan(draws).all() else (np.nan, np.nan)
+        rows.append(
+            {
+                "indicator": indicator,
+                "rank_correlation": correlation(pair),
+                "low": low,
+                "high": high,
+                "parts": len(pair),
+            }
+        )
+    return pd.DataFrame(rows)

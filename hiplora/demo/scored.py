@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from hiplora.adapters import Placement
+from hiplora.adapters import Delta, Placement
 from hiplora.adapters.edit import Gains, edited
 from hiplora.demo.scoring import right_answers
 from hiplora.demo.skills import SKILLS, TASKS, evaluation_examples
@@ -75,13 +75,16 @@ class Parts:
 
     def changes(self, gains: Gains | Mapping[str, Gains]) -> Iterator[tuple[str, np.ndarray]]:
         """Return the edited update, module by module; those that a mapping does not name stay as they are."""
+        return ((module, delta.dense()) for module, delta in self._edited(gains))
+
+    def norm(self, gains: Gains | Mapping[str, Gains]) -> float:
+        """Return the norm of the edited update, all modules together."""
+        return math.sqrt(sum(delta.energy for _, delta in self._edited(gains)))
+
+    def _edited(self, gains: Gains | Mapping[str, Gains]) -> Iterator[tuple[str, Delta]]:
         for module in self.modules:
             own = gains if isinstance(gains, Gains) else gains.get(module, Gains())
-            yield module, edited(self._deltas[module], *self._bases[module], own).dense()
-
-    def norm(self, gains: Gains) -> float:
-        """Return the norm of the edited update, all modules together."""
-        return math.sqrt(sum(edited(self._deltas[m], *self._bases[m], gains).energy for m in self.modules))
+            yield module, edited(self._deltas[module], *self._bases[module], own)
 
 
 def retention(base: Right, right: Right) -> float:

@@ -75,7 +75,7 @@ def _finding(table: pd.DataFrame, adapter: str) -> str:
     task = table["task_score"].fillna(1.0)
     fine = table[(task >= task.iloc[0] - _ENOUGH) & (table["gain_low"] > 0)]
     if fine.empty:
-        return f"No block of {adapter} can go for the base's sake without losing more than its size accounts for."
+        return f"No part of {adapter} can go for the base's sake without losing more than its size accounts for."
     best = fine.loc[fine["retention"].idxmax()]
     edit = str(best["edit"])
     return (

@@ -1,12 +1,13 @@
 """What each block of a shipped adapter causes: the edits are those saved and loaded by plain PEFT, scored the same."""
 
 import numpy as np
+import pandas as pd
 import peft
 import pytest
 
 import hiplora
 from hiplora.adapters import Gains, place, save_lora
-from hiplora.demo.ablation import AS_TRAINED, edits
+from hiplora.demo.ablation import AS_TRAINED, edits, indicator_table, removals
 from hiplora.demo.scoring import score
 from hiplora.demo.skills import SKILLS
 from hiplora.errors import HiploraError
@@ -75,3 +76,46 @@ def test_another_base_has_no_exact_scores(llama_base, lora_folder) -> None:
     other = hiplora.open(llama_base, [lora_folder], k=4)
     with pytest.raises(HiploraError, match="has no exact scores: they belong to the demo world"):
         other.ablation(other.names[0])
+
+
+def test_each_layer_is_removed_once_with_what_the_indicators_said(study) -> None:
+    tables = list(study.ablate_parts("swap-lora", "layer", SIZE))
+    assert [len(table) for table in tables] == [1, 2, 3, 4, 5]
+    table, layers = tables[-1], study.layers()
+    assert list(table["edit"]) == [AS_TRAINED, *(f"without layer {i}" for i in range(4))]
+    assert table["energy_share"].sum() == pytest.approx(1.0)
+    assert table["principal_share"].sum() == pytest.approx(1.0)
+    assert table["norm"].iloc[3] == pytest.approx((1 - table["energy_share"].iloc[3]) ** 0.5)
+    np.testing.assert_allclose(table["recovered"].iloc[1:], table["retention"].iloc[1:] - table["retention"].iloc[0])
+    of_layer = layers[layers["layer"] == 2]
+    assert table["tightness"].iloc[3] == of_layer["tightness"].max()
+    assert table["relative_norm"].iloc[3] == pytest.approx(
+        ((of_layer["norm"] ** 2).sum() / (of_layer["base_norm"] ** 2).sum()) ** 0.5
+    )
+    *_, removed = study.ablate(
+        "swap-lora", SIZE, chosen={"without": dict.fromkeys(of_layer["module"], Gains(0, 0, 0, 0))}
+    )
+    assert removed["retention"].iloc[0] == table["retention"].iloc[3]
+
+
+def test_parts_are_layers_kinds_or_modules(study) -> None:
+    rows = study.layers()
+    assert len(removals(rows, "kind")) == 1 + 7
+    assert len(removals(rows, "module")) == 1 + 28
+    with pytest.raises(HiploraError, match="by must be one of layer, kind, module, got 'head'"):
+        study.part_ablation("swap-lora", "head")
+
+
+def test_an_indicator_that_ranks_the_parts_right_has_correlation_one() -> None:
+    table = pd.DataFrame({"recovered": [np.nan, 0.1, 0.2, 0.3, 0.4]})
+    table["energy_share"] = [np.nan, 1, 2, 3, 4]
+    table["principal_share"] = [np.nan, 4, 3, 2, 1]
+    table["relative_norm"] = [np.nan, 1, 1, 1, 1]
+    table["enrichment"] = table["tightness"] = [np.nan, 1, 3, 2, 4]
+    found = indicator_table(table).set_index("indicator")
+    assert found["rank_correlation"].round(6).to_dict() == {
+        "energy_share": 1.0, "principal_share": -1.0, "relative_norm": pytest.approx(np.nan, nan_ok=True),
+        "enrichment": 0.8, "tightness": 0.8,
+    }  # fmt: skip
+    assert (found["parts"] == 4).all()
+    assert found.loc["enrichment", "low"] < 0.8 <= found.loc["enrichment", "high"]

@@ -39,7 +39,7 @@ def test_the_title_names_the_best_edit_that_keeps_the_task_and_beats_its_control
 
 def test_the_title_says_so_where_no_edit_beats_its_control() -> None:
     title = figures.block_effects(TABLE.assign(gain_low=-0.01)).layout.title.text
-    assert title == "No block of a can go for the base's sake without losing more than its size accounts for."
+    assert title == "No part of a can go for the base's sake without losing more than its size accounts for."
 
 
 def test_without_a_task_there_is_one_panel() -> None:

@@ -15,6 +15,7 @@ from .test_differences import DIFFERENCE
 from .test_modules import priced, reallocated
 from .test_octaves import OCTAVES
 from .test_playback import STEPS
+from .test_repairs import TABLE as REPAIRS
 from .test_score_frontier import FRONTIER
 from .test_skills import SKILLS
 from .test_tokens import TOKENS
@@ -24,6 +25,7 @@ def every_figure(layers: pd.DataFrame, directions: pd.DataFrame, sweeps: pd.Data
     summary = summary_table(layers)
     return {
         "block_effects": figures.block_effects(EFFECTS),
+        "repair_outcomes": figures.repair_outcomes(REPAIRS),
         "principal_share": figures.principal_share(summary, K),
         "layer_map": figures.layer_map(layers, MEASURES["enrichment"]),
         "singular_values": figures.singular_values(directions, K),
