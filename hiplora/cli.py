@@ -303,6 +303,7 @@ def _analyze(args: argparse.Namespace) -> int:
     optional, weights = ["intruders"] if args.intruders else [], study.weights
     if study.calibration is not None:
         _observe(study.calibration)
+        weights = [weight for weight in weights if weight.module in study.calibration]
     computed, spectra_seconds = _prepare(study.spectra, weights, None if optional else study.k)
     start = time.monotonic()
     left = study.measurable(optional=optional)

@@ -114,7 +114,8 @@ def _translated(path: Path, base: BaseModel, kind: str) -> dict[str, Any]:
         except Exception as error:
             said = f": {error}".partition("\n")[0][:200]
             continue
-        if all(base.find(key.rpartition(".lora_")[0]) for key in found if ".lora_" in key):
+        modules = [key.rpartition(".lora_")[0] for key in found if ".lora_" in key]
+        if modules and all(map(base.find, modules)):
             return found | others
     raise HiploraError(f"diffusers cannot translate the names of {path} to those of {base.path}{said}.")
 

@@ -172,11 +172,13 @@ class Study:
         spectra = self.spectra
         if geometry is not None:
             spectra = spectra.of_weights if isinstance(spectra, InputSpectra) else spectra
-            if isinstance(geometry, str):
+            if not isinstance(geometry, Calibration):
                 GEOMETRY.require("geometry", geometry)
             if geometry == "inputs":
                 geometry = Calibration(spectra)
             if isinstance(geometry, Calibration):
+                if geometry.base.identity != spectra.base.identity:
+                    raise HiploraError(f"These are the inputs of {geometry.base.name}, not of {spectra.base.name}.")
                 spectra = InputSpectra(spectra, geometry)
         return self._with(
             spectra=spectra,
@@ -595,7 +597,7 @@ class Study:
         # The order of all updates determines their colors.
         order = pd.CategoricalDtype(self.names)
         for table in ablation(self.spectra, self._placement(name), self.k, size, seed, chosen):
-            yield table.astype({"adapter": order})
+            yield self._marked(table.astype({"adapter": order}))
 
     def part_ablation(self, name: str, by: str = "layer", size: int = 200, seed: int = 0) -> pd.DataFrame:
         """Return what removing one part of an update at a time gives back, beside what the indicators say of the part.
@@ -649,7 +651,7 @@ class Study:
         budgets = {epsilon: self._within(name, epsilon) for epsilon in REPAIR_BUDGETS}
         order = pd.CategoricalDtype(self.names)
         for table in repair(self.spectra, self._placement(name), self.k, size, seed, budgets):
-            yield table.astype({"adapter": order})
+            yield self._marked(table.astype({"adapter": order}))
 
     def _within(self, name: str, epsilon: float | None) -> dict[str, Gains]:
         """Return the gains that hold an update within a budget, for each module that is over it."""
@@ -659,7 +661,8 @@ class Study:
 
     def _edited(self, name: str, gains: Gains | Mapping[str, Gains], title: str) -> EditedUpdate:
         placement = self._placement(name)
-        return EditedUpdate(placement, lambda weight: self.spectra.bases(weight, self.k), self.k, gains, title)
+        bases = partial(self.spectra.bases, k=self.k)
+        return EditedUpdate(placement, bases, self.k, gains, title, self.seen_as)
 
     # Words and pictures.
 
@@ -726,9 +729,9 @@ class Study:
         return Plots(self)
 
     def __repr__(self) -> str:
-        head = f"Study of {', '.join(self.names) or 'no update'} on {self.base.name} at k = {self.k}"
-        head = printable(head + (f", through {self.calibration.name}" if self.calibration else ""))
+        head = printable(f"Study of {', '.join(self.names) or 'no update'} on {self.base.name} at k = {self.k}")
         try:
+            head += printable(f", through {self.calibration.name}") if self.calibration else ""
             if missing := len(self.missing()):
                 return f"{head}: {missing} spectra are still to be computed; any table does it."
             return "\n".join([head, self.report()]).rstrip()
@@ -884,7 +887,7 @@ def open_study(
     """
     spectra = BaseSpectra(open_base(base, download=download), device=device)
     GEOMETRY.require("geometry", geometry)
-    if text is not None and geometry != "inputs":
+    if geometry != "inputs" and (text is not None or tokens != DEFAULT_TOKENS):
         raise HiploraError(
             "A text belongs to the geometry of the inputs: add geometry='inputs', or leave the text out."
         )

@@ -206,7 +206,5 @@ st.download_button(
 options = " ".join(f"--{block} {value:g}" for block, value in vars(gains).items() if value != 1)
 if session.geometry == "inputs":
     options += " --geometry inputs" + (f" --text {shlex.quote(session.text)}" if session.text else "")
-st.code(
-    f"hiplora edit {study[name].source or name} --base {study.source} --k {study.k} {options} --out edited",
-    language="bash",
-)
+which = f"{shlex.quote(study[name].source or name)} --base {shlex.quote(study.source)} --k {study.k}"
+st.code(f"hiplora edit {which} {options} --out edited", language="bash")

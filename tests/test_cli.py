@@ -539,8 +539,10 @@ def test_a_text_that_cannot_be_used_is_one_line(run, tmp_path, command):
     assert (code, out) == (2, [])
     assert "tiny.txt has 4 tokens for this base: at least 256 are needed." in err[-1]
     assert run(command, *arguments, "--text", tmp_path / "absent.txt")[0] == 2
+    assert run(command, *arguments, "--tokens", 300)[2][-1].startswith("hiplora: demo brings its own inputs along")
     if command == "analyze":
         assert run("analyze", "demo", "swap-lora", "--text", tmp_path / "tiny.txt")[0] == 2
+        assert run("analyze", "demo", "swap-lora", "--tokens", 300)[0] == 2
 
 
 def test_repair_says_the_best_of_each_way_and_saves_the_edit(run, tmp_path):

@@ -83,6 +83,7 @@ class EditedUpdate(Update):
         k: principal rank.
         gains: of all modules, or `{module in tables: its own}`.
         name: in tables and figures.
+        seen_as: tells the bases from those of another geometry.
     """
 
     def __init__(
@@ -92,8 +93,10 @@ class EditedUpdate(Update):
         k: int,
         gains: Gains | Mapping[str, Gains],
         name: str,
+        seen_as: Hashable = None,
     ):
         self.placement, self.k, self.name = placement, k, name
+        self._seen_as = seen_as
         self._bases, self._gains = bases, gains
         self.method = placement.update.method
         self.config = placement.update.config
@@ -133,9 +136,10 @@ class EditedUpdate(Update):
 
     @property
     def identity(self) -> Hashable:
-        """The update, the base, `k` and the gains."""
+        """The update, the base, the geometry, `k` and the gains."""
         gains = {module: astuple(self.gains(module)) for module in self.modules}
-        return self.placement.update.identity, self.placement.base.identity, self.k, tuple(gains.items())
+        which = (self.placement.update.identity, self.placement.base.identity, self._seen_as)
+        return *which, self.k, tuple(gains.items())
 
     @property
     def base_name(self) -> str:

@@ -8,16 +8,16 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import astuple, dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
-from hiplora.adapters import Gains, LowRankDelta, Placement
+from hiplora.adapters import Adapter, Gains, LowRankDelta, Placement
 from hiplora.demo.ablation import AS_TRAINED
 from hiplora.demo.scored import Parts, Right, Scorer, interval, retention
 from hiplora.demo.skills import SKILLS
+from hiplora.errors import HiploraError
 from hiplora.sources.transformers_models import load_causal_lm
 from hiplora.spectrum import BaseSpectra
 
@@ -84,8 +84,10 @@ def repair(
         budgets: `{epsilon: gains of each module}` that hold the update within a budget.
 
     Raises:
-        HiploraError: the base is not the demo's, or the update cannot be read.
+        HiploraError: the base is not the demo's, the update cannot be read, or `size` is below 2.
     """
+    if size < 2:
+        raise HiploraError(f"size must be at least 2, got {size}: half of the examples choose, the other half judges.")
     scorer, parts = Scorer(placement, size, seed), Parts(spectra, placement, k)
     whole = math.sqrt(sum(delta.energy for _, delta in placement))
     base = scorer.right((module, np.zeros(placement.places[module].shape)) for module in parts.modules)
@@ -177,12 +179,10 @@ def _ranks(placement: Placement) -> list[int]:
 
 def _is_plain_lora(placement: Placement) -> bool:
     """Return whether PEFT itself can load the update as a LoRA, which its mitigation needs."""
-    folder = placement.update.folder
-    return (
-        placement.update.method in ("LoRA", "rsLoRA")
-        and folder is not None
-        and (Path(folder) / "adapter_config.json").is_file()
-    )
+    update = placement.update
+    # An edit names the folder of what it edits.
+    saved = isinstance(update, Adapter) and (update.folder / "adapter_config.json").is_file()
+    return saved and update.method in ("LoRA", "rsLoRA")
 
 
 def _mitigated(placement: Placement, strength: float) -> dict[str, np.ndarray]:

@@ -88,15 +88,15 @@ class Parts:
 
 
 def retention(base: Right, right: Right) -> float:
-    """Return the mean over the base's skills of the score over the base's own."""
-    return float(np.mean([right[name].mean() / base[name].mean() for name in SKILLS]))
+    """Return the mean over the base's skills of the score over the base's own; without those it never has right."""
+    return float(np.mean([right[name].mean() / base[name].mean() for name in SKILLS if base[name].any()]))
 
 
 def interval(base: Right, one: Right, other: Right) -> tuple[float, float]:
     """Return the 95 % interval of the difference in retention, resampling the examples that both were scored on."""
     rng = np.random.default_rng(0)
     differences = np.zeros(_RESAMPLES)
-    for name in SKILLS:
+    for name in filter(lambda name: base[name].any(), SKILLS):
         paired = one[name].astype(float) - other[name]
         picks = rng.integers(len(paired), size=(_RESAMPLES, len(paired)))
         differences += paired[picks].mean(axis=1) / base[name].mean() / len(SKILLS)

@@ -5,7 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from hiplora.figures.style import NULL, adapter_colors, finish, percent
+from hiplora.figures.style import NULL, adapter_colors, blocks_of, finish, percent
 
 _PANELS = (
     ("retention", "control_retention", "Base skills kept"),
@@ -65,7 +65,7 @@ def block_effects(table: pd.DataFrame) -> go.Figure:
         figure,
         _finding(table, adapter),
         "Exact scores on held-out examples. An edit says something only where it differs from its control: less of "
-        "almost anything helps an update that has learned more than it needs.",
+        "almost anything helps an update that has learned more than it needs." + blocks_of(table),
         150 + 34 * len(table),
     )
 

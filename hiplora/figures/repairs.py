@@ -3,7 +3,7 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from hiplora.figures.style import NULL, adapter_colors, finish, percent
+from hiplora.figures.style import NULL, adapter_colors, blocks_of, finish, percent
 
 _SYMBOLS = {
     "as trained": "star",
@@ -51,7 +51,7 @@ def repair_outcomes(table: pd.DataFrame) -> go.Figure:
         figure,
         _finding(table, adapter),
         "Scores on the half of the examples that chose nothing. Filled: the best setting of each way, chosen on the "
-        "other half, where the task may lose one point.",
+        "other half, where the task may lose one point." + blocks_of(table),
         420,
         left=72,
     )

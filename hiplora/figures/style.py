@@ -54,6 +54,15 @@ def of_any_geometry(
     return drawn
 
 
+def blocks_of(table: pd.DataFrame) -> str:
+    """Return a sentence on the geometry that tells the blocks of an edit; empty in that of the weights.
+
+    Args:
+        table: of edits, with a column `inputs` in the geometry of the inputs.
+    """
+    return f" Blocks as the base's inputs tell them, on {table['inputs'].iloc[0]}." if "inputs" in table else ""
+
+
 class Channel(NamedTuple):
     """A part of the update as every figure shows it.
 

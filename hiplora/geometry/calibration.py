@@ -16,7 +16,7 @@ from hiplora.errors import HiploraError
 from hiplora.files import Tensors, atomic_path, check_writable, read_json
 from hiplora.geometry.collect import observe, perplexity
 from hiplora.geometry.moments import Moments
-from hiplora.geometry.texts import Text, by_lines, default_text, sequences
+from hiplora.geometry.texts import LEAST_TOKENS, Text, by_lines, default_text, sequences
 from hiplora.settings import COUNT, DEFAULT_TOKENS
 from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer
 from hiplora.spectrum import BaseSpectra
@@ -25,6 +25,7 @@ from hiplora.spectrum.prepare import Progress, resolve_device
 SHIPPED = "inputs"
 """A folder of this name beside a base's weights holds its own calibration."""
 _INDEX = "inputs.json"
+_FIELDS: dict[str, Any] = {"text": str, "tokens": int, "maps": dict, "inputs": dict, "unknown": (int, float)}
 _VERSION = 1
 _UNFAMILIAR = 0.5
 """A text is called unfamiliar where the base's loss is above this share of that of guessing any token,"""
@@ -50,13 +51,25 @@ class Calibration:
         self, spectra: BaseSpectra, text: Text | None = None, tokens: int = DEFAULT_TOKENS, *, beside: bool = False
     ):
         COUNT.require("tokens", tokens)
+        if tokens < LEAST_TOKENS:
+            raise HiploraError(
+                f"tokens must be at least {LEAST_TOKENS}, got {tokens}: fewer do not show typical inputs."
+            )
         self.base = spectra.base
         self.tokens = tokens
         self._spectra = spectra
         self._text = text
-        self._beside = beside or (text is None and (self.base.path / SHIPPED / _INDEX).is_file())
+        self._written_beside = beside
+        if text is None and tokens != DEFAULT_TOKENS and self._beside:
+            raise HiploraError(
+                f"{self.base.name} brings its own inputs along: name a text to observe another number of tokens."
+            )
 
     @property
+    def _beside(self) -> bool:
+        return self._written_beside or (self._text is None and (self.base.path / SHIPPED / _INDEX).is_file())
+
+    @cached_property
     def text(self) -> Text:
         """The text that is read where nothing is kept."""
         return self._text or default_text()
@@ -69,32 +82,51 @@ class Calibration:
         return hashlib.sha256(found.encode()).hexdigest()
 
     @cached_property
+    def key(self) -> str:
+        """Hash of base, text and number of tokens, as hex: what is kept under another is not used."""
+        found = json.dumps([_VERSION, self.base_hash, self.text.digest, self.tokens])
+        return hashlib.sha256(found.encode()).hexdigest()[:32]
+
+    @property
     def folder(self) -> Path:
         """The folder that keeps it: beside the base, or in the cache."""
-        if self._beside:
-            return self.base.path / SHIPPED
-        key = json.dumps([_VERSION, self.base_hash, self.text.digest, self.tokens])
-        return self._spectra.cache.folder / "inputs" / hashlib.sha256(key.encode()).hexdigest()[:32]
+        return self.base.path / SHIPPED if self._beside else self._spectra.cache.folder / "inputs" / self.key
 
     @property
     def ready(self) -> bool:
         """Whether it is complete."""
-        return (self.folder / _INDEX).is_file()
+        path = self.folder / _INDEX
+        if not path.is_file():
+            return False
+        # What a base brings along may be of any text; what is asked for must be of this one.
+        return self._text is None or self._index_at(path).get("key") == self.key
 
-    @cached_property
+    @property
     def index(self) -> dict[str, Any]:
         """The maps and their inputs, and how the text was read.
 
         Raises:
-            HiploraError: it is not complete, or belongs to other weights.
+            HiploraError: it is not complete, damaged, or belongs to other weights.
         """
-        found = read_json(self.folder / _INDEX)
-        if found.get("base") != self.base_hash or found.get("version") != _VERSION:
-            raise HiploraError(
-                f"{self.folder} holds the inputs of other weights than those of {self.base.name}: remove the folder, "
-                "and run `hiplora calibrate`."
-            )
-        return found
+        return self._index_at(self.folder / _INDEX)
+
+    def _index_at(self, path: Path) -> dict[str, Any]:
+        try:
+            stat = path.stat()
+        except OSError:
+            raise HiploraError(f"{path} is missing: run `hiplora calibrate`.") from None
+        seen = (path, stat.st_mtime_ns, stat.st_size)
+        if self._read[0] != seen:
+            found = read_json(path)
+            if found.get("base") != self.base_hash or found.get("version") != _VERSION:
+                raise HiploraError(
+                    f"{path.parent} holds the inputs of other weights than those of {self.base.name}: remove the "
+                    "folder, and run `hiplora calibrate`."
+                )
+            if not all(isinstance(found.get(name), kind) for name, kind in _FIELDS.items()):
+                raise HiploraError(f"{path} is damaged: remove {path.parent}, and run `hiplora calibrate`.")
+            self._read = (seen, found)
+        return self._read[1]
 
     @property
     def name(self) -> str:
@@ -143,13 +175,14 @@ class Calibration:
             HiploraError: the map's inputs were not observed, or the file is damaged.
         """
         name = self._input(module)
-        if self._last[0] == name:
+        digest = self.index["inputs"][name]["digest"]
+        if self._last[0] == (name, digest):
             return self._last[1]
-        moments = self._load(name)
-        if moments.digest != self.index["inputs"][name]["digest"]:
+        moments = self._load(name, any_text=True)
+        if moments.digest != digest:
             raise HiploraError(f"{self._file(name)} is damaged: remove {self.folder}, and run `hiplora calibrate`.")
         # Maps in a row share their input.
-        self._last = (name, moments)
+        self._last = ((name, digest), moments)
         return moments
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
@@ -171,22 +204,28 @@ class Calibration:
         device = resolve_device(self._spectra.device)
         # Processors multiply 16-bit numbers slowly, if at all.
         model = load_causal_lm(self.base.path, dtype="float32" if device == "cpu" else "auto").eval()
-        longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or DEFAULT_TOKENS
+        config = model.config.get_text_config()
+        longest = getattr(config, "max_position_embeddings", None) or DEFAULT_TOKENS
         read = sequences(self.text, tokenizer, longest, self.tokens)
-        model.to(device)
         ids = np.concatenate([np.asarray(each) for each in read])
+        size = model.get_input_embeddings().weight.shape[0]
+        if ids.max() >= size:
+            raise HiploraError(
+                f"{self.base.path} has a tokenizer with more tokens than the model's {size}: put the model's own "
+                "tokenizer beside its weights."
+            )
+        model.to(device)
         unknown = float(np.mean(ids == tokenizer.unk_token_id)) if tokenizer.unk_token_id is not None else 0.0
         # A base that reads lines, such as the demo's, learned their answers only.
         surprise = None if by_lines(tokenizer) else perplexity(model, read)
-        least = _UNFAMILIAR * np.log(model.config.get_text_config().vocab_size)
+        least = _UNFAMILIAR * np.log(config.vocab_size)
         unfamiliar = unknown > _UNKNOWN or (surprise is not None and not np.log(surprise) < least)
         inputs: dict[str, dict[str, Any]] = {}
 
         def keep(name: str, compute: Callable[[], Moments]) -> None:
             moments = None
-            if self._file(name).is_file():
-                with suppress(HiploraError):
-                    moments = self._load(name)
+            with suppress(HiploraError):
+                moments = self._load(name)
             if moments is None:
                 moments = compute()
                 self._store(name, moments)
@@ -212,11 +251,17 @@ class Calibration:
             yield Progress(len(found), len(maps), share, module, (time.monotonic() - start) * (1 / share - 1))
         if stopped:
             return
+        if not found:
+            raise HiploraError(
+                f"None of the maps of {self.base.name} is in the causal language model that transformers makes of it: "
+                "the geometry of the inputs needs one."
+            )
         index = {
             "version": _VERSION,
+            "key": self.key,
             "base": self.base_hash,
             "text": self.text.name,
-            "tokens": sum(map(len, read)),
+            "tokens": len(ids),
             "sequences": len(read),
             "unknown": unknown,
             "perplexity": surprise,
@@ -237,14 +282,13 @@ class Calibration:
             pass
         return self
 
-    _last: tuple[str, Any] = ("", None)
+    _last: tuple[Any, Any] = (None, None)
+    _read: tuple[Any, dict[str, Any]] = (None, {})
 
     def _input(self, module: str) -> str:
         name = self.index["maps"].get(module)
         if name is None:
-            raise HiploraError(
-                f"The inputs of {module} were not observed: no token of {self.index['text']} reached it."
-            )
+            raise HiploraError(f"The inputs of {module} are not observed, as those of embeddings and fused experts.")
         return str(name)
 
     def _file(self, name: str) -> Path:
@@ -252,12 +296,24 @@ class Calibration:
 
     def _store(self, name: str, moments: Moments) -> None:
         numbers = np.array([moments.rest, moments.error, moments.difference])
+        tensors = {"vectors": moments.vectors, "values": moments.values, "numbers": numbers}
         with atomic_path(self._file(name)) as draft:
-            save_file({"vectors": moments.vectors, "values": moments.values, "numbers": numbers}, draft)
+            save_file(tensors, draft, {"key": self.key})
 
-    def _load(self, name: str) -> Moments:
+    def _load(self, name: str, *, any_text: bool = False) -> Moments:
+        """Return what is kept of an input.
+
+        Args:
+            name: of the input.
+            any_text: whether it may be of another text than this one, as the base brings it along.
+
+        Raises:
+            HiploraError: it is not there, of another text, or damaged.
+        """
         file = Tensors(self._file(name))
         try:
+            if not any_text and file.metadata.get("key") != self.key:
+                raise ValueError("it is of another text")
             vectors, values, numbers = file.read_together(["vectors", "values", "numbers"])
             rest, error, difference = (float(number) for number in numbers)
         except (KeyError, ValueError):

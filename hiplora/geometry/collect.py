@@ -48,10 +48,11 @@ def observe(
     ids, mask = ids.to(device), mask.to(device)
     found: queue.Queue[Any] = queue.Queue()
     last: list[Any] = [None, ""]
+    closed: list[bool] = []
 
     def reached(name: str, x: "torch.Tensor") -> None:
         if x is not last[0]:
-            if stop():
+            if closed or stop():
                 raise _EndedError
             last[:] = [x, name]
             rows = x.reshape(-1, x.shape[-1])
@@ -96,6 +97,7 @@ def observe(
                 raise item
             yield item
     finally:
+        closed.append(True)
         thread.join()
         for each in hooks:
             each.remove()

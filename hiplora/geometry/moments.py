@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hiplora.errors import HiploraError
+
 if TYPE_CHECKING:
     import torch
 
@@ -82,10 +84,17 @@ def moments_of(inputs: "torch.Tensor") -> Moments:
 
     Args:
         inputs: (tokens, n), at least two tokens, on any device; the two halves of the text in their order.
+
+    Raises:
+        HiploraError: fewer than two tokens, or NaN or infinity among them.
     """
     import torch
 
     tokens, n = inputs.shape
+    if tokens < 2:
+        raise HiploraError(f"{tokens} tokens are too few to observe inputs on: at least 2 are needed.")
+    if not bool(torch.isfinite(inputs).all()):
+        raise HiploraError("The base computes NaN or infinity on this text: its inputs cannot be observed.")
     halves = [half.double() if n <= COMPLETE_UP_TO else half.float() for half in inputs.split(-(-tokens // 2))]
     if n <= COMPLETE_UP_TO:
         own = [half.T @ half / len(half) for half in halves]
@@ -94,9 +103,10 @@ def moments_of(inputs: "torch.Tensor") -> Moments:
         values, Q = values.flip(0).clamp(min=0), vectors.T.flip(0)
         difference, error, rest = float((own[0] - own[1]).norm() / M.norm().clamp(min=1e-300)), 0.0, 0.0
     else:
-        torch.manual_seed(0)
         whole = torch.cat(halves)
-        _, s, V = torch.svd_lowrank(whole, q=min(LEADING + 32, tokens), niter=4)
+        with torch.random.fork_rng([] if whole.device.type == "cpu" else [whole.device]):
+            torch.manual_seed(0)
+            _, s, V = torch.svd_lowrank(whole, q=min(LEADING + 32, tokens, n), niter=4)
         values, Q = (s[:LEADING].double() ** 2) / tokens, V[:, :LEADING].T
         rest = max(float(whole.double().square().sum()) / tokens - float(values.sum()), 0.0) / (n - len(values))
         difference, error = _compare(halves, Q, values, rest)

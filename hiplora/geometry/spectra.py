@@ -53,9 +53,13 @@ class InputSpectra(BaseSpectra):
     def bases(self, weight: Weight, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return `U_k` of `W0 K` and `Q_k = orth(K V'_k)` as rows, float64: the inputs through which those flow.
 
+        A map whose inputs are not observed has none: an edit takes all of it for the rest.
+
         Raises:
             HiploraError: as `get`.
         """
+        if weight.module not in self.calibration.complete():
+            return np.zeros((0, weight.shape[0])), np.zeros((0, weight.shape[1]))
         head = self.at_least(weight, k).truncate(min(k, *weight.shape))
         flow = self.calibration.moments(weight.module).root(head.Vt.astype(np.float64))
         return head.Ut.astype(np.float64), np.linalg.qr(flow.T)[0].T
@@ -115,11 +119,11 @@ def seen(placement: Placement, spectra: BaseSpectra) -> Placement:
     if not isinstance(spectra, InputSpectra):
         return placement
     calibration = spectra.calibration.complete()
-    reason = f"no token of {calibration.index['text']} reached it"
+    reason = "its inputs are not observed, as those of embeddings and fused experts"
     kept = {module: weight for module, weight in placement.places.items() if module in calibration}
     left_out = {placement.names[module]: reason for module in placement.places if module not in kept}
     if not kept:
-        raise HiploraError(f"{placement.update.name} has no effect on the inputs: {reason}.")
+        raise HiploraError(f"{placement.update.name} cannot be measured on inputs: {reason}.")
     names = {module: placement.names[module] for module in kept}
     everything_left_out = placement.left_out | left_out
     return _InputPlacement(placement.base, placement.update, names, kept, everything_left_out, calibration)
@@ -145,9 +149,11 @@ def with_inputs(spectrum: Spectrum, moments: Moments) -> InputSpectrum:
         moments: of the inputs.
     """
     g = moments.root(spectrum.Vt.astype(np.float64))
+    # Inputs of zeros alone have no directions.
+    trace = moments.trace or 1.0
     return InputSpectrum(
         **{field.name: getattr(spectrum, field.name) for field in fields(Spectrum)},
-        gram=(g @ g.T / moments.trace).astype(np.float32),
-        through=np.sum(moments.root(g) ** 2, axis=1) / moments.trace**2,
-        spread=moments.square / moments.trace**2,
+        gram=(g @ g.T / trace).astype(np.float32),
+        through=np.sum(moments.root(g) ** 2, axis=1) / trace**2,
+        spread=moments.square / trace**2,
     )

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 LEAST_TOKENS = 256
 _LONGEST = 512
+_CHARACTERS = 16
+"""Characters looked at for each token that is wanted, at first."""
+_LONG_LINE = 4
+"""Lines longer than so many times the usual one are cut."""
 
 
 @dataclass(frozen=True)
@@ -82,25 +86,48 @@ def sequences(text: Text, tokenizer: "PreTrainedTokenizerBase", longest: int, to
     Raises:
         HiploraError: the text has fewer than `LEAST_TOKENS` tokens.
     """
-    longest = min(longest, _LONGEST)
     start: list[int] = tokenizer("").input_ids
-    body: list[list[int]]
-    if by_lines(tokenizer):
-        lines = [line for line in text.lines if line.strip()]
-        body = [ids[len(start) :] for ids in tokenizer(lines).input_ids]
-    else:
-        ids = tokenizer("\n".join(text.lines), verbose=False).input_ids[len(start) :]
-        width = longest - len(start)
-        body = [ids[at : at + width] for at in range(0, len(ids), width)]
+    width = max(min(longest, _LONGEST) - len(start), 1)
+    # Of a large file only the beginning is looked at: more of it where that has too few tokens.
+    size = sum(len(line) + 1 for line in text.lines)
+    characters = _CHARACTERS * tokens
+    while True:
+        body = _windows(text, tokenizer, len(start), width, characters)
+        if characters >= size or sum(map(len, body)) >= tokens:
+            break
+        characters *= 2
     found: list[list[int]] = []
     left = tokens
     for ids in body:
-        ids = [*start, *ids][: min(longest, left)]
+        ids = [*start, *ids][:left]
         if len(ids) > len(start):
             found.append(ids)
         left -= len(ids)
         if left <= len(start):
             break
-    if (count := sum(map(len, found))) < min(LEAST_TOKENS, tokens):
+    if (count := sum(map(len, found))) < min(LEAST_TOKENS, tokens - len(start)):
         raise HiploraError(f"{text.name} has {count} tokens for this base: at least {LEAST_TOKENS} are needed.")
     return found
+
+
+def _windows(
+    text: Text, tokenizer: "PreTrainedTokenizerBase", start: int, width: int, characters: int
+) -> list[list[int]]:
+    """Return the tokens of the beginning of a text, in windows of `width` at most, without what starts each."""
+    chosen, left = [], characters
+    for line in text.lines:
+        if left <= 0:
+            break
+        chosen.append(line[:left])
+        left -= len(line) + 1
+    if not by_lines(tokenizer):
+        ids = tokenizer("\n".join(chosen), verbose=False).input_ids[start:]
+        return [ids[at : at + width] for at in range(0, len(ids), width)]
+    lines = [line for line in chosen if line.strip()]
+    if not lines:
+        return []
+    found = [ids[start:] for ids in tokenizer(lines, verbose=False).input_ids]
+    # One long line must not pad all others.
+    usual = sorted(map(len, found))[len(found) // 2]
+    width = min(width, max(_LONG_LINE * usual, 1))
+    return [ids[at : at + width] for ids in found for at in range(0, len(ids), width)]

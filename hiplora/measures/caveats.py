@@ -5,6 +5,7 @@ import re
 import pandas as pd
 
 from hiplora.adapters import Placement
+from hiplora.geometry import InputSpectra
 from hiplora.spectrum import BaseSpectra
 
 _FUSED = re.compile(r"c_attn|qkv|query_key_value|in_proj")
@@ -45,9 +46,10 @@ def caveats_on(spectra: BaseSpectra, placement: Placement, table: pd.DataFrame, 
     if silent:
         found.append(f"{silent} of its modules do nothing: their update is zero.")
     if (rows["relative_norm"] > 1).any():
+        whole = "output of the weight" if isinstance(spectra, InputSpectra) else "weight itself"
         most = rows.sort_values("relative_norm", na_position="first").iloc[-1]
         found.append(
-            f"Its update is larger than the weight itself in places ({most['relative_norm']:.2g} times in "
+            f"Its update is larger than the {whole} in places ({most['relative_norm']:.2g} times in "
             f"{most['module']}), a sign of another base."
         )
     small = rows[rows["principal_rank"] < k]

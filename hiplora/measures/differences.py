@@ -34,7 +34,9 @@ def difference(first: Delta, second: Delta) -> Delta:
         return apart
     left, s, right_t = apart.compact_svd
     kept = s > _ROUNDING * (math.sqrt(first.energy) + math.sqrt(second.energy))
-    return LowRankDelta(left[:, kept] * s[kept], right_t[kept]) if kept.any() else LowRankDelta.zero(first.shape)
+    if not kept.any():
+        return LowRankDelta.zero(first.shape)
+    return LowRankDelta(left[:, kept] * s[kept], right_t[kept], apart.own)
 
 
 def difference_table(

@@ -142,13 +142,13 @@ def judgement(row: pd.Series, geometry: str = "weights") -> Judgement:
             "effect",
             reason,
         )
-    if size < SMALL:
+    if size < SMALL and kept is None:
         return Judgement(
             "It is small and spread out like a random update.", "There is nothing to mend.", "spectrum", reason
         )
     lost = "" if kept is None else f", and has lost {1 - kept:.0%} of the base's skills"
     return Judgement(
-        f"It is spread out like a random update, and large{lost}.",
+        f"It is spread out like a random update{', and large' if size >= SMALL else ''}{lost}.",
         "Its size is what to look at: see what scaling it down gives back.",
         "effect",
         reason,

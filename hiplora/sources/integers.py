@@ -45,8 +45,8 @@ class Packing:
         return 32 // self.bits
 
     def shape(self, words: tuple[int, ...]) -> tuple[int, int]:
-        """Return `(m, n)`, out x in, of the weight whose packed words have a shape."""
-        rows, columns = words
+        """Return `(m, n)`, out x in, of the weight whose packed words have a shape; (0, 0) where it is not a matrix."""
+        rows, columns = words if len(words) == 2 else (0, 0)
         return (columns, rows * self.per_word) if self.method == "gptq" else (columns * self.per_word, rows)
 
     def unpack(
@@ -63,6 +63,8 @@ class Packing:
         Raises:
             ValueError: the parts do not fit each other.
         """
+        if any(each.ndim != 2 or each.size == 0 for each in (words, zeros, scales)):
+            raise ValueError(f"words {words.shape}, zero points {zeros.shape} and scales {scales.shape}")
         values, points = (self._numbers(each, 0 if each is words else 1) for each in (words, zeros))
         n, (count, m) = len(values), scales.shape
         if groups is None:
@@ -71,8 +73,10 @@ class Packing:
             groups = np.repeat(np.arange(count), n // count)
         if values.shape != (n, m) or points.shape != (count, m) or groups.shape != (n,):
             raise ValueError(f"numbers {values.shape}, zero points {points.shape} and scales {scales.shape}")
+        if groups.dtype.kind != "i" or groups.min() < 0 or groups.max() >= count:
+            raise ValueError(f"inputs in other groups than {count}")
         centered = values - (points + self.zero_offset)[groups]
-        return np.ascontiguousarray((scales.astype(np.float32)[groups] * centered).T)
+        return np.ascontiguousarray((scales.astype(np.float32)[groups] * centered.astype(np.float32)).T)
 
     def _numbers(self, words: np.ndarray, axis: int) -> Any:
         """Return the numbers in words: along their rows for GPTQ's weights, along their columns otherwise."""

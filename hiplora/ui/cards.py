@@ -62,7 +62,10 @@ def figure_card(
                     st.latex(formula)
                 if "inputs" in rows:
                     st.latex(r"W_0 \to W_0 K,\quad \Delta W \to \Delta W K,\quad K K^\top = \mathbb{E}[x x^\top]")
-                    st.caption("In the geometry of the inputs: their second moment, over the tokens of the text.")
+                    st.caption(
+                        "In the geometry of the inputs: their second moment, over the tokens of the text. Where an "
+                        "edit is made, V_k is an orthonormal basis of K V'_k."
+                    )
         st.download_button(
             "CSV",
             lambda: for_spreadsheet(rows).to_csv(index=False),

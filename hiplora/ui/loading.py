@@ -43,12 +43,12 @@ def _calibration(study: Study, text: str) -> Calibration:
     """Return the inputs of the base on a text file, or on the base's own text; kept while both stay as they are."""
     path = user_path(text) if text else None
     stat = path.stat() if path is not None and path.is_file() else None
-    key = (study.base.identity, text, stat and (stat.st_size, stat.st_mtime_ns))
+    key = (study.base.identity, str(path), stat and (stat.st_size, stat.st_mtime_ns))
     kept = _calibrations()
     if key not in kept:
         kept[key] = Calibration(study.spectra, None if path is None else read_text(path))
         for old in list(kept)[:-_KEPT_TABLES]:
-            del kept[old]
+            kept.pop(old, None)
     return kept[key]
 
 

@@ -92,3 +92,13 @@ def test_another_base_has_no_exact_scores(llama_base, lora_folder):
     study = hiplora.open(llama_base, [lora_folder], k=4)
     with pytest.raises(HiploraError, match="has no exact scores: they belong to the demo world"):
         study.repair(study.names[0])
+
+
+def test_an_edit_is_mended_as_it_is_and_not_as_what_it_was_made_of(study):
+    edited = study.on([study.edit("swap-lora", pp=0)])
+    assert count(edited.placements[0], 0) == count(study.placements[0], 0) - 4
+
+
+def test_one_example_cannot_choose_and_judge(study):
+    with pytest.raises(HiploraError, match="size must be at least 2, got 1"):
+        study.repair("swap-lora", 1)

@@ -2,15 +2,18 @@
 
 import json
 import shutil
+import threading
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from hiplora.demo.tokenizer import build_tokenizer
 from hiplora.errors import HiploraError
 from hiplora.geometry import Calibration, InputSpectra, Text, default_text, read_text
+from hiplora.geometry.collect import observe
+from hiplora.geometry.texts import sequences
 from hiplora.sources import open_base
 from hiplora.spectrum import BaseSpectra, SpectrumCache
 
@@ -127,6 +130,116 @@ def test_the_inputs_of_other_weights_are_refused(readable, lines, tmp_path):
     (folder / "inputs" / "inputs.json").write_text(json.dumps(index | {"base": "0" * 64}))
     with pytest.raises(HiploraError, match=r"inputs holds the inputs of other weights than those of llama"):
         _ = Calibration(spectra).index
+    (folder / "inputs" / "inputs.json").write_text(json.dumps(index | {"maps": None}))
+    with pytest.raises(HiploraError, match=r"inputs\.json is damaged: remove"):
+        _ = Calibration(spectra).index
+
+
+@pytest.fixture
+def own(readable, tmp_path):
+    """Return spectra of a copy of a base, beside which inputs may be kept."""
+    shutil.copytree(readable["llama"], tmp_path / "llama")
+    return BaseSpectra(open_base(tmp_path / "llama"), SpectrumCache(tmp_path / "cache"))
+
+
+def test_what_is_kept_beside_a_base_is_of_the_text_that_was_asked_for(own, lines):
+    first = Calibration(own, lines, beside=True).complete().moments("lm_head")
+    other = Text("other", tuple(line[::-1] for line in lines.lines))
+    second = Calibration(own, other, beside=True)
+    assert not second.ready
+    list(second.run(lambda: True))
+    assert second.complete().name.startswith("other, ")
+    assert second.moments("lm_head").digest != first.digest
+    assert Calibration(own).name == second.name
+
+
+def test_inputs_that_are_removed_while_in_use_are_observed_in_the_cache(own, lines):
+    Calibration(own, lines, beside=True).complete()
+    found = Calibration(own)
+    assert found.name.startswith("lines, ")
+    shutil.rmtree(found.folder)
+    assert not found.ready
+    assert found.folder.parent == own.cache.folder / "inputs"
+
+
+def test_what_a_base_brings_along_has_its_own_length(own, lines):
+    Calibration(own, lines, beside=True).complete()
+    with pytest.raises(HiploraError, match="llama brings its own inputs along: name a text to observe another number"):
+        Calibration(own, tokens=300)
+    with pytest.raises(HiploraError, match="tokens must be at least 256, got 20"):
+        Calibration(own, lines, tokens=20)
+
+
+def test_a_tokenizer_of_another_model_is_one_sentence(own, lines, tmp_path):
+    model = LlamaForCausalLM(
+        LlamaConfig(**{**AutoModelForCausalLM.from_pretrained(own.base.path).config.to_dict(), "vocab_size": 9})
+    )
+    model.save_pretrained(own.base.path)
+    small = BaseSpectra(open_base(own.base.path), SpectrumCache(tmp_path / "cache"))
+    with pytest.raises(HiploraError, match="has a tokenizer with more tokens than the model's 9"):
+        Calibration(small, lines).complete()
+
+
+def test_a_base_that_computes_nan_is_one_sentence(own, lines, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(own.base.path)
+    with torch.no_grad():
+        model.model.layers[0].input_layernorm.weight.fill_(float("inf"))
+    model.save_pretrained(own.base.path)
+    broken = BaseSpectra(open_base(own.base.path), SpectrumCache(tmp_path / "cache"))
+    with pytest.raises(HiploraError, match="The base computes NaN or infinity on this text"):
+        Calibration(broken, lines).complete()
+
+
+def test_maps_that_get_nothing_but_zeros_are_measured_all_the_same(own, lines, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(own.base.path)
+    with torch.no_grad():
+        model.model.layers[0].self_attn.v_proj.weight.zero_()
+    model.save_pretrained(own.base.path)
+    base = open_base(own.base.path)
+    seen = InputSpectra(BaseSpectra(base, SpectrumCache(tmp_path / "cache")), Calibration(own, lines))
+    seen = InputSpectra(seen.of_weights, Calibration(seen.of_weights, lines))
+    spectrum = seen.get(base.weights["model.layers.0.self_attn.o_proj"], 4)
+    assert spectrum.frobenius == 0
+
+
+def test_a_large_text_is_read_as_far_as_it_is_needed(spectra, readable, lines):
+    asked = []
+
+    class Counting:
+        unk_token_id = 3
+
+        def __call__(self, text, **_):
+            asked.append(sum(map(len, [text] if isinstance(text, str) else text)))
+            return build_tokenizer()(text)
+
+    found = sequences(Text("large", lines.lines * 2000), Counting(), 64, 300)
+    assert sum(map(len, found)) == 300
+    assert max(asked) <= 16 * 300
+
+
+def test_one_long_line_does_not_pad_all_others():
+    text = Text("mixed", ("abc",) * 200 + ("a" * 5000,))
+    found = sequences(text, build_tokenizer(), 512, 8192)
+    assert max(map(len, found)) <= 1 + 4 * 3
+    assert sum(map(len, found)) >= 5000
+
+
+def test_closing_early_does_not_observe_the_rest(readable, lines):
+    model = AutoModelForCausalLM.from_pretrained(readable["llama"]).eval()
+    kept = []
+    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    ids = [build_tokenizer()(line).input_ids for line in lines.lines]
+
+    def keep(name, compute):
+        kept.append(name)
+        reached.wait(60)
+
+    reached = threading.Event()
+    work = observe(model, names, ids, keep, lambda: False)
+    threading.Timer(0.2, reached.set).start()
+    next(work)
+    work.close()
+    assert len(kept) < 9
 
 
 def test_a_damaged_file_is_one_sentence(spectra, lines):

@@ -6,6 +6,7 @@ import pytest
 import hiplora
 from hiplora.adapters import Gains
 from hiplora.errors import HiploraError
+from hiplora.measures.null import leading, null_of
 
 
 @pytest.fixture(scope="module")
@@ -94,4 +95,33 @@ def test_maps_without_inputs_are_left_out_with_the_reason(study, make_adapter, t
     make_adapter(demo_base(), folder, LoraConfig(r=2, target_modules=["q_proj", "embed_tokens"]))
     found = study.on([folder])
     assert found.layers()["module"].str.contains("embed_tokens").sum() == 0
-    assert "no token of lines of its own skills reached it" in " ".join(found.caveats["with-embedding"])
+    assert "its inputs are not observed, as those of embeddings" in " ".join(found.caveats["with-embedding"])
+    # An edit leaves what cannot be told apart to the rest.
+    *_, table = found.ablate("with-embedding", 2, chosen={"whole": Gains(), "without PP": Gains(pp=0)})
+    assert 0 < table["norm"].iloc[1] < 1
+
+
+def test_edits_of_two_geometries_are_two(study):
+    weights = study.at(geometry="weights")
+    one, other = (each.edit("swap-lora", pp=0) for each in (study, weights))
+    assert one.identity != other.identity
+    assert weights.on([other]).layers()["pp"].max() < 1e-9
+    assert weights.on([one]).layers()["pp"].max() > 1e-3
+
+
+def test_a_difference_has_the_null_of_the_updates_themselves(study):
+    table, module = study.compare("swap-lora", "swap-hiplora"), "model.layers.1.mlp.down_proj"
+    weights = [placement.delta(module) for placement in study.placements]
+    parts = (weights[0] - weights[1]).parts
+    row = table[table["module"] == module].iloc[0]
+    spectrum = study.spectrum(module)
+    null = null_of(study.k, spectrum.shape, parts, reach=leading(spectrum)[study.k - 1])
+    assert (row["pp_null_low"], row["pp_null_high"]) == pytest.approx((null.low, null.high), rel=1e-6)
+
+
+def test_the_inputs_of_another_base_are_refused(study, llama_base):
+    other = hiplora.open(llama_base)
+    with pytest.raises(HiploraError, match="These are the inputs of demo, not of tiny-llama"):
+        other.at(geometry=study.calibration)
+    with pytest.raises(HiploraError, match=r"geometry must be one of weights, inputs, got 3\.5"):
+        study.at(geometry=3.5)

@@ -164,6 +164,11 @@ def _row(**changes):
         ({"pp": 0.06}, "It leans on the leading directions.", "effect"),
         ({"pp": 0.06, "relative_norm": 0.001}, "It is small, but leans on the leading directions.", "effect"),
         ({"relative_norm": 0.001}, "It is small and spread out like a random update.", "spectrum"),
+        (
+            {"relative_norm": 0.001, "retention": 0.5},
+            "It is spread out like a random update, and has lost 50% of the base's skills.",
+            "effect",
+        ),
         ({}, "It is spread out like a random update, and large.", "effect"),
     ],
 )

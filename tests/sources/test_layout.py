@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hiplora.errors import HiploraError
 from hiplora.sources import open_base
+from hiplora.sources.integers import Packing
 from hiplora.sources.layout import PLAIN_TYPES
 from hiplora.sources.transformers_models import conversions, meta_model
 
@@ -270,6 +271,23 @@ def test_integers_that_do_not_fit_each_other_are_one_sentence(tmp_path):
         HiploraError, match=rf"the parts of {key}.weight do not fit each other \(32 inputs in 3 groups\)"
     ):
         base.read(base.weights[key])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"g_idx": torch.full((32,), 9, dtype=torch.int32)}, "inputs in other groups than 2"),
+        ({"g_idx": torch.zeros(32)}, "inputs in other groups than 2"),
+        ({"scales": torch.ones(0, 48).half()}, "words"),
+        ({"qweight": torch.zeros(4, dtype=torch.int32)}, "words"),
+    ],
+)
+def test_damaged_integers_are_one_sentence(change, reason):
+    parts = {"qweight": torch.zeros(4, 48, dtype=torch.int32), "qzeros": torch.zeros(2, 6, dtype=torch.int32)}
+    parts |= {"scales": torch.ones(2, 48).half(), "g_idx": torch.zeros(32, dtype=torch.int32)} | change
+    packing = Packing("gptq", 4, 1)
+    with pytest.raises(ValueError, match=reason):
+        packing.unpack(*(parts[name].numpy() for name in ("qweight", "qzeros", "scales", "g_idx")))
 
 
 def test_gptq_of_an_unknown_layout_is_named(tmp_path):
