@@ -25,8 +25,8 @@ from hiplora.spectrum.prepare import Progress, resolve_device
 SHIPPED = "inputs"
 """A folder of this name beside a base's weights holds its own calibration."""
 _INDEX = "inputs.json"
-_FIELDS: dict[str, Any] = {"text": str, "tokens": int, "maps": dict, "inputs": dict, "unknown": (int, float)}
 _VERSION = 1
+_LARGEST = 1e300
 _UNFAMILIAR = 0.5
 """A text is called unfamiliar where the base's loss is above this share of that of guessing any token,"""
 _UNKNOWN = 0.05
@@ -123,7 +123,7 @@ class Calibration:
                     f"{path.parent} holds the inputs of other weights than those of {self.base.name}: remove the "
                     "folder, and run `hiplora calibrate`."
                 )
-            if not all(isinstance(found.get(name), kind) for name, kind in _FIELDS.items()):
+            if not _is_whole(found):
                 raise HiploraError(f"{path} is damaged: remove {path.parent}, and run `hiplora calibrate`.")
             self._read = (seen, found)
         return self._read[1]
@@ -140,7 +140,7 @@ class Calibration:
         """Caveats on the text and on what is held, one sentence each."""
         found = []
         index = self.index
-        if index["unfamiliar"]:
+        if index.get("unfamiliar") and (index.get("perplexity") is not None or index["unknown"] > _UNKNOWN):
             how = (
                 f"{index['unknown']:.0%} of its tokens are unknown"
                 if index["unknown"] > _UNKNOWN
@@ -319,3 +319,25 @@ class Calibration:
         except (KeyError, ValueError):
             raise HiploraError(f"{file.path} is damaged: remove {self.folder}, and run `hiplora calibrate`.") from None
         return Moments(vectors, values, rest, error, difference)
+
+
+def _is_whole(index: dict[str, Any]) -> bool:
+    """Return whether an index has what is read of it: it may come from anyone."""
+
+    def number(value: Any) -> bool:
+        # NaN compares false.
+        return isinstance(value, int | float) and abs(value) < _LARGEST
+
+    maps, inputs, perplexity = (index.get(name) for name in ("maps", "inputs", "perplexity"))
+    return (
+        isinstance(index.get("text"), str)
+        and isinstance(index.get("tokens"), int)
+        and number(index["tokens"])
+        and number(index.get("unknown"))
+        and (perplexity is None or number(perplexity))
+        and isinstance(maps, dict)
+        and isinstance(inputs, dict)
+        and all(isinstance(each, dict) and isinstance(each.get("digest"), str) for each in inputs.values())
+        and all(number(each.get(name)) for each in inputs.values() for name in ("error", "difference"))
+        and all(isinstance(name, str) and name in inputs for name in maps.values())
+    )

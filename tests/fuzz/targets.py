@@ -13,8 +13,10 @@ from safetensors.numpy import save_file
 from hiplora.adapters import place, read_adapter
 from hiplora.adapters.patterns import match_patterns
 from hiplora.card import Card
+from hiplora.geometry import Calibration
 from hiplora.measures import inspect
 from hiplora.sources import BaseModel, open_base
+from hiplora.spectrum import BaseSpectra, SpectrumCache
 from hiplora.training import Run, layer_history, list_runs, score_table, step_table
 from hiplora.training.config import RunConfig
 from hiplora.training.events import from_json, to_json
@@ -50,6 +52,21 @@ _TUNERS: Final[list[dict[str, Any]]] = [
     {"peft_type": "IA3", "feedforward_modules": ["q_proj"], "target_modules": ["q_proj"]},
     {"peft_type": "VERA", "r": 2, "save_projection": True},
     {"peft_type": "TRAINABLE_TOKENS", "token_indices": [0, 1]},
+]
+_INPUTS: Final = {
+    "version": 1, "key": "0", "base": "@base", "text": "lines", "tokens": 300, "sequences": 9, "unknown": 0.0,
+    "perplexity": 3.5, "unfamiliar": False,
+    "maps": {"model.layers.0.self_attn.q_proj": "model.layers.0.self_attn.q_proj"},
+    "inputs": {
+        "model.layers.0.self_attn.q_proj": {"digest": "0", "error": 0.0, "difference": 0.1, "components": 4},
+    },
+}  # fmt: skip
+_PACKINGS: Final[list[dict[str, Any]]] = [
+    {"model_type": "llama", "quantization_config": settings}
+    for settings in (
+        {"quant_method": "gptq", "bits": 4, "group_size": 8, "checkpoint_format": "gptq", "desc_act": False},
+        {"quant_method": "awq", "bits": 4, "group_size": 1, "version": "gemm", "zero_point": True},
+    )
 ]
 _MAP: Final = "base_model.model.model.layers.0.self_attn.q_proj"
 _TUNER_TENSORS: Final = {
@@ -169,6 +186,33 @@ def _index(content: bytes, folder: Path) -> None:
         base.read(weight)
 
 
+@cache
+def _small_calibration(folder: Path) -> Calibration:
+    return Calibration(BaseSpectra(_small_base(folder), SpectrumCache(folder / "cache")), beside=True)
+
+
+def _inputs(content: bytes, folder: Path) -> None:
+    """What a stranger's base brings along of its inputs."""
+    (folder / "base" / "inputs").mkdir(parents=True, exist_ok=True)
+    calibration = _small_calibration(folder / "base")
+    content = content.replace(b"@base", calibration.base_hash.encode())
+    (folder / "base" / "inputs" / "inputs.json").write_bytes(content)
+    _ = calibration.ready, calibration.name, calibration.notes
+    calibration.moments("model.layers.0.self_attn.q_proj")
+
+
+def _packed(content: bytes, folder: Path) -> None:
+    """Integers of GPTQ or AWQ, by the settings of a stranger's config."""
+    (folder / "packed").mkdir(exist_ok=True)
+    parts = {"qweight": np.zeros((2, 16), np.int32), "qzeros": np.zeros((2, 2), np.int32), "scales": np.ones((2, 16))}
+    if not (folder / "packed" / "model.safetensors").is_file():
+        save_file({f"a.q_proj.{name}": part for name, part in parts.items()}, folder / "packed" / "model.safetensors")
+    (folder / "packed" / "config.json").write_bytes(content)
+    base = BaseModel(folder / "packed")
+    for weight in base.weights.values():
+        base.read(weight)
+
+
 def _patterns(content: bytes, folder: Path) -> None:
     """Patterns of a stranger's config against names of modules."""
     with suppress(ValueError, TypeError, AttributeError):
@@ -187,6 +231,8 @@ TARGETS: dict[str, tuple[Callable[[bytes, Path], None], list[Any]]] = {
     "loose": (_loose, _LOOSE),
     "tuner": (_tuner, _TUNERS),
     "index": (_index, [{"metadata": {}, "weight_map": {"a.weight": "model-00001-of-00001.safetensors"}}]),
+    "inputs": (_inputs, [_INPUTS]),
+    "packed": (_packed, _PACKINGS),
     "patterns": (_patterns, [["q_proj", r".*\.(q|v)_proj", "(a+)+$", r"layers\.[0-9]{1,2}\..*"]]),
     "events": (_events, [_STEP, _LAYERS, _SCORES]),
 }
