@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -232,18 +231,6 @@ def test_an_edit_is_scored_and_taken_away(visit: Visit) -> None:
         page.get_by_role("button", name="Save as LoRA").click()
     with zipfile.ZipFile(download.value.path()) as packed:
         assert [Path(name).name for name in packed.namelist()] == ["adapter_config.json", "adapter_model.safetensors"]
-    visit.assert_sound()
-
-
-def test_the_best_edit_is_found_and_put_on_the_sliders(visit: Visit) -> None:
-    page = visit.open("effect?adapters=swap-lora")
-    page.get_by_role("main").get_by_role("slider", name="Examples per skill").press("Home")
-    page.get_by_role("button", name="Search the best edit").click()
-    # Some forty scores, one after the other.
-    expect(page.get_by_text("Filled: the best setting of each way")).to_be_visible(timeout=240_000)
-    expect(page.get_by_role("heading", level=4).last).to_contain_text("swap-lora keeps")
-    page.get_by_role("button", name="Set the sliders to this edit").click()
-    expect(page.get_by_text(re.compile("hiplora edit swap-lora .*--rr 0.6"))).to_be_visible()
     visit.assert_sound()
 
 
