@@ -63,6 +63,8 @@ def _finding(table: pd.DataFrame, adapter: str) -> str:
     if "blocks" not in chosen:
         return f"No edit by block keeps the task of {adapter}."
     best = chosen["blocks"]
+    known = not pd.isna(best["task_score"])
+    task = f", and scores {percent(best['task_score'])} on its task" if known else ""
     beside = ""
     if "scaled" in chosen:
         scaled, unsure = chosen["scaled"], best["gain_low"] <= 0 <= best["gain_high"]
@@ -70,5 +72,5 @@ def _finding(table: pd.DataFrame, adapter: str) -> str:
         beside += ", which these examples cannot tell apart" if unsure else ""
     return (
         f"With {best['edit']}, {adapter} keeps {percent(best['retention'])} of the base instead of "
-        f"{percent(trained['retention'])}{beside}."
+        f"{percent(trained['retention'])}{task}{beside}."
     )

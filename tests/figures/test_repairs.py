@@ -32,7 +32,10 @@ def test_each_setting_has_a_mark_and_the_best_of_its_way_is_filled() -> None:
 
 
 def test_the_title_sets_the_best_edit_beside_the_best_scaling() -> None:
-    assert _title(TABLE) == "With PP x 0, a keeps 97 % of the base instead of 90 %; scaled (x 0.8) it keeps 96 %."
+    assert _title(TABLE) == (
+        "With PP x 0, a keeps 97 % of the base instead of 90 %, and scores 100 % on its task; scaled (x 0.8) it keeps "
+        "96 %."
+    )
 
 
 def test_the_title_says_what_the_examples_cannot_tell_apart() -> None:
