@@ -179,7 +179,8 @@ class Study:
             if isinstance(geometry, Calibration):
                 if geometry.base.identity != spectra.base.identity:
                     raise HiploraError(f"These are the inputs of {geometry.base.name}, not of {spectra.base.name}.")
-                spectra = InputSpectra(spectra, geometry)
+                weights, inputs = spectra, geometry
+                spectra = self._memory.get(("geometry", inputs), lambda: InputSpectra(weights, inputs))
         return self._with(
             spectra=spectra,
             k=self.k if k is None else k,

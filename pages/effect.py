@@ -4,10 +4,12 @@ import io
 import shlex
 import tempfile
 import zipfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from hiplora import figures
@@ -45,9 +47,28 @@ def scored(study: Study, name: str, size: int, chosen: dict[str, Gains], label: 
     return loading.background_table(
         ("ablation", study.base.identity, study[name].identity, study.k, study.seen_as, size, tuple(chosen.items())),
         partial(study.ablate, name, size, chosen=chosen),
-        len(chosen),
+        lambda: len(chosen),
         label,
     )
+
+
+def show_scores(
+    table: pd.DataFrame | None,
+    draw: Callable[[pd.DataFrame], go.Figure],
+    made_by: "partial[pd.DataFrame]",
+    *,
+    name: str,
+) -> None:
+    """Show the figure of scores once they are there.
+
+    Args:
+        table: of scores; None before they are computed.
+        draw: the figure.
+        made_by: the call that computes the table again.
+        name: of the figure.
+    """
+    if table is not None:
+        cards.figure_card(draw, made_by, name=name, formula=FORMULA, compute=lambda _: table)
 
 
 def saved(study: Study, name: str, gains: Gains) -> bytes:
@@ -85,33 +106,24 @@ else:
     size = st.select_slider(
         "Examples per skill", [40, 100, 200, 400], 200, key="effect-size", help="More are surer, and take longer."
     )
-    table = scored(study, name, size, edits(), "Score the four blocks")
-    if table is not None:
-        cards.figure_card(
-            figures.block_effects,
-            partial(study.ablation, name, size),
-            name="block-effects",
-            formula=FORMULA,
-            compute=lambda _: table,
-        )
+    show_scores(
+        scored(study, name, size, edits(), "Score the four blocks"),
+        figures.block_effects,
+        partial(study.ablation, name, size),
+        name="block-effects",
+    )
 
     st.subheader("One part at a time")
-    parts = ["layer", "kind", "module"]
+    layers, parts = study.layers(), ["layer", "kind", "module"]
     by = st.segmented_control("Remove each", parts, default="kind", required=True, key="effect-parts")
-    expected = len(removals(study.layers()[study.layers()["adapter"] == name], by))
     removed = loading.background_table(
         ("parts", study.base.identity, study[name].identity, study.k, study.seen_as, session.epsilon, size, by),
         partial(study.ablate_parts, name, by, size),
-        expected,
+        lambda: len(removals(layers[layers["adapter"] == name], by)),
         f"Remove each {by}",
     )
+    show_scores(removed, figures.block_effects, partial(study.part_ablation, name, by, size), name="part-effects")
     if removed is not None:
-        cards.figure_card(
-            figures.block_effects,
-            partial(study.part_ablation, name, by, size),
-            name="part-effects",
-            compute=lambda _: removed,
-        )
         st.markdown("**Was an indicator right?** Rank correlation of each with what removing the part gives back.")
         told = indicator_table(removed)
         st.dataframe(
@@ -138,17 +150,11 @@ else:
     repairs = loading.background_table(
         ("repair", study.base.identity, study[name].identity, study.k, study.seen_as, size),
         partial(study.search_repair, name, size),
-        count(next(each for each in study.placements if each.update.name == name), len(REPAIR_BUDGETS)),
+        lambda: count(next(each for each in study.placements if each.update.name == name), len(REPAIR_BUDGETS)),
         "Search the best edit",
     )
+    show_scores(repairs, figures.repair_outcomes, partial(study.repair, name, size), name="repair-outcomes")
     if repairs is not None:
-        cards.figure_card(
-            figures.repair_outcomes,
-            partial(study.repair, name, size),
-            name="repair-outcomes",
-            formula=FORMULA,
-            compute=lambda _: repairs,
-        )
         best = repairs[repairs["chosen"] & (repairs["way"] == BLOCKED)]
         for row in best.to_dict("records"):
             with st.container(horizontal=True):

@@ -6,8 +6,8 @@ budget, and PEFT's mitigation of intruder dimensions.
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -28,7 +28,7 @@ TASK_KEPT: Final = 0.01
 _SCALES: Final = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 _RANKS: Final = (1, 2, 3, 4, 6)
 _LAMBDAS: Final = (0.75, 0.5, 0.25, 0.0)
-_Changes = Callable[[], Iterator[tuple[str, np.ndarray]]]
+_Changes = Callable[[], Iterable[tuple[str, np.ndarray]]]
 
 
 @dataclass(frozen=True)
@@ -113,13 +113,7 @@ def repair(
                 **_flips(_half(base, 1), before, tested),
                 **dict.fromkeys(("gain", "gain_low", "gain_high"), math.nan),
                 "chosen": candidate.way == AS_TRAINED,
-                **dict(
-                    zip(
-                        ("pp", "pr", "rp", "rr"),
-                        astuple(candidate.gains) if candidate.gains else (math.nan,) * 4,
-                        strict=True,
-                    )
-                ),
+                **(asdict(candidate.gains) if candidate.gains else dict.fromkeys(asdict(Gains()), math.nan)),
             }
         )
         yield pd.DataFrame(rows)
@@ -165,16 +159,14 @@ def _candidates(
     for epsilon, of_modules in budgets.items():
         yield Candidate("within budget", f"ε = {epsilon:g}", by_blocks(of_modules))
     if _is_plain_lora(placement):
-        for strength in _LAMBDAS:
-            mitigated = _mitigated(placement, strength)
-            yield Candidate("intruders mitigated", f"λ = {strength:g}", lambda found=mitigated: iter(found.items()))  # type: ignore[misc]
+        for strength, changes in _mitigated(placement):
+            yield Candidate("intruders mitigated", f"λ = {strength:g}", changes.items)
 
 
 def _ranks(placement: Placement) -> list[int]:
-    largest = max(delta.rank for _, delta in placement)
-    return [
-        rank for rank in _RANKS if rank < largest and any(isinstance(delta, LowRankDelta) for _, delta in placement)
-    ]
+    """Return the ranks to cut to: those below the update's own, where it has one."""
+    largest = max((delta.rank for _, delta in placement if isinstance(delta, LowRankDelta)), default=0)
+    return [rank for rank in _RANKS if rank < largest]
 
 
 def _is_plain_lora(placement: Placement) -> bool:
@@ -185,8 +177,8 @@ def _is_plain_lora(placement: Placement) -> bool:
     return saved and update.method in ("LoRA", "rsLoRA")
 
 
-def _mitigated(placement: Placement, strength: float) -> dict[str, np.ndarray]:
-    """Return the update after PEFT's `reduce_intruder_dimension`: `{module: (m, n)}`."""
+def _mitigated(placement: Placement) -> Iterator[tuple[float, dict[str, np.ndarray]]]:
+    """Yield each strength with the update after PEFT's `reduce_intruder_dimension`: `{module: (m, n)}`."""
     import peft
     from peft.tuners.lora import LoraLayer
     from peft.tuners.lora.intruders import reduce_intruder_dimension
@@ -194,15 +186,19 @@ def _mitigated(placement: Placement, strength: float) -> dict[str, np.ndarray]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = peft.PeftModel.from_pretrained(load_causal_lm(placement.base.path), str(placement.update.folder))
-        reduce_intruder_dimension(model, new_adapter_name="mitigated", mitigation_lambda=strength, logging_sink=None)
     layers = {
         name.removeprefix("base_model.model."): layer
         for name, layer in model.named_modules()
         if isinstance(layer, LoraLayer)
     }
-    return {
-        module: layers[module].get_delta_weight("mitigated").detach().double().numpy() for module in placement.places
-    }
+    for number, strength in enumerate(_LAMBDAS):
+        name = f"mitigated-{number}"
+        reduce_intruder_dimension(model, new_adapter_name=name, mitigation_lambda=strength, logging_sink=None)
+        yield (
+            strength,
+            {m: layers[m].get_delta_weight(name).detach().double().numpy() for m in placement.places},
+        )
+        model.delete_adapter(name)
 
 
 def _half(right: Right, which: int) -> Right:

@@ -60,6 +60,9 @@ class Calibration:
         self._spectra = spectra
         self._text = text
         self._written_beside = beside
+        # The index and the moments that were read last, each with what tells whether they still hold.
+        self._read: tuple[Any, dict[str, Any]] = (None, {})
+        self._last: tuple[Any, Any] = (None, None)
         if text is None and tokens != DEFAULT_TOKENS and self._beside:
             raise HiploraError(
                 f"{self.base.name} brings its own inputs along: name a text to observe another number of tokens."
@@ -140,14 +143,10 @@ class Calibration:
         """Caveats on the text and on what is held, one sentence each."""
         found = []
         index = self.index
-        if index.get("unfamiliar") and (index.get("perplexity") is not None or index["unknown"] > _UNKNOWN):
-            how = (
-                f"{index['unknown']:.0%} of its tokens are unknown"
-                if index["unknown"] > _UNKNOWN
-                else f"its perplexity is {index['perplexity']:.3g}"
-            )
+        if index["doubt"]:
             found.append(
-                f"The base hardly knows {index['text']} ({how}): these may not be the inputs of its usual work."
+                f"The base hardly knows {index['text']} ({index['doubt']}): these may not be the inputs of its usual "
+                "work."
             )
         differences = [each["difference"] for each in index["inputs"].values()]
         if differences and (typical := float(np.median(differences))) > 0.2:
@@ -200,26 +199,7 @@ class Calibration:
         check_writable(self.folder.parent)
         maps = self.base.linear_maps
         yield Progress(0, len(maps), 0.0, "", None)
-        tokenizer = load_tokenizer(self.base.path)
-        device = resolve_device(self._spectra.device)
-        # Processors multiply 16-bit numbers slowly, if at all.
-        model = load_causal_lm(self.base.path, dtype="float32" if device == "cpu" else "auto").eval()
-        config = model.config.get_text_config()
-        longest = getattr(config, "max_position_embeddings", None) or DEFAULT_TOKENS
-        read = sequences(self.text, tokenizer, longest, self.tokens)
-        ids = np.concatenate([np.asarray(each) for each in read])
-        size = model.get_input_embeddings().weight.shape[0]
-        if ids.max() >= size:
-            raise HiploraError(
-                f"{self.base.path} has a tokenizer with more tokens than the model's {size}: put the model's own "
-                "tokenizer beside its weights."
-            )
-        model.to(device)
-        unknown = float(np.mean(ids == tokenizer.unk_token_id)) if tokenizer.unk_token_id is not None else 0.0
-        # A base that reads lines, such as the demo's, learned their answers only.
-        surprise = None if by_lines(tokenizer) else perplexity(model, read)
-        least = _UNFAMILIAR * np.log(config.vocab_size)
-        unfamiliar = unknown > _UNKNOWN or (surprise is not None and not np.log(surprise) < least)
+        model, read, familiarity = self._model_and_text()
         inputs: dict[str, dict[str, Any]] = {}
 
         def keep(name: str, compute: Callable[[], Moments]) -> None:
@@ -261,16 +241,41 @@ class Calibration:
             "key": self.key,
             "base": self.base_hash,
             "text": self.text.name,
-            "tokens": len(ids),
+            "tokens": sum(map(len, read)),
             "sequences": len(read),
-            "unknown": unknown,
-            "perplexity": surprise,
-            "unfamiliar": bool(unfamiliar),
+            **familiarity,
             "maps": found,
             "inputs": inputs,
         }
         with atomic_path(self.folder / _INDEX) as draft:
             draft.write_text(json.dumps(index, indent=1) + "\n")
+
+    def _model_and_text(self) -> tuple[Any, list[list[int]], dict[str, Any]]:
+        """Return the model, the text as token ids, and how well the model knows it."""
+        tokenizer = load_tokenizer(self.base.path)
+        device = resolve_device(self._spectra.device)
+        # Processors multiply 16-bit numbers slowly, if at all.
+        model = load_causal_lm(self.base.path, dtype="float32" if device == "cpu" else "auto").eval()
+        config = model.config.get_text_config()
+        read = sequences(
+            self.text, tokenizer, getattr(config, "max_position_embeddings", None) or DEFAULT_TOKENS, self.tokens
+        )
+        ids, size = np.concatenate([np.asarray(each) for each in read]), model.get_input_embeddings().weight.shape[0]
+        if ids.max() >= size:
+            raise HiploraError(
+                f"{self.base.path} has a tokenizer with more tokens than the model's {size}: put the model's own "
+                "tokenizer beside its weights."
+            )
+        model.to(device)
+        unknown = float(np.mean(ids == tokenizer.unk_token_id)) if tokenizer.unk_token_id is not None else 0.0
+        # A base that reads lines, such as the demo's, learned their answers only.
+        surprise = None if by_lines(tokenizer) else perplexity(model, read)
+        doubt = ""
+        if unknown > _UNKNOWN:
+            doubt = f"{unknown:.0%} of its tokens are unknown"
+        elif surprise is not None and not np.log(surprise) < _UNFAMILIAR * np.log(config.vocab_size):
+            doubt = f"its perplexity is {surprise:.3g}"
+        return model, read, {"unknown": unknown, "perplexity": surprise, "doubt": doubt}
 
     def complete(self) -> "Calibration":
         """Observe the base if that is not done yet, and return the calibration.
@@ -281,9 +286,6 @@ class Calibration:
         for _ in self.run():
             pass
         return self
-
-    _last: tuple[Any, Any] = (None, None)
-    _read: tuple[Any, dict[str, Any]] = (None, {})
 
     def _input(self, module: str) -> str:
         name = self.index["maps"].get(module)
@@ -328,13 +330,12 @@ def _is_whole(index: dict[str, Any]) -> bool:
         # NaN compares false.
         return isinstance(value, int | float) and abs(value) < _LARGEST
 
-    maps, inputs, perplexity = (index.get(name) for name in ("maps", "inputs", "perplexity"))
+    maps, inputs = index.get("maps"), index.get("inputs")
     return (
         isinstance(index.get("text"), str)
+        and isinstance(index.get("doubt"), str)
         and isinstance(index.get("tokens"), int)
         and number(index["tokens"])
-        and number(index.get("unknown"))
-        and (perplexity is None or number(perplexity))
         and isinstance(maps, dict)
         and isinstance(inputs, dict)
         and all(isinstance(each, dict) and isinstance(each.get("digest"), str) for each in inputs.values())

@@ -132,12 +132,11 @@ def judgement(row: pd.Series, geometry: str = "weights") -> Judgement:
         )
     if kept is not None and kept >= _KEEPS:
         return Judgement("It keeps the base, as measured.", "There is nothing to mend.", "compare", reason)
+    lost = "" if kept is None else f", and has lost {1 - kept:.0%} of the base's skills"
     if above:
-        begin = "It is small" if size < SMALL else "It leans on the leading directions"
-        middle = ", but leans on the leading directions" if size < SMALL else ""
-        forgets = "" if kept is None else f", and has lost {1 - kept:.0%} of the base's skills"
+        start = "It is small, but leans" if size < SMALL else "It leans"
         return Judgement(
-            f"{begin}{middle}{forgets}.",
+            f"{start} on the leading directions{lost}.",
             "See what its principal block causes, and what an edit gives back.",
             "effect",
             reason,
@@ -146,7 +145,6 @@ def judgement(row: pd.Series, geometry: str = "weights") -> Judgement:
         return Judgement(
             "It is small and spread out like a random update.", "There is nothing to mend.", "spectrum", reason
         )
-    lost = "" if kept is None else f", and has lost {1 - kept:.0%} of the base's skills"
     return Judgement(
         f"It is spread out like a random update{', and large' if size >= SMALL else ''}{lost}.",
         "Its size is what to look at: see what scaling it down gives back.",

@@ -25,6 +25,8 @@ from hiplora.ui.text import plain
 
 _LOG = logging.getLogger(__name__)
 _KEPT_TABLES = 32
+_Growing = tuple[int, pd.DataFrame]
+"""How many rows a table will have, and those that it has."""
 _Identity = tuple[tuple[str, int, int], ...]
 
 
@@ -200,7 +202,7 @@ def _wait_for(
 
 
 def background_table(
-    key: Hashable, make: Callable[[], Iterator[pd.DataFrame]], rows: int, label: str
+    key: Hashable, make: Callable[[], Iterator[pd.DataFrame]], rows: Callable[[], int], label: str
 ) -> pd.DataFrame | None:
     """Show a button, then the progress of a table that grows in the background, and return it when it is whole.
 
@@ -209,7 +211,7 @@ def background_table(
     Args:
         key: of what is computed.
         make: yields the table as it grows.
-        rows: that it will have.
+        rows: says how many it will have; called once, in the background.
         label: of the button.
     """
     tasks = _tables()
@@ -218,13 +220,13 @@ def background_table(
             return None
         for old in [each for each, task in tasks.items() if not task.snapshot().running][:-_KEPT_TABLES]:
             tasks.pop(old, None)
-        tasks[key] = BackgroundTask(lambda stopped: _until(make(), stopped))
+        tasks[key] = BackgroundTask(lambda stopped: _until(make(), rows(), stopped))
         # The button goes away.
         st.rerun()
     task = tasks[key]
     snapshot = task.snapshot()
     if snapshot.running:
-        _show_rows(task, rows, label)
+        _show_rows(task, label)
         return None
     if snapshot.error or snapshot.stopped:
         # Another session may have seen the same end.
@@ -236,29 +238,32 @@ def background_table(
     if snapshot.stopped:
         st.button(label, type="primary", icon=":material/play_arrow:", key=f"start-{label}")
         return None
-    return snapshot.latest
+    return None if snapshot.latest is None else snapshot.latest[1]
 
 
-def _until(made: Iterator[pd.DataFrame], stopped: Callable[[], bool]) -> Iterator[pd.DataFrame]:
+def _until(made: Iterator[pd.DataFrame], rows: int, stopped: Callable[[], bool]) -> Iterator[_Growing]:
     for table in made:
-        yield table
+        yield rows, table
         if stopped():
             return
 
 
 @st.fragment(run_every=0.5)
-def _show_rows(task: BackgroundTask[pd.DataFrame], rows: int, label: str) -> None:
+def _show_rows(task: BackgroundTask[_Growing], label: str) -> None:
     snapshot = task.snapshot()
     if not snapshot.running:
         st.rerun()
-    done = 0 if snapshot.latest is None else len(snapshot.latest)
-    st.progress(done / rows, f"{label}: {done} of {rows} edits")
+    if snapshot.latest is None:
+        st.progress(0.0, f"{label}: getting ready…")
+    else:
+        rows, table = snapshot.latest
+        st.progress(len(table) / rows, f"{label}: {len(table)} of {rows} edits")
     if st.button("Stop", key=f"stop-{label}"):
         task.stop()
 
 
 @st.cache_resource
-def _tables() -> dict[Hashable, BackgroundTask[pd.DataFrame]]:
+def _tables() -> dict[Hashable, BackgroundTask[_Growing]]:
     return {}
 
 

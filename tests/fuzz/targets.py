@@ -55,7 +55,7 @@ _TUNERS: Final[list[dict[str, Any]]] = [
 ]
 _INPUTS: Final = {
     "version": 1, "key": "0", "base": "@base", "text": "lines", "tokens": 300, "sequences": 9, "unknown": 0.0,
-    "perplexity": 3.5, "unfamiliar": False,
+    "perplexity": 3.5, "doubt": "",
     "maps": {"model.layers.0.self_attn.q_proj": "model.layers.0.self_attn.q_proj"},
     "inputs": {
         "model.layers.0.self_attn.q_proj": {"digest": "0", "error": 0.0, "difference": 0.1, "components": 4},

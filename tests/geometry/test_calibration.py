@@ -137,7 +137,7 @@ def test_the_inputs_of_other_weights_are_refused(readable, lines, tmp_path):
 
 @pytest.fixture
 def own(readable, tmp_path):
-    """Return spectra of a copy of a base, beside which inputs may be kept."""
+    """Return the spectra of a copied base: a test may keep inputs beside it."""
     shutil.copytree(readable["llama"], tmp_path / "llama")
     return BaseSpectra(open_base(tmp_path / "llama"), SpectrumCache(tmp_path / "cache"))
 
@@ -180,26 +180,30 @@ def test_a_tokenizer_of_another_model_is_one_sentence(own, lines, tmp_path):
         Calibration(small, lines).complete()
 
 
-def test_a_base_that_computes_nan_is_one_sentence(own, lines, tmp_path):
-    model = AutoModelForCausalLM.from_pretrained(own.base.path)
-    with torch.no_grad():
-        model.model.layers[0].input_layernorm.weight.fill_(float("inf"))
-    model.save_pretrained(own.base.path)
-    broken = BaseSpectra(open_base(own.base.path), SpectrumCache(tmp_path / "cache"))
+@pytest.fixture
+def changed(own, tmp_path):
+    """Return `make(change)`: the spectra of the copied base after a change of its model."""
+
+    def make(change):
+        model = AutoModelForCausalLM.from_pretrained(own.base.path)
+        with torch.no_grad():
+            change(model.model.layers[0])
+        model.save_pretrained(own.base.path)
+        return BaseSpectra(open_base(own.base.path), SpectrumCache(tmp_path / "cache"))
+
+    return make
+
+
+def test_a_base_that_computes_nan_is_one_sentence(changed, lines):
+    broken = changed(lambda layer: layer.input_layernorm.weight.fill_(float("inf")))
     with pytest.raises(HiploraError, match="The base computes NaN or infinity on this text"):
         Calibration(broken, lines).complete()
 
 
-def test_maps_that_get_nothing_but_zeros_are_measured_all_the_same(own, lines, tmp_path):
-    model = AutoModelForCausalLM.from_pretrained(own.base.path)
-    with torch.no_grad():
-        model.model.layers[0].self_attn.v_proj.weight.zero_()
-    model.save_pretrained(own.base.path)
-    base = open_base(own.base.path)
-    seen = InputSpectra(BaseSpectra(base, SpectrumCache(tmp_path / "cache")), Calibration(own, lines))
-    seen = InputSpectra(seen.of_weights, Calibration(seen.of_weights, lines))
-    spectrum = seen.get(base.weights["model.layers.0.self_attn.o_proj"], 4)
-    assert spectrum.frobenius == 0
+def test_maps_that_get_nothing_but_zeros_are_measured_all_the_same(changed, lines):
+    of_weights = changed(lambda layer: layer.self_attn.v_proj.weight.zero_())
+    seen = InputSpectra(of_weights, Calibration(of_weights, lines))
+    assert seen.get(seen.base.weights["model.layers.0.self_attn.o_proj"], 4).frobenius == 0
 
 
 def test_a_large_text_is_read_as_far_as_it_is_needed(spectra, readable, lines):
