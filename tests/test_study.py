@@ -125,7 +125,7 @@ def test_all_modules_are_followed_along_the_octaves_of_their_directions(study: S
 
 def test_another_k_reuses_what_is_measured(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     study.layers()
-    monkeypatch.setattr("hiplora.study.measure_layers", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr("hiplora.study.core.measure_layers", lambda *_, **__: pytest.fail("measured again"))
     at_8 = study.at(k=8)
     assert set(at_8.layers()["principal_rank"]) == {8}
     assert at_8.at(epsilon=0.1).layers()["tightness"].max() < at_8.at(epsilon=0.05).layers()["tightness"].max()
@@ -138,7 +138,7 @@ def test_a_study_measures_at_its_own_k_unless_it_is_to_look_ahead(study: Study, 
         asked.append(k)
         return measure_layers(spectra, placements, k, **options)
 
-    monkeypatch.setattr("hiplora.study.measure_layers", measured)
+    monkeypatch.setattr("hiplora.study.core.measure_layers", measured)
     for ahead in (False, True):
         fresh = Study(study.spectra, [study["swap-lora"]], 16, ahead=ahead)
         for k in (16, 24, 16):

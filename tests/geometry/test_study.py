@@ -38,7 +38,7 @@ def test_every_table_follows(study):
 
 def test_measurements_are_kept_apart_and_reused(study, monkeypatch):
     before = study.layers()
-    monkeypatch.setattr("hiplora.study.measure_layers", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr("hiplora.study.core.measure_layers", lambda *_, **__: pytest.fail("measured again"))
     again = study.at(geometry="weights").at(geometry="inputs").layers()
     assert again.equals(before)
 
