@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
-from hiplora import cli
 from hiplora.adapters import read_adapter
 from hiplora.cli import main
+from hiplora.cli.console import duration, size_of
 from tests import numerics
 from tests.waiting import LIMIT, until
 
@@ -433,8 +433,8 @@ def test_an_unexpected_system_error_is_one_line_too(run, monkeypatch):
 
 
 def test_durations_and_sizes_are_told_in_round_numbers():
-    assert [cli._duration(seconds) for seconds in (0.4, 59.4, 61, 3700)] == ["0 s", "59 s", "1 min 1 s", "61 min 40 s"]
-    assert [cli._bytes(count) for count in (0, 5e6, 2.34e9)] == ["0 MB", "5 MB", "2.3 GB"]
+    assert [duration(seconds) for seconds in (0.4, 59.4, 61, 3700)] == ["0 s", "59 s", "1 min 1 s", "61 min 40 s"]
+    assert [size_of(count) for count in (0, 5e6, 2.34e9)] == ["0 MB", "5 MB", "2.3 GB"]
 
 
 def test_intruders_that_were_asked_for_stand_in_the_summary(run):

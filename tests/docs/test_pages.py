@@ -10,7 +10,7 @@ from pathlib import Path
 import plotly.io
 import pytest
 
-from hiplora.cli import _parser
+from hiplora.cli.parser import build_parser
 from tests.docs.reading import PAGES, ROOT, anchors, blocks, inline_code, links
 
 WORDS = {"BASE": "demo", "ADAPTER...": "swap-lora"}
@@ -49,11 +49,11 @@ def _commands(text: str) -> Iterator[list[str]]:
 def test_commands_exist_with_their_options(page: Path) -> None:
     for block in blocks(page, "bash"):
         for command in _commands(block.text):
-            _parser().parse_args(command)
+            build_parser().parse_args(command)
 
 
 def _commands_by_name() -> dict[str, argparse.ArgumentParser]:
-    return next(a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
+    return next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
 
 
 @pytest.mark.parametrize("page", _named(PAGES))
