@@ -108,6 +108,8 @@ class HipLoraSettings:
         lora_alpha: the residual channel is scaled by `lora_alpha / r` (our choice, as in LoRA).
         principal_rank: k, how many leading singular directions form the principal channel; a float in (0, 1) means the
             smallest k with that share of `||W0||_F^2` (paper: a dominant singular subspace; the number is our choice).
+        geometry: `weights` takes the leading singular directions of the weight (paper); `inputs` those of what it does
+            on observed inputs (our extension, METHOD.md section 8).
         core: `full` trains a k x k core, `diagonal` a relative gain per singular value (our choice).
         budget_mode: `soft` adds `budget_lambda * mean cost` to the training loss (paper: a continuous balance); `hard`
             scales the core down so that tightness never exceeds 1 (our choice).
@@ -131,6 +133,12 @@ class HipLoraSettings:
         "k, or a share of spectral energy in (0, 1) (paper: dominant subspace; the number is our choice).",
         _RANK_OR_SHARE,
         pattern="principal_rank_pattern",
+    )
+    geometry: Literal["weights", "inputs"] = setting(
+        "weights",
+        "Principal directions of the weights (paper), or of what they do on observed inputs (our extension).",
+        one_of("weights", "inputs"),
+        label="HiP-LoRA geometry",
     )
     core: Literal["full", "diagonal"] = setting(
         "full",

@@ -67,6 +67,10 @@ class HipLoraAdapter(Adapter):
         """Return the principal rank a module was trained at."""
         return int(self._base_weights[module]["principal_rank"]) if module in self._keys else None
 
+    def trained_inputs(self, module: str) -> str | None:
+        """Return the digest of the inputs in whose geometry a module was trained; None for that of the weights."""
+        return self._base_weights[module].get("inputs") if module in self._keys else None
+
     def _delta(self, module: str, weight: np.ndarray | None) -> Delta:
         """Return `[U_k | B'] [C 0; 0 alpha/r] [V_k | A'^T]^T`, (m, n) out x in.
 

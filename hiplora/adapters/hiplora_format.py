@@ -10,6 +10,10 @@ r"""The saved form of a HiP-LoRA adapter, and the conversion of its tensors to a
     .hiplora_Ut  (k, m)            its left singular vectors as rows, in canonical sign  \ left out when
     .hiplora_Vt  (k, n)            its right singular vectors as rows                    / `save_factors` is false
 
+With `geometry="inputs"` (METHOD.md section 8) `S` and `Ut` are those of `W0 K`, `Vt` has `Q_k` as rows, and there is
+
+    .hiplora_Rinv (k, k)           the inverse of `R` in `K V'_k = Q_k R`: the core acts as `C R^-1`
+
 and, under their own names, the tensors of `modules_to_save`.
 
 `adapter_config.json` holds the fields of `HipLoraConfig`. Its `base_weights` has one entry per adapted module, named
@@ -17,7 +21,8 @@ without `base_model.model.`:
 
     hash             `hiplora.spectrum.content_hash` of the frozen weight: the adapter fits no other
     principal_rank   k, also where `principal_rank` is a share of spectral energy
-    factors          SHA-256 of the bytes of Ut, S and Vt: the core fits no other basis
+    factors          SHA-256 of the bytes of Ut, S, Vt and Rinv: the core fits no other basis
+    inputs           SHA-256 of the moments of the observed inputs, with `geometry="inputs"` only
 """
 
 import dataclasses
@@ -34,6 +39,8 @@ from hiplora.settings import HipLoraSettings
 from hiplora.sources import strip_peft_prefix
 
 PREFIX = "hiplora_"
+BASIS = ("Ut", "S", "Vt", "Rinv")
+"""The frozen tensors, without the prefix; the last with `geometry="inputs"` only."""
 FACTORS = ("hiplora_Ut", "hiplora_Vt")
 """The tensors that can be restored from a cache."""
 
@@ -49,6 +56,8 @@ def module_settings(config: Mapping[str, Any], modules: Collection[str]) -> dict
         HiploraError: a field is missing, of the wrong type or out of range, or a pattern cannot be used.
     """
     found = {}
+    # Adapters of before there was a choice.
+    config = {"geometry": HipLoraSettings.geometry, **config}
     for setting in dataclasses.fields(HipLoraSettings):
         if field := setting.metadata.get("pattern"):
             patterns = config.get(field) or {}
@@ -102,6 +111,7 @@ def base_entry(config: Mapping[str, Any], module: str) -> dict[str, Any]:
         not isinstance(entry, dict)
         or not all(isinstance(entry.get(name), kind) for name, kind in kinds.items())
         or entry["principal_rank"] < 1
+        or not isinstance(entry.get("inputs", ""), str)
     ):
         raise HiploraError(
             f"adapter_config.json does not say which base weight {module} was trained on (base_weights): save the "
@@ -128,16 +138,14 @@ def group_keys(keys: Iterable[str]) -> dict[str, dict[str, str]]:
     return groups
 
 
-def factors_hash(Ut: np.ndarray, S: np.ndarray, Vt: np.ndarray) -> str:
+def factors_hash(basis: Iterable[np.ndarray]) -> str:
     """Return the SHA-256 of the float32 bytes of a basis: equal bytes give equal outputs.
 
     Args:
-        Ut: (k, m).
-        S: (k,).
-        Vt: (k, n).
+        basis: Ut (k, m), S (k,), Vt (k, n) and, in the geometry of the inputs, Rinv (k, k).
     """
     digest = hashlib.sha256()
-    for array in (Ut, S, Vt):
+    for array in basis:
         digest.update(np.ascontiguousarray(array, dtype=np.float32).tobytes())
     return digest.hexdigest()
 
@@ -158,8 +166,11 @@ def with_factors(tensors: Mapping[str, np.ndarray], entry: Mapping[str, Any], mo
     if S is None:
         raise HiploraError(f"The adapter file holds no {PREFIX}S of {module}: save it again.")
     if all(name in complete for name in FACTORS):
-        check_factors(complete["hiplora_Ut"], S, complete["hiplora_Vt"], entry, module, in_file=True)
+        basis = [complete[PREFIX + name] for name in BASIS if PREFIX + name in complete]
+        check_factors(basis, entry, module, in_file=True)
         return complete
+    if "inputs" in entry:
+        raise without_basis(module)
     from hiplora.spectrum import default_cache
 
     spectrum = default_cache().lookup(entry["hash"], entry["principal_rank"])
@@ -168,19 +179,23 @@ def with_factors(tensors: Mapping[str, np.ndarray], entry: Mapping[str, Any], mo
             f"The adapter was saved without its singular vectors and the cache does not hold those of {module}: load "
             "it once on its base model, or save it with save_factors=True."
         )
-    check_factors(spectrum.Ut, S, spectrum.Vt, entry, module)
+    check_factors((spectrum.Ut, S, spectrum.Vt), entry, module)
     return complete | {"hiplora_Ut": spectrum.Ut, "hiplora_Vt": spectrum.Vt}
 
 
-def check_factors(
-    Ut: np.ndarray, S: np.ndarray, Vt: np.ndarray, entry: Mapping[str, Any], module: str, *, in_file: bool = False
-) -> None:
+def without_basis(module: str) -> HiploraError:
+    """Return the error for a file that lacks a basis of the inputs, which nothing else can give."""
+    return HiploraError(
+        f"The adapter was trained in the geometry of its inputs, and its file lacks the basis of {module}: save it "
+        "again where it was trained."
+    )
+
+
+def check_factors(basis: Iterable[np.ndarray], entry: Mapping[str, Any], module: str, *, in_file: bool = False) -> None:
     """Raise unless this is, bit for bit, the basis the module's core was trained on.
 
     Args:
-        Ut: (k, m).
-        S: (k,).
-        Vt: (k, n).
+        basis: as in `factors_hash`.
         entry: the module's entry in `base_weights`.
         module: its name, for the error.
         in_file: whether it came with the adapter, for the error.
@@ -188,7 +203,7 @@ def check_factors(
     Raises:
         HiploraError: it is another basis.
     """
-    if factors_hash(Ut, S, Vt) == entry["factors"]:
+    if factors_hash(basis) == entry["factors"]:
         return
     if in_file:
         raise HiploraError(
@@ -207,7 +222,8 @@ def low_rank_factors(tensors: Mapping[str, np.ndarray], settings: HipLoraSetting
         L = [U_k C | (alpha/r) (I - U_k U_k^T) B]   (m, k + r)
         R = [V_k^T ; A (I - V_k V_k^T)]             (k + r, n)
 
-    In hard mode `C` is the effective core, `C * min(1, epsilon / sqrt(cost))`.
+    In hard mode `C` is the effective core, `C * min(1, epsilon / sqrt(cost))`; in the geometry of the inputs `C R^-1`
+    stands in its place, with `Q_k` in that of `V_k`.
 
     Args:
         tensors: tensor name -> array of one module, factors included.
@@ -216,7 +232,8 @@ def low_rank_factors(tensors: Mapping[str, np.ndarray], settings: HipLoraSetting
     Raises:
         HiploraError: a tensor is missing or the shapes do not fit each other.
     """
-    missing = [n for n in ("A", "B", "C", "S", "Ut", "Vt") if PREFIX + n not in tensors]
+    on_inputs = settings.geometry == "inputs"
+    missing = [n for n in ("A", "B", "C", *BASIS[: 3 + on_inputs]) if PREFIX + n not in tensors]
     if missing:
         raise HiploraError(f"The adapter file holds no {PREFIX}{missing[0]} for one of its modules: save it again.")
     A, B, C, S, Ut, Vt = (np.asarray(tensors[PREFIX + n], dtype=np.float64) for n in ("A", "B", "C", "S", "Ut", "Vt"))
@@ -225,7 +242,13 @@ def low_rank_factors(tensors: Mapping[str, np.ndarray], settings: HipLoraSetting
     core_shape = (k, k) if settings.core == "full" else (k,)
     if shapes != {"A": (r, n), "B": (m, r), "C": core_shape, "Ut": (k, m), "Vt": (k, n)}:
         raise HiploraError(f"The shapes of a module's tensors do not fit r={r} and core={settings.core!r}: {shapes}.")
-    L = np.concatenate([Ut.T @ effective_core(C, S, settings), settings.scaling * (B - Ut.T @ (Ut @ B))], axis=1)
+    core = effective_core(C, S, settings)
+    if on_inputs:
+        Rinv = np.asarray(tensors[f"{PREFIX}Rinv"], dtype=np.float64)
+        if Rinv.shape != (k, k):
+            raise HiploraError(f"The shape of a module's {PREFIX}Rinv does not fit k={k}: {Rinv.shape}.")
+        core = core @ Rinv
+    L = np.concatenate([Ut.T @ core, settings.scaling * (B - Ut.T @ (Ut @ B))], axis=1)
     return L, np.concatenate([Vt, A - (A @ Vt.T) @ Vt])
 
 

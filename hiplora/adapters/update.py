@@ -152,6 +152,10 @@ class Update(ABC):
         """Return the principal rank a module was trained at; None when the method has none."""
         return None
 
+    def trained_inputs(self, module: str) -> str | None:
+        """Return the digest of the inputs in whose geometry a module was trained; None for that of the weights."""
+        return None
+
     def weight_hash(self, module: str) -> str | None:
         """Return the content hash of the base weight a module was trained on; None when it is not recorded."""
         return None

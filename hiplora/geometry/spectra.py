@@ -12,7 +12,7 @@ from hiplora.errors import HiploraError
 from hiplora.geometry.calibration import Calibration
 from hiplora.geometry.moments import Moments
 from hiplora.sources import Weight
-from hiplora.spectrum import BaseSpectra, InputSpectrum, Spectrum
+from hiplora.spectrum import BaseSpectra, InputSpectrum, Spectrum, SpectrumCache
 from hiplora.spectrum.cache import stored_k
 from hiplora.spectrum.decompose import decompose
 from hiplora.spectrum.prepare import Progress, resolve_device
@@ -38,16 +38,12 @@ class InputSpectra(BaseSpectra):
             HiploraError: the inputs of the weight were not observed, or as for the weights.
         """
         k = None if k is None else min(k, *weight.shape)
-        key = self._key(weight)
-        found = self.cache.lookup(key, k)
+        found = self.cache.lookup(self._key(weight), k)
         if found is None:
             moments = self.calibration.complete().moments(weight.module)
-            W = np.asarray(self.base.read(weight), dtype=np.float64)
-            spectrum = decompose(
-                moments.root(W), stored_k(weight.shape, k), weight_hash=key, device=resolve_device(self.device)
+            return input_spectrum(
+                self.base.read(weight), moments, k, self.weight_hash(weight), self.cache, resolve_device(self.device)
             )
-            found = with_inputs(spectrum, moments)
-            self.cache.store(found)
         return found if k is None else found.truncate(k)
 
     def bases(self, weight: Weight, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -61,8 +57,7 @@ class InputSpectra(BaseSpectra):
         if weight.module not in self.calibration.complete():
             return np.zeros((0, weight.shape[0])), np.zeros((0, weight.shape[1]))
         head = self.at_least(weight, k).truncate(min(k, *weight.shape))
-        flow = self.calibration.moments(weight.module).root(head.Vt.astype(np.float64))
-        return head.Ut.astype(np.float64), np.linalg.qr(flow.T)[0].T
+        return head.Ut.astype(np.float64), flow(head.Vt, self.calibration.moments(weight.module))[0]
 
     def missing(self, weights: Iterable[Weight], k: int | None = None) -> list[Weight]:
         """Return the weights whose spectrum is still to be computed: all while the inputs are not observed."""
@@ -86,12 +81,58 @@ class InputSpectra(BaseSpectra):
 
     def _key(self, weight: Weight) -> str:
         """Return the key of a product: the hash of the weight and that of its inputs."""
-        found = f"inputs:{self.weight_hash(weight)}:{self.calibration.complete().digest(weight.module)}"
-        return hashlib.sha256(found.encode()).hexdigest()
+        return _key(self.weight_hash(weight), self.calibration.complete().digest(weight.module))
 
     def _claim_path(self, weight: Weight) -> Path:
         path = super()._claim_path(weight)
         return path.with_name(f"inputs-{path.name}")
+
+
+def input_spectrum(
+    weight: np.ndarray,
+    moments: Moments,
+    k: int | None,
+    weight_hash: str,
+    cache: SpectrumCache,
+    device: str | None = None,
+) -> Spectrum:
+    """Return the leading `k` triplets of `W0 K` (None: all), from the cache or computed and kept.
+
+    Args:
+        weight: `W0`, (m, n), out x in.
+        moments: of its inputs.
+        k: how many.
+        weight_hash: content hash of the weight.
+        cache: where spectra are kept.
+        device: where to compute.
+
+    Raises:
+        HiploraError: `k` does not fit, the weight is not finite, or the cache cannot be written.
+    """
+    key = _key(weight_hash, moments.digest)
+    found = cache.lookup(key, k)
+    if found is None:
+        shape = (int(weight.shape[0]), int(weight.shape[1]))
+        product = moments.root(np.asarray(weight, dtype=np.float64))
+        found = with_inputs(decompose(product, stored_k(shape, k), weight_hash=key, device=device), moments)
+        cache.store(found)
+    return found if k is None else found.truncate(k)
+
+
+def _key(weight_hash: str, digest: str) -> str:
+    """Return the key of a product: the hash of the weight and that of its inputs."""
+    return hashlib.sha256(f"inputs:{weight_hash}:{digest}".encode()).hexdigest()
+
+
+def flow(Vt: np.ndarray, moments: Moments) -> tuple[np.ndarray, np.ndarray]:
+    """Return `Q_k^T` (k, n) and `R` (k, k), float64, with `K V'_k = Q_k R`: the inputs through which outputs flow.
+
+    Args:
+        Vt: right singular vectors of `W0 K` as rows, (k, n).
+        moments: of the inputs.
+    """
+    Q, R = np.linalg.qr(moments.root(np.asarray(Vt, dtype=np.float64)).T)
+    return Q.T, R
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Caveats on the numbers, one sentence each."""
 
 import re
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -59,7 +60,23 @@ def caveats_on(spectra: BaseSpectra, placement: Placement, table: pd.DataFrame, 
     if any(at is not None and at != rank for at, rank in zip(trained, rows["principal_rank"], strict=True)):
         ranks = ", ".join(str(rank) for rank in sorted({at for at in trained if at is not None}))
         found.append(f"It was trained at principal rank {ranks}; at k = {k} its channels mix.")
-    return found
+    return found + _other_geometry(spectra, placement, [str(module) for module in rows["module"]])
+
+
+def _other_geometry(spectra: BaseSpectra, placement: Placement, modules: Sequence[str]) -> list[str]:
+    """Say that the channels of an update were trained in another geometry than the one that it is measured in."""
+    update, names = placement.update, placement.names
+    own = {module: update.trained_inputs(names[module]) for module in modules if update.principal_rank(names[module])}
+    if not isinstance(spectra, InputSpectra):
+        if any(own.values()):
+            return ["It was trained in the geometry of its inputs (our extension): on the weights its channels mix."]
+        return []
+    if any(inputs is None for inputs in own.values()):
+        return ["It was trained in the geometry of the weights: on inputs its channels mix."]
+    calibration = spectra.calibration.complete()
+    if any(inputs != calibration.digest(module) for module, inputs in own.items()):
+        return [f"It was trained on other inputs than {calibration.name}: its channels mix a little."]
+    return []
 
 
 def _left_out(placement: Placement) -> list[str]:

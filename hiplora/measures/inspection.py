@@ -16,8 +16,9 @@ from hiplora.sources.base import in_data_order
 
 _NEEDS_BASE = "its update depends on the base's weights: name the base"
 _SETTINGS = (
-    "peft_type", "r", "lora_alpha", "alpha", "use_rslora", "use_dora", "init_lora_weights", "principal_rank", "epsilon",
-    "core", "budget_mode", "layer_replication", "target_modules", "target_parameters", "modules_to_save", "bias",
+    "peft_type", "r", "lora_alpha", "alpha", "use_rslora", "use_dora", "init_lora_weights", "principal_rank",
+    "geometry", "epsilon", "core", "budget_mode", "layer_replication", "target_modules", "target_parameters",
+    "modules_to_save", "bias",
 )  # fmt: skip
 
 

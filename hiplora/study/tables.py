@@ -253,6 +253,12 @@ class Tables(Measured):
         if any(trained[m] != rank for m, rank in zip(rows["module"], rows["principal_rank"], strict=True)):
             ranks = ", ".join(str(rank) for rank in sorted({rank for rank in trained.values() if rank is not None}))
             raise HiploraError(f"{name} was trained at principal rank {ranks}: set k to that to move its budgets.")
+        own = {placement.update.trained_inputs(placement.names[m]) is not None for m in rows["module"]}
+        if own != {self.calibration is not None}:
+            raise HiploraError(
+                f"{name} was trained in the geometry of {'its inputs' if True in own else 'the weights'}: choose that "
+                "geometry to move its budgets."
+            )
         columns = rows.set_index("module")[["epsilon", "shadow_price", "tightness"]].to_dict()
         new = reallocate(columns["epsilon"], columns["shadow_price"], columns["tightness"])
         return rows.assign(new_epsilon=rows["module"].map(new))

@@ -49,6 +49,8 @@ class RunConfig(HipLoraSettings):
         method: a key of `hiplora.training.METHODS`.
         task: a task of the demo world; give either this or `data`.
         data: a text file, or JSONL with `text`, `prompt` and `completion`, or `messages`.
+        text: text on which inputs are observed, with `geometry="inputs"`; None for the one that the base brings along,
+            else English that comes with Python.
         probe: text that the base should still handle well, a file as for `data`; its loss measures forgetting.
         steps: optimizer steps.
         batch_size: examples per step.
@@ -76,6 +78,12 @@ class RunConfig(HipLoraSettings):
     task: str | None = setting(None, "A task of the demo world.", _NAME_OR_NONE)
     data: str | None = setting(None, "A text file, or JSONL with text, prompt/completion or messages.", _NAME_OR_NONE)
     probe: str | None = setting(None, "Text the base should still handle well, to measure forgetting.", _NAME_OR_NONE)
+    text: str | None = setting(
+        None,
+        "Text on which HiP-LoRA observes inputs, with the geometry of the inputs.",
+        _NAME_OR_NONE,
+        default_words="the base's own, or English",
+    )
     steps: int = setting(300, "Optimizer steps.", COUNT)
     batch_size: int | None = setting(None, "Examples per step.", COUNT)
     learning_rate: float | None = setting(None, "Peak learning rate.", POSITIVE)
@@ -120,8 +128,15 @@ class RunConfig(HipLoraSettings):
             raise HiploraError("Choose what to train on: either a task of the demo world or a data file.")
         if self.probe and not self.data:
             raise HiploraError("A probe file needs a data file: tasks of the demo world are scored on its skills.")
+        if self.text and self.geometry != "inputs":
+            raise HiploraError("A text belongs to geometry='inputs': choose that, or leave the text out.")
         if self.task and self.task not in TASKS:
             raise HiploraError(f"Unknown task '{self.task}': choose one of {', '.join(TASKS)}.")
+
+    @property
+    def on_inputs(self) -> bool:
+        """Whether the method trains in the geometry of the inputs."""
+        return self.geometry == "inputs" and find_method(self.method).has_core
 
     @property
     def goal(self) -> str:
@@ -131,14 +146,14 @@ class RunConfig(HipLoraSettings):
     @property
     def default_name(self) -> str:
         """The default name of the run's folder."""
-        return f"{self.goal}-{self.method}-s{self.seed}"
+        return f"{self.goal}-{self.method}{'-inputs' * self.on_inputs}-s{self.seed}"
 
     def with_absolute_paths(self) -> "RunConfig":
         """Return a copy with absolute paths; known names and hub names stay unchanged."""
         from hiplora.files import user_path
         from hiplora.sources import canonical
 
-        paths = {name: user_path(value) for name in ("data", "probe") if (value := getattr(self, name))}
+        paths = {name: user_path(value) for name in ("data", "probe", "text") if (value := getattr(self, name))}
         found: dict[str, Any] = {name: str(path.resolve()) for name, path in paths.items() if path.exists()}
         return dataclasses.replace(self, base=canonical(self.base), **found)
 

@@ -17,6 +17,7 @@ from hiplora import __version__
 from hiplora.adapters import INITIAL_FILE
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path
+from hiplora.geometry import Calibration, read_text
 from hiplora.sources import BaseModel, layer_and_kind, open_base
 from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer, outline_causal_lm
 from hiplora.spectrum.prepare import BaseSpectra, resolve_device
@@ -131,6 +132,8 @@ def check(base: BaseModel, config: RunConfig) -> None:
     for path in (config.data, config.probe):
         if path:
             read_texts(path)
+    if config.text:
+        read_text(config.text)
 
 
 def train(
@@ -197,6 +200,9 @@ def _train(run: Run, stopped: Callable[[], bool], report: Callable[[Event], None
     for progress in spectra.prepare(weights, config.principal_rank, stopped):
         phase(f"Decomposing the base: {progress.done} of {progress.total} weights")
     if stopped():
+        run.set_status(Status("stopped", "", "Stopped before the first step.", device))
+        return
+    if config.on_inputs and not _observe(run, model, spectra, phase, report, stopped):
         run.set_status(Status("stopped", "", "Stopped before the first step.", device))
         return
     _record_origin(run, [spectra.weight_hash(weight) for weight in weights])
@@ -266,7 +272,7 @@ def _record_origin(run: Run, weight_hashes: list[str]) -> None:
         HiploraError: the base, the data or the probe have changed since the run began.
     """
     found = {"base": hashlib.sha256("".join(weight_hashes).encode()).hexdigest()}
-    for name in ("data", "probe"):
+    for name in ("data", "probe", "text"):
         if path := getattr(run.config, name):
             with Path(path).open("rb") as file:
                 found[name] = hashlib.file_digest(file, "sha256").hexdigest()
@@ -278,6 +284,28 @@ def _record_origin(run: Run, weight_hashes: list[str]) -> None:
             "restore it, or start a new run."
         )
     run.record_facts(sha256=found)
+
+
+def _observe(
+    run: Run,
+    model: Any,
+    spectra: BaseSpectra,
+    phase: Callable[[str], None],
+    report: Callable[[Event], None],
+    stopped: Callable[[], bool],
+) -> bool:
+    """Give the model's maps the moments of their inputs; return whether that was not stopped."""
+    from hiplora.tuner import observe_inputs
+
+    calibration = Calibration(spectra, read_text(run.config.text) if run.config.text else None)
+    for progress in calibration.run(stopped):
+        phase(f"Observing the inputs: {progress.done} of {progress.total} maps")
+    if not calibration.ready:
+        return False
+    for note in calibration.notes:
+        report(Caveat(note))
+    observe_inputs(model, calibration)
+    return True
 
 
 def _adapt(run: Run, model: Any, method: Method, match: Match) -> "PeftModel":

@@ -8,6 +8,7 @@ from hiplora.tuner.config import HipLoraConfig, HipPeftType
 from hiplora.tuner.functional import budget_cost
 from hiplora.tuner.layer import HipLoraLayer, HipLoraLinear
 from hiplora.tuner.model import HipLoraModel
+from hiplora.tuner.observe import observe_inputs
 from hiplora.tuner.penalty import budget_penalty
 from hiplora.tuner.prices import ShadowPrices
 
@@ -20,6 +21,7 @@ __all__ = [
     "ShadowPrices",
     "budget_cost",
     "budget_penalty",
+    "observe_inputs",
 ]
 
 # `peft.utils.register_peft_method` takes only the names in PEFT's own enum. The key must be an enum member and not a

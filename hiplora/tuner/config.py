@@ -20,8 +20,10 @@ class HipPeftType(str, Enum):  # noqa: UP042 - PEFT and transformers compare and
 class HipLoraConfig(PeftConfig):
     """Configuration of HiP-LoRA (Chen and Tan, arXiv 2604.17751), for `peft.get_peft_model`.
 
-    `r`, `lora_alpha`, `principal_rank`, `core`, `budget_mode`, `budget_lambda`, `epsilon`, `epsilon_pattern` and
-    `budget_power` are those of `hiplora.settings.HipLoraSettings`, described there.
+    `r`, `lora_alpha`, `principal_rank`, `geometry`, `core`, `budget_mode`, `budget_lambda`, `epsilon`,
+    `epsilon_pattern` and `budget_power` are those of `hiplora.settings.HipLoraSettings`, described there.
+
+    With `geometry="inputs"` call `hiplora.tuner.observe_inputs` on the model before `get_peft_model`.
 
     The penalty of the soft mode is added to the loss that the model returns, in training mode only: the loss of an
     evaluation is the bare task loss. A loss computed outside the model (a custom loss function, label smoothing) misses
@@ -41,7 +43,8 @@ class HipLoraConfig(PeftConfig):
         fan_in_fan_out: whether the targets store their weight as (in, out), as Conv1D does; set automatically.
         init_weights: `True`: B and the core start at zero, so the model starts unchanged; `False`: at random.
         save_factors: whether the singular vectors are saved too. Without them files are smaller, and loading takes them
-            from the cache, or computes them again, and rejects any that differ in a single bit.
+            from the cache, or computes them again, and rejects any that differ in a single bit. The geometry of the
+            inputs needs them saved.
         base_weights: filled in when the adapter is made, see `hiplora.adapters.hiplora_format`; leave it empty.
 
     Raises:
@@ -52,6 +55,7 @@ class HipLoraConfig(PeftConfig):
     lora_alpha: float = shared("lora_alpha")
     lora_dropout: float = setting(0.0, "Dropout on the update's input (our choice).", FRACTION)
     principal_rank: int | float = shared("principal_rank")
+    geometry: Literal["weights", "inputs"] = shared("geometry")
     core: Literal["full", "diagonal"] = shared("core")
     budget_mode: Literal["soft", "hard"] = shared("budget_mode")
     budget_lambda: float = shared("budget_lambda")
@@ -108,6 +112,11 @@ class HipLoraConfig(PeftConfig):
             raise HiploraError(
                 f"layers_to_transform={self.layers_to_transform!r} cannot be used with target_modules as one string, "
                 f"got {self.target_modules!r}: pass a list of names."
+            )
+        if self.geometry == "inputs" and not self.save_factors:
+            raise HiploraError(
+                "save_factors=False cannot be used with geometry='inputs': the basis cannot be computed again from the "
+                "base alone."
             )
         if self.layers_pattern and self.layers_to_transform is None:
             raise HiploraError(f"layers_pattern={self.layers_pattern!r} also needs layers_to_transform.")

@@ -12,12 +12,13 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from hiplora.adapters.hiplora_format import check_factors
+from hiplora.adapters.hiplora_format import BASIS, PREFIX, check_factors
 from hiplora.errors import HiploraError
 from hiplora.settings import HipLoraSettings
 from hiplora.tuner.config import HipLoraConfig
-from hiplora.tuner.factors import check_ranks, entry_of, fetch_basis, oriented_weight, refetch_basis
+from hiplora.tuner.factors import check_ranks, fetch_basis, oriented_weight, refetch_basis
 from hiplora.tuner.functional import AddUpdate, budget_cost, compute_dtype, project_out, within_budget
+from hiplora.tuner.observe import observed_inputs
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class HipLoraLayer(BaseTunerLayer):
     """The parameters and the algebra of HiP-LoRA on one weight (m x n, out x in).
 
     Per adapter, all float32: `hiplora_A` (r, n), `hiplora_B` (m, r), `hiplora_C` (k, k) or (k,) are trained;
-    `hiplora_Ut` (k, m), `hiplora_S` (k,), `hiplora_Vt` (k, n) are the frozen basis, which stays float32 when the
-    model is cast to 16 bits.
+    `hiplora_Ut` (k, m), `hiplora_S` (k,), `hiplora_Vt` (k, n) and, in the geometry of the inputs, `hiplora_Rinv` (k, k)
+    are the frozen basis, which stays float32 when the model is cast to 16 bits.
     """
 
     adapter_layer_names = ("hiplora_A", "hiplora_B", "hiplora_C")
@@ -48,6 +49,7 @@ class HipLoraLayer(BaseTunerLayer):
         "hiplora_Ut",
         "hiplora_S",
         "hiplora_Vt",
+        "hiplora_Rinv",
         "hiplora_dropout",
         "hiplora_settings",
         "hiplora_records",
@@ -66,6 +68,7 @@ class HipLoraLayer(BaseTunerLayer):
         self.hiplora_Ut = _Unrounded(persistent=True)
         self.hiplora_S = _Unrounded(persistent=True)
         self.hiplora_Vt = _Unrounded(persistent=True)
+        self.hiplora_Rinv = _Unrounded(persistent=True)
         self.hiplora_dropout = nn.ModuleDict()
         self.hiplora_settings: dict[str, HipLoraSettings] = {}
         self.hiplora_records: dict[str, BaseRecord] = {}
@@ -98,8 +101,8 @@ class HipLoraLayer(BaseTunerLayer):
         m, n = weight.shape
         check_ranks(settings, (m, n), module)
         if not loading:
-            spectrum = fetch_basis(weight, settings.principal_rank, module)
-            config.base_weights[module] = entry_of(spectrum)
+            basis = fetch_basis(weight, settings, module, observed_inputs(self.get_base_layer()))
+            config.base_weights[module] = basis.entry
         elif module not in config.base_weights:
             raise HiploraError(
                 f"Adapter {adapter_name!r} was not trained on {module}, which its target_modules match: load the base "
@@ -109,7 +112,7 @@ class HipLoraLayer(BaseTunerLayer):
         k, r = entry["principal_rank"], settings.r
         waiting = loading and config.save_factors
         if loading and not waiting:
-            spectrum = refetch_basis(weight, settings, entry, module)
+            basis = refetch_basis(weight, settings, entry, module)
         self.hiplora_settings[adapter_name] = settings
         self.hiplora_records[adapter_name] = BaseRecord(module, entry, filled=not loading)
         dropout = config.lora_dropout
@@ -117,11 +120,12 @@ class HipLoraLayer(BaseTunerLayer):
         core_shape = (k, k) if settings.core == "full" else (k,)
         for trained, size in ((self.hiplora_A, (r, n)), (self.hiplora_B, (m, r)), (self.hiplora_C, core_shape)):
             trained[adapter_name] = nn.Parameter(torch.zeros(size, dtype=torch.float32))
-        for name, shape in (("Ut", (k, m)), ("S", (k,)), ("Vt", (k, n))):
+        shapes = {"Ut": (k, m), "S": (k,), "Vt": (k, n)} | ({"Rinv": (k, k)} if settings.geometry == "inputs" else {})
+        for name, shape in shapes.items():
             # NaN until the file is read: an unread basis must never be taken for a real one.
             buffer = torch.full(shape, math.nan, dtype=torch.float32)
             if not waiting:
-                buffer.copy_(torch.from_numpy(getattr(spectrum, _FIELD[name])))
+                buffer.copy_(torch.from_numpy(getattr(basis, name)))
             getattr(self, f"hiplora_{name}")[adapter_name] = buffer
         self._reset(adapter_name, config.init_weights)
         self._move_adapter_to_device_of_base_layer(adapter_name)
@@ -139,13 +143,21 @@ class HipLoraLayer(BaseTunerLayer):
         device = device or self.get_base_layer().weight.device
         if device.type == "meta":
             return
-        for name in ("hiplora_A", "hiplora_B", "hiplora_C", "hiplora_Ut", "hiplora_S", "hiplora_Vt"):
-            values = getattr(self, name)
+        for values in self._tensors:
             if adapter_name not in values or (old := values[adapter_name]).device in (device, torch.device("meta")):
                 continue
             moved = old.data.to(device)
             is_parameter = isinstance(old, nn.Parameter)
             values[adapter_name] = nn.Parameter(moved, requires_grad=old.requires_grad) if is_parameter else moved
+
+    @property
+    def _tensors(self) -> list[Any]:
+        return [getattr(self, PREFIX + name) for name in ("A", "B", "C", *BASIS)]
+
+    def basis(self, adapter: str) -> dict[str, Tensor]:
+        """Return the frozen tensors of an adapter by name: `Ut`, `S`, `Vt`, and `Rinv` where there is one."""
+        held = {name: getattr(self, PREFIX + name) for name in BASIS}
+        return {name: values[adapter] for name, values in held.items() if adapter in values}
 
     def fill(self, adapter: str) -> None:
         """Make sure that the basis is there: from the adapter's file, already read, or fetched.
@@ -156,30 +168,23 @@ class HipLoraLayer(BaseTunerLayer):
         record = self.hiplora_records[adapter]
         if record.filled:
             return
-        basis = {name: getattr(self, f"hiplora_{name}")[adapter] for name in _FIELD}
+        basis = self.basis(adapter)
         if any(bool(buffer.isnan().any()) for buffer in basis.values()):
             weight = oriented_weight(self.get_base_layer(), record.module)
-            spectrum = refetch_basis(weight, self.hiplora_settings[adapter], record.entry, record.module)
+            found = refetch_basis(weight, self.hiplora_settings[adapter], record.entry, record.module)
             for name, buffer in basis.items():
-                buffer.copy_(torch.from_numpy(getattr(spectrum, _FIELD[name])))
+                buffer.copy_(torch.from_numpy(getattr(found, name)))
         else:
-            Ut, S, Vt = (buffer.float().cpu().numpy() for buffer in basis.values())
-            check_factors(Ut, S, Vt, record.entry, record.module, in_file=True)
-        for values in (
-            self.hiplora_A,
-            self.hiplora_B,
-            self.hiplora_C,
-            self.hiplora_Ut,
-            self.hiplora_S,
-            self.hiplora_Vt,
-        ):
+            arrays = [buffer.float().cpu().numpy() for buffer in basis.values()]
+            check_factors(arrays, record.entry, record.module, in_file=True)
+        for values in self._tensors:
             # Memory-mapped tensors are rarely aligned, and a CPU then rounds products differently.
-            if values[adapter].data_ptr() % 64:
+            if adapter in values and values[adapter].data_ptr() % 64:
                 values[adapter].data = values[adapter].data.clone()
         self.hiplora_records[adapter] = replace(record, filled=True)
 
     def effective_core(self, adapter: str) -> Tensor:
-        """Return the core as the forward uses it, (k, k), differentiable: gains expanded, hard budget applied."""
+        """Return the core that the budget holds, (k, k), differentiable: gains expanded, hard budget applied."""
         self.fill(adapter)
         settings, S = self.hiplora_settings[adapter], self.hiplora_S[adapter]
         core = self.hiplora_C[adapter].to(S.dtype)
@@ -188,6 +193,19 @@ class HipLoraLayer(BaseTunerLayer):
         if settings.budget_mode == "hard":
             core = within_budget(core, S, settings.budget_power, settings.epsilon)
         return core
+
+    def between(self, adapter: str, core: Tensor) -> Tensor:
+        """Return what stands between `U_k` and the rows of `Vt`: the core, or `C R^-1` in the geometry of the inputs.
+
+        Args:
+            adapter: its name.
+            core: from `effective_core`, (k, k).
+        """
+        if adapter not in self.hiplora_Rinv:
+            return core
+        # Autocast would take the product in 16 bits.
+        with torch.autocast(core.device.type, enabled=False):
+            return core @ self.hiplora_Rinv[adapter].to(core.dtype)
 
     def cost(self, adapter: str) -> Tensor:
         """Return the stability cost of the effective core, 0-dimensional, differentiable (METHOD.md section 3)."""
@@ -202,7 +220,7 @@ class HipLoraLayer(BaseTunerLayer):
 
     def delta_factors(self, adapter: str) -> tuple[Tensor, Tensor]:
         """Return `(L, R)` with `dW = L R`, (m, k + r) and (k + r, n), out x in for Conv1D too, scaling included."""
-        core = self.effective_core(adapter)
+        core = self.between(adapter, self.effective_core(adapter))
         A, B, Ut, Vt = (
             values[adapter] for values in (self.hiplora_A, self.hiplora_B, self.hiplora_Ut, self.hiplora_Vt)
         )
@@ -217,9 +235,6 @@ class HipLoraLayer(BaseTunerLayer):
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         """True: the update has rank k + r at most."""
         return True
-
-
-_FIELD = {"Ut": "Ut", "S": "sigma", "Vt": "Vt"}
 
 
 class _Unrounded(BufferDict):
@@ -258,6 +273,7 @@ class HipLoraLinear(nn.Module, HipLoraLayer):
             core = self.effective_core(adapter)
             if self.price_recorder is not None:
                 core = self.price_recorder(self, adapter, core)
+            core = self.between(adapter, core)
             A, Ut = self.hiplora_A[adapter], self.hiplora_Ut[adapter]
             inputs = self.hiplora_dropout[adapter](self._cast_input_dtype(x, compute_dtype(x, A)))
             result = AddUpdate.apply(

@@ -14,6 +14,7 @@ from hiplora.errors import HiploraError
 from hiplora.tuner.config import HipLoraConfig
 from hiplora.tuner.factors import check_base, is_basis_of, oriented_weight
 from hiplora.tuner.layer import HipLoraLayer, HipLoraLinear
+from hiplora.tuner.observe import forget_inputs
 from hiplora.tuner.penalty import add_penalty
 
 
@@ -52,6 +53,7 @@ class HipLoraModel(BaseTuner):
             super().inject_adapter(model, adapter_name, *args, **kwargs)
         finally:
             vars(config).update(patterns)
+            forget_inputs(model)
         transposed = any(layer.transposed for _, layer in _layers(model, adapter_name))
         if config.fan_in_fan_out and not transposed:
             warnings.warn("fan_in_fan_out is set, but every target stores its weight as (out, in).", stacklevel=2)
@@ -158,10 +160,10 @@ def _check_resumed(layer: HipLoraLayer, adapter: str, state_dict: dict[str, Tens
     trained_on = str(record.entry["factors"])
     if not record.filled:
         return trained_on
-    keys = [f"{name}.hiplora_{part}.{adapter}" for part in ("Ut", "S", "Vt")]
-    own = [getattr(layer, f"hiplora_{part}")[adapter] for part in ("Ut", "S", "Vt")]
+    own = list(layer.basis(adapter).values())
+    keys = [f"{name}.{PREFIX}{part}.{adapter}" for part in layer.basis(adapter)]
     basis = [state_dict.get(key, value).detach() for key, value in zip(keys, own, strict=True)]
-    found = factors_hash(*(part.float().cpu().numpy() for part in basis))
+    found = factors_hash(part.float().cpu().numpy() for part in basis)
     if found == trained_on:
         return found
     same = basis[1].shape == own[1].shape and torch.allclose(basis[1].to(own[1]), own[1], rtol=1e-5)

@@ -49,6 +49,8 @@ def form(session: Session) -> list[Run]:
     with right:
         own = _own_settings()
     fields: dict[str, Any] = {"base": session.base, "epsilon": session.epsilon} | goal | sizes | own
+    if own["geometry"] == "inputs":
+        fields["text"] = session.text or None
     # A container of its own, so that Start stays in place when the content above it changes.
     above = st.container()
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -167,6 +169,8 @@ def _own_settings() -> dict[str, Any]:
         if label and rule.choices:
             chosen[each.name] = st.segmented_control(label, rule.choices, default=default, key=key, required=True,
                                                      persist_state="session", help=text)  # fmt: skip
+            if chosen[each.name] == "inputs":
+                st.caption("Inputs are observed on the sidebar's text, else on the base's own, or English.")
         elif label:
             idle = any(chosen[other] != value for other, value in each.metadata.get("needs", {}).items())
             chosen[each.name] = st.number_input(label, 0.0, None, float(default), key=key, persist_state="session",

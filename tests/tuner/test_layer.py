@@ -10,20 +10,33 @@ from transformers.pytorch_utils import Conv1D
 
 from hiplora.adapters.hiplora_format import low_rank_factors, module_settings
 from hiplora.errors import HiploraError
+from hiplora.geometry import moments_of
 from hiplora.spectrum import content_hash
 from hiplora.tuner import HipLoraConfig, HipLoraLinear
 from hiplora.tuner.functional import AddUpdate
+from hiplora.tuner.observe import give_inputs
 from tests import numerics
 
 # Float64 products of matrices of at most 9 rows, with entries below 1e3: a few hundred roundings of at most 1e5.
 TOLERANCE = 1e-10
 
 
-def make_layer(weight: torch.Tensor, *, conv: bool = False, **fields) -> HipLoraLinear:
+def inputs_of(n: int, tokens: int = 40, seed: int = 5) -> torch.Tensor:
+    """Inputs (tokens, n) of falling sizes, mixed: a moment with condition 100."""
+    generator = torch.Generator().manual_seed(seed)
+    mixed = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64, generator=generator))[0]
+    sizes = 3 * torch.logspace(0, -1, n, dtype=torch.float64)
+    return torch.randn(tokens, n, dtype=torch.float64, generator=generator) * sizes @ mixed
+
+
+def make_layer(weight: torch.Tensor, *, conv: bool = False, inputs: torch.Tensor | None = None, **fields):
     """A layer on `weight` (out x in) with adapter "a", B and the core at random."""
     m, n = weight.shape
     base = Conv1D(m, n) if conv else nn.Linear(n, m, dtype=weight.dtype)
     base.to(weight.dtype).requires_grad_(False)
+    if fields.get("geometry") == "inputs":
+        inputs = inputs_of(n) if inputs is None else inputs
+        give_inputs(base, lambda: moments_of(inputs))
     base.weight.data = (weight.T if conv else weight).clone(memory_format=torch.contiguous_format)
     config = HipLoraConfig(**fields)
     return HipLoraLinear(
@@ -55,6 +68,7 @@ def dense(layer: HipLoraLinear) -> dict[str, torch.Tensor]:
     A, B, C = (getattr(layer, f"hiplora_{name}")["a"].detach() for name in "ABC")
     U, S, V = layer.hiplora_Ut["a"].T, layer.hiplora_S["a"], layer.hiplora_Vt["a"].T
     C = torch.diag(S * C) if s.core == "diagonal" else C
+    Rinv = layer.basis("a").get("Rinv", torch.eye(len(S), dtype=S.dtype))
     w = [(float(sigma) / float(S[0])) ** s.budget_power for sigma in S]
     k = len(S)
     cost = sum(w[i] * w[j] * float(C[i, j]) ** 2 for i in range(k) for j in range(k))
@@ -64,7 +78,7 @@ def dense(layer: HipLoraLinear) -> dict[str, torch.Tensor]:
     eye = torch.eye
     residual = (eye(len(U), dtype=U.dtype) - U @ U.T) @ B @ A @ (eye(len(V), dtype=V.dtype) - V @ V.T)
     return {
-        "p": U @ C @ V.T,
+        "p": U @ C @ Rinv @ V.T,
         "r": s.lora_alpha / s.r * residual,
         "U": U,
         "V": V,
@@ -87,6 +101,7 @@ def cases(draw):
     fields = {
         "r": draw(st.integers(1, smallest)),
         "principal_rank": draw(st.integers(1, smallest)),
+        "geometry": draw(st.sampled_from(["weights", "inputs"])),
         "lora_alpha": draw(st.sampled_from([1, 16])),
         "core": draw(st.sampled_from(["full", "diagonal"])),
         "budget_mode": draw(st.sampled_from(["soft", "hard"])),
@@ -118,7 +133,7 @@ def test_invariants(case):
     torch.testing.assert_close(layer(x), x @ (W + dW).T + layer.base_layer.bias, atol=TOLERANCE, rtol=TOLERANCE)
 
     held = {f"hiplora_{name}": getattr(layer, f"hiplora_{name}")["a"].detach().numpy() for name in
-            ("A", "B", "C", "S", "Ut", "Vt")}  # fmt: skip
+            ("A", "B", "C", *layer.basis("a"))}  # fmt: skip
     L_np, R_np = low_rank_factors(held, layer.hiplora_settings["a"])
     np.testing.assert_allclose(L_np @ R_np, dW.numpy(), atol=TOLERANCE)
 
@@ -137,9 +152,13 @@ def test_invariants(case):
 
 
 @pytest.mark.parametrize("core", ["full", "diagonal"])
-@pytest.mark.parametrize(("mode", "epsilon"), [("soft", 0.05), ("hard", 0.01), ("hard", 10.0)])
-def test_gradients(core, mode, epsilon):
-    layer = exact(make_layer(torch.randn(6, 5), r=2, principal_rank=3, core=core, budget_mode=mode, epsilon=epsilon))
+@pytest.mark.parametrize(
+    ("mode", "epsilon", "geometry"),
+    [("soft", 0.05, "weights"), ("hard", 0.01, "weights"), ("hard", 10.0, "weights"), ("hard", 0.01, "inputs")],
+)
+def test_gradients(core, mode, epsilon, geometry):
+    fields = {"core": core, "budget_mode": mode, "epsilon": epsilon, "geometry": geometry}
+    layer = exact(make_layer(torch.randn(6, 5), r=2, principal_rank=3, **fields))
     x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
     names = ("A", "B", "C")
     values = [getattr(layer, f"hiplora_{name}")["a"].detach().clone().requires_grad_() for name in names]
