@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
+import hiplora
 from hiplora import analyze
 from hiplora.errors import HiploraError
 from hiplora.training import METHODS, layer_history, score_table, step_table
@@ -95,6 +96,37 @@ def test_stopped_run_goes_on_to_the_same_numbers(small_run, method):
     train(parts)
     assert parts.status.state == "finished"
     assert_same(whole, parts)
+
+
+def test_run_on_inputs_is_stopped_and_resumed_to_the_same_numbers(small_run):
+    whole, parts = train(small_run("whole", geometry="inputs")), small_run("parts", geometry="inputs")
+    train(parts, report=stop_at(parts, 4))
+    train(parts)
+    assert_same(whole, parts)
+    assert whole.config.default_name == "swap-hiplora-inputs-s0"
+
+
+def test_run_on_inputs_is_what_the_geometry_of_the_inputs_measures(small_run):
+    run = train(small_run(geometry="inputs", budget_mode="hard", epsilon=1e-3, learning_rate=1e-2))
+    study = hiplora.open("demo", [run.path], k=16, geometry="inputs")
+    # The budget binds, and is spent to rounding: float32 bases, and R^-1 of a condition below 100.
+    assert study.layers()["tightness"].max() == pytest.approx(1.0, rel=100 * numerics.gamma(16, "float32"))
+    assert not [caveat for caveat in study.caveats["run"] if "geometry" in caveat or "inputs" in caveat]
+
+
+def test_run_on_a_text_observes_that_text_and_refuses_to_go_on_with_another(small_run, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("upper: a b c = A B C\n" * 60)
+    run = small_run(geometry="inputs", text=str(text))
+    train(run, report=stop_at(run, 4))
+    text.write_text("lower: A B C = a b c\n" * 60)
+    with pytest.raises(HiploraError, match="The text of run has changed since the run began"):
+        train(run)
+
+
+def test_text_without_the_geometry_of_the_inputs_is_refused(small_run):
+    with pytest.raises(HiploraError, match="A text belongs to geometry='inputs'"):
+        small_run(text="notes.txt")
 
 
 def test_killed_run_is_marked_and_goes_on_to_the_same_numbers(small_run, tmp_path):
