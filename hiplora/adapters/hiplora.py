@@ -41,6 +41,8 @@ class HipLoraAdapter(Adapter):
             self._settings = module_settings(self.config, keys)
         except HiploraError as error:
             raise HiploraError(f"{self.path}: {error}") from None
+        if any(self.trained_inputs(module) for module in keys):
+            self.method = "HiP-LoRA on inputs"
         return keys
 
     def settings(self, module: str) -> HipLoraSettings:
@@ -69,7 +71,7 @@ class HipLoraAdapter(Adapter):
 
     def trained_inputs(self, module: str) -> str | None:
         """Return the digest of the inputs in whose geometry a module was trained; None for that of the weights."""
-        return self._base_weights[module].get("inputs") if module in self._keys else None
+        return self._base_weights.get(module, {}).get("inputs")
 
     def _delta(self, module: str, weight: np.ndarray | None) -> Delta:
         """Return `[U_k | B'] [C 0; 0 alpha/r] [V_k | A'^T]^T`, (m, n) out x in.

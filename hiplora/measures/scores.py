@@ -95,7 +95,6 @@ def _cards(updates: Sequence[Update], cards: Sequence[Card] | None) -> Sequence[
 
 
 def _budget(config: Mapping[str, object]) -> str:
-    mode = config.get("budget_mode")
-    if mode == "soft":
-        return f"λ = {config.get('budget_lambda')}"
-    return f"ε = {config.get('epsilon')}" if mode == "hard" else ""
+    words = {"soft": f"λ = {config.get('budget_lambda')}", "hard": f"ε = {config.get('epsilon')}"}
+    budget = words.get(str(config.get("budget_mode")), "")
+    return f"{budget}, on inputs" if budget and config.get("geometry") == "inputs" else budget

@@ -230,6 +230,8 @@ def test_the_study_measures_the_tightness_that_training_held(demo_adapter):
 def test_a_study_says_where_another_geometry_was_trained(demo_adapter):
     _, folder = demo_adapter
     on_inputs = hiplora.open("demo", [folder], k=16, geometry="inputs")
+    assert on_inputs.layers()["method"].unique() == ["HiP-LoRA on inputs"]
+    assert on_inputs.cards()["budget"].tolist() == ["λ = 10.0, on inputs"]
     assert not [caveat for caveat in on_inputs.caveats["on-inputs"] if "geometry" in caveat or "inputs" in caveat]
     assert any(
         "geometry of its inputs (our extension)" in each
