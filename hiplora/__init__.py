@@ -17,14 +17,18 @@ from hiplora.registration import register_with_peft
 if TYPE_CHECKING:
     from hiplora import figures, measures
     from hiplora.adapters import read_adapter
+    from hiplora.demo.scored import ExactScores
+    from hiplora.effects import TextLosses
     from hiplora.study import Study, analyze
     from hiplora.study import open_study as open
     from hiplora.tuner import HipLoraConfig
 
 __version__ = "0.1.0"
 __all__ = [
+    "ExactScores",
     "HipLoraConfig",
     "Study",
+    "TextLosses",
     "__version__",
     "analyze",
     "figures",
@@ -34,8 +38,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ExactScores": ("demo.scored", "ExactScores"),
     "HipLoraConfig": ("tuner", "HipLoraConfig"),
     "Study": ("study", "Study"),
+    "TextLosses": ("effects", "TextLosses"),
     "open": ("study", "open_study"),
     "read_adapter": ("adapters", "read_adapter"),
     "analyze": ("study", "analyze"),

@@ -12,6 +12,8 @@ from hiplora.errors import HiploraError
 
 DEFAULT_TOKENS = 8192
 """Tokens of a text on which the inputs of a base are observed."""
+LOSS_TOKENS = 2048
+"""Tokens of each text by whose loss edits are scored: an ablation reads both seventeen times."""
 # Sums of squares of anything larger overflow float32.
 _LARGE = 1e38
 

@@ -4,9 +4,10 @@ import io
 import shlex
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -14,9 +15,10 @@ import streamlit as st
 
 from hiplora import figures
 from hiplora.adapters import Gains, place, save_lora
-from hiplora.demo.ablation import AS_TRAINED, edits, indicator_table, removals
-from hiplora.demo.repair import BLOCKS as BLOCKED
-from hiplora.demo.repair import count
+from hiplora.demo.scored import ExactScores
+from hiplora.effects import AS_TRAINED, Scores, count, edits, indicator_table, removals
+from hiplora.effects import BLOCKS as BLOCKED
+from hiplora.errors import HiploraError
 from hiplora.paths import demo_base
 from hiplora.study import REPAIR_BUDGETS, Study
 from hiplora.ui import cards, loading, shell
@@ -42,11 +44,67 @@ FORMULA = (
 )
 
 
-def scored(study: Study, name: str, size: int, chosen: dict[str, Gains], label: str) -> pd.DataFrame | None:
+def ask_for_scores(study: Study) -> Scores | None:
+    """Ask how edits are scored: exactly on the demo world, else by loss on two texts; None before there is one."""
+    if study.base.path.resolve() == demo_base().resolve():
+        return ExactScores(
+            st.select_slider(
+                "Examples per skill",
+                [40, 100, 200, 400],
+                200,
+                key="effect-size",
+                help="More are surer, and take longer.",
+            )
+        )
+    left, middle, right = st.columns([2, 2, 1])
+    task = left.text_input(
+        "Text of the task",
+        key="task-text",
+        bind="query-params",
+        persist_state="session",
+        placeholder="path of a text file",
+        help="Text like what the adapter was trained for, and best not the very text that it was trained on.",
+    )
+    kept = middle.text_input(
+        "Text of what should be kept",
+        key="kept-text",
+        bind="query-params",
+        persist_state="session",
+        placeholder="Python's documentation",
+        help="Text like what the base is used for besides. Empty: English that comes with Python.",
+    )
+    tokens = right.select_slider(
+        "Tokens of each",
+        [512, 1024, 2048, 4096, 8192],
+        2048,
+        key="effect-tokens",
+        persist_state="session",
+        help="More are surer, and take longer.",
+    )
+    if not task.strip():
+        st.info(
+            "Name a text file of the task, and edits are scored by their loss on it, and on a text of what should be "
+            "kept.",
+            icon=":material/text_snippet:",
+        )
+        return None
+    try:
+        return loading.text_losses(task.strip(), kept.strip(), tokens)
+    except HiploraError as error:
+        st.error(plain(str(error)), icon=":material/error:")
+        return None
+
+
+def key_of(study: Study, name: str, scores: Scores) -> tuple[Hashable, ...]:
+    """Return a key of what is scored, and how."""
+    return study.base.identity, study[name].identity, study.k, study.seen_as, scores.identity
+
+
+def scored(study: Study, name: str, scores: Scores, chosen: dict[str, Gains], label: str) -> pd.DataFrame | None:
     """Return the scores of edits, computed in the background once they are asked for; None before that."""
     return loading.background_table(
-        ("ablation", study.base.identity, study[name].identity, study.k, study.seen_as, size, tuple(chosen.items())),
-        partial(study.ablate, name, size, chosen=chosen),
+        ("ablation", *key_of(study, name, scores), tuple(chosen.items())),
+        partial(study.ablate, name, scores, chosen=chosen),
         lambda: len(chosen),
         label,
     )
@@ -88,41 +146,85 @@ def set_sliders(gains: dict[str, float]) -> None:
         st.session_state[f"gain-{block}"] = round(gains[block], 2)
 
 
+def show_repaired(row: dict[Hashable, Any]) -> None:
+    """Show what the best edit keeps, on the half that chose nothing."""
+    losses = "kept_loss" in row
+    with st.container(horizontal=True):
+        if losses:
+            st.metric(
+                "Healed",
+                f"{row['healed']:.0%}",
+                border=True,
+                help="Of the loss that it added to the kept text's windows.",
+            )
+            st.metric("Loss on what is kept", f"{row['kept_loss']:.3f} nats", border=True)
+            st.metric(
+                "Damaged",
+                f"{row['damaged']:.4f} nats",
+                border=True,
+                help="A token: by how much windows are worse than with the base and with the adapter.",
+            )
+            st.metric("Loss on the task", f"{row['task_loss']:.3f} nats", border=True)
+        else:
+            st.metric("Healed", f"{row['healed']:.0%}", border=True, help="Of the base's answers that it broke.")
+            st.metric("Base skills kept", f"{row['retention']:.1%}", border=True)
+            st.metric("Damaged", f"{row['damaged']:.1%}", border=True, help="Of the base's answers it had left right.")
+            st.metric("Task score", f"{row['task_score']:.1%}", border=True)
+
+
+def show_edit(trained: "pd.Series[Any]", own: "pd.Series[Any]") -> None:
+    """Show what an edit keeps, beside the update as trained and beside its control."""
+    losses = "kept_loss" in own
+    kept, task = ("kept_loss", "task_loss") if losses else ("retention", "task_score")
+    titles = ("Loss on what is kept", "Loss on the task") if losses else ("Base skills kept", "Task score")
+
+    def words(value: float) -> str:
+        return f"{value:.3f} nats" if losses else f"{value:.1%}"
+
+    def difference(value: float) -> str:
+        return f"{value:+.4f} nats a token" if losses else f"{100 * value:+.1f} points"
+
+    with st.container(horizontal=True):
+        for title, value in zip(titles, (kept, task), strict=True):
+            beside = f"{difference(own[value] - trained[value])} beside as trained"
+            st.metric(title, words(own[value]), beside, border=True, delta_color="inverse" if losses else "normal")
+            st.metric(f"{title}: control", words(own[f"control_{value}"]), border=True)
+        st.metric("Norm", f"{own['norm']:.2f} x", border=True)
+    low, high = difference(own["gain_low"]), difference(own["gain_high"])
+    what = "saves the kept text" if losses else "keeps"
+    of = "" if losses else " of the base"
+    st.caption(
+        f"The control is the whole update scaled to the same norm. Beside it the edit {what} {difference(own['gain'])}"
+        f"{of} (95 % interval over {'windows' if losses else 'examples'}: {low} to {high})."
+    )
+
+
 session = shell.require()
 study = loading.load(session)
 st.title("What each block causes")
 loading.require_adapters(study)
 study = loading.measured(study)
 name = st.selectbox("Adapter", study.names, key="effect-adapter")
-exact = study.base.path.resolve() == demo_base().resolve()
+scores = ask_for_scores(study)
 
-if not exact:
-    st.info(
-        "Exact scores belong to the demo world. On this base an edit can be saved below, and scored by your own "
-        "evaluation.",
-        icon=":material/info:",
-    )
-else:
-    size = st.select_slider(
-        "Examples per skill", [40, 100, 200, 400], 200, key="effect-size", help="More are surer, and take longer."
-    )
-    show_scores(
-        scored(study, name, size, edits(), "Score the four blocks"),
-        figures.block_effects,
-        partial(study.ablation, name, size),
-        name="block-effects",
-    )
+if scores is not None:
+    effects = scored(study, name, scores, edits(), "Score the four blocks")
+    made_by = partial(study.ablation, name, scores)
+    show_scores(effects, figures.block_effects, made_by, name="block-effects")
+    show_scores(effects, figures.energy_damage, made_by, name="energy-damage")
+    if effects is not None and "caveat" in effects and (caveat := effects["caveat"].iloc[0]):
+        st.warning(plain(caveat), icon=":material/info:")
 
     st.subheader("One part at a time")
     layers, parts = study.layers(), ["layer", "kind", "module"]
     by = st.segmented_control("Remove each", parts, default="kind", required=True, key="effect-parts")
     removed = loading.background_table(
-        ("parts", study.base.identity, study[name].identity, study.k, study.seen_as, session.epsilon, size, by),
-        partial(study.ablate_parts, name, by, size),
+        ("parts", *key_of(study, name, scores), session.epsilon, by),
+        partial(study.ablate_parts, name, by, scores),
         lambda: len(removals(layers[layers["adapter"] == name], by)),
         f"Remove each {by}",
     )
-    show_scores(removed, figures.block_effects, partial(study.part_ablation, name, by, size), name="part-effects")
+    show_scores(removed, figures.block_effects, partial(study.part_ablation, name, by, scores), name="part-effects")
     if removed is not None:
         st.markdown("**Was an indicator right?** Rank correlation of each with what removing the part gives back.")
         told = indicator_table(removed)
@@ -145,28 +247,23 @@ else:
     st.subheader("Keep the task, save the base")
     st.caption(
         "Tries edits by block, and their peers: scaling, a lower rank, budgets, PEFT's mitigation of intruder "
-        "dimensions. Half of the examples choose the best setting of each; the other half says what it is worth."
+        "dimensions. Half of the examples, or of the windows of each text, choose the best setting of each; the other "
+        "half says what it is worth."
     )
     repairs = loading.background_table(
-        ("repair", study.base.identity, study[name].identity, study.k, study.seen_as, size),
-        partial(study.search_repair, name, size),
+        ("repair", *key_of(study, name, scores)),
+        partial(study.search_repair, name, scores),
         lambda: count(next(each for each in study.placements if each.update.name == name), len(REPAIR_BUDGETS)),
         "Search the best edit",
     )
-    show_scores(repairs, figures.repair_outcomes, partial(study.repair, name, size), name="repair-outcomes")
+    show_scores(repairs, figures.repair_outcomes, partial(study.repair, name, scores), name="repair-outcomes")
     if repairs is not None:
         best = repairs[repairs["chosen"] & (repairs["way"] == BLOCKED)]
         for row in best.to_dict("records"):
-            with st.container(horizontal=True):
-                st.metric("Healed", f"{row['healed']:.0%}", border=True, help="Of the base's answers that it broke.")
-                st.metric("Base skills kept", f"{row['retention']:.1%}", border=True)
-                st.metric(
-                    "Damaged", f"{row['damaged']:.1%}", border=True, help="Of the base's answers it had left right."
-                )
-                st.metric("Task score", f"{row['task_score']:.1%}", border=True)
+            show_repaired(row)
             st.button("Set the sliders to this edit", on_click=set_sliders, args=(row,), icon=":material/tune:")
         if best.empty:
-            st.info("No edit by block keeps the task on the examples that choose.", icon=":material/info:")
+            st.info("No edit by block keeps the task on the half that chooses.", icon=":material/info:")
 
 st.subheader("Edit it")
 st.caption(
@@ -180,24 +277,10 @@ gains = Gains(
         for column, (block, label) in zip(columns, BLOCKS.items(), strict=True)
     }
 )
-if exact and gains != Gains():
-    table = scored(study, name, size, {AS_TRAINED: Gains(), EDIT: gains}, "Score this edit")
+if scores is not None and gains != Gains():
+    table = scored(study, name, scores, {AS_TRAINED: Gains(), EDIT: gains}, "Score this edit")
     if table is not None:
-        trained, own = table.iloc[0], table.iloc[1]
-        with st.container(horizontal=True):
-            for title, value, control, before in (
-                ("Base skills kept", "retention", "control_retention", trained["retention"]),
-                ("Task score", "task_score", "control_task_score", trained["task_score"]),
-            ):
-                points = f"{100 * (own[value] - before):+.1f} points beside as trained"
-                st.metric(title, f"{own[value]:.1%}", points, border=True)
-                st.metric(f"{title}: control", f"{own[control]:.1%}", border=True)
-            st.metric("Norm", f"{own['norm']:.2f} x", border=True)
-        st.caption(
-            "The control is the whole update scaled to the same norm. Beside it the edit keeps "
-            f"{100 * own['gain']:+.1f} points of the base (95 % interval over examples: "
-            f"{100 * own['gain_low']:+.1f} to {100 * own['gain_high']:+.1f})."
-        )
+        show_edit(table.iloc[0], table.iloc[1])
 for caveat in study.edit(name, gains).caveats:
     st.caption(plain(caveat))
 st.download_button(

@@ -1,10 +1,11 @@
 """Commands that write an adapter: edit, rebudget, repair, convert, export-lora."""
 
 import argparse
-from typing import TYPE_CHECKING
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
 
-from hiplora.cli.console import say, say_result
-from hiplora.cli.options import GAIN_OPTIONS, geometry
+from hiplora.cli.console import INTERRUPTED, asked_to_stop, say, say_result
+from hiplora.cli.options import GAIN_OPTIONS, geometry, scores
 
 if TYPE_CHECKING:
     from hiplora.adapters import EditedUpdate
@@ -34,19 +35,24 @@ def repair(args: argparse.Namespace) -> int | None:
     from tqdm import tqdm
 
     from hiplora.adapters import Gains
-    from hiplora.demo.repair import BLOCKS, count
+    from hiplora.effects import BLOCKS, count
     from hiplora.study import REPAIR_BUDGETS, open_study
 
+    how = scores(args)
     study = open_study(args.base, [args.adapter], args.k, **geometry(args), download=args.download)
     [name] = study.names
-    with tqdm(total=count(study.placements[0], len(REPAIR_BUDGETS)), desc="edits", disable=None) as bar:
-        for table in study.search_repair(name, args.size):
+    total, table = count(study.placements[0], len(REPAIR_BUDGETS)), None
+    with asked_to_stop("this edit") as asked, tqdm(total=total, desc="edits", disable=None) as bar:
+        for table in study.search_repair(name, how):
             bar.update(len(table) - bar.n)
+            if asked():
+                say("hiplora: stopped before all edits were compared: nothing is written.")
+                return INTERRUPTED
+    assert table is not None
     chosen = table[table["chosen"]]
-    for _, row in chosen.iterrows():
-        task = f"task {row['task_score']:.3f}, " if row["task_score"] >= 0 else ""
-        beside = "" if row["gain"] != row["gain"] else f" ({100 * row['gain']:+.1f} points beside scaled)"
-        say_result(f"{row['way']}, {row['edit']}: {task}base skills kept {row['retention']:.3f}{beside}")
+    say_result(*(f"{row['way']}, {row['edit']}: {_repaired(row)}" for row in chosen.to_dict("records")))
+    if "caveat" in table and table["caveat"].iloc[0]:
+        say(f"hiplora: {table['caveat'].iloc[0]}")
     best = chosen[chosen["way"] == BLOCKS]
     if best.empty:
         say(f"hiplora: no edit by block keeps the task of {name} on the examples that choose: nothing is written.")
@@ -54,6 +60,17 @@ def repair(args: argparse.Namespace) -> int | None:
     gains = Gains(**{block: float(best[block].iloc[0]) for block in GAIN_OPTIONS})
     _save_edited(study.edit(name, gains), study, args)
     return None
+
+
+def _repaired(row: dict[Hashable, Any]) -> str:
+    """Return in words what an edit keeps, on the half that chose nothing."""
+    known = row["gain"] == row["gain"]
+    if "kept_loss" in row:
+        beside = f" ({row['gain']:+.4f} below scaled)" if known else ""
+        return f"loss on the task {row['task_loss']:.4f}, on what is kept {row['kept_loss']:.4f} nats per token{beside}"
+    task = f"task {row['task_score']:.3f}, " if row["task_score"] >= 0 else ""
+    beside = f" ({100 * row['gain']:+.1f} points beside scaled)" if known else ""
+    return f"{task}base skills kept {row['retention']:.3f}{beside}"
 
 
 def _save_edited(update: "EditedUpdate", study: "Study", args: argparse.Namespace) -> None:

@@ -1,10 +1,10 @@
-"""Commands that look: analyze, inspect, calibrate, svd, cache."""
+"""Commands that look: analyze, ablate, inspect, calibrate, svd, cache."""
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hiplora.cli.console import (
     INTERRUPTED,
@@ -17,7 +17,7 @@ from hiplora.cli.console import (
     show_progress,
     size_of,
 )
-from hiplora.cli.options import geometry
+from hiplora.cli.options import geometry, scores
 from hiplora.errors import HiploraError
 from hiplora.printable import for_spreadsheet
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hiplora.geometry import Calibration
     from hiplora.sources import Weight
     from hiplora.spectrum.prepare import BaseSpectra
+    from hiplora.study import Study
 
 
 def analyze(args: argparse.Namespace) -> int:
@@ -49,11 +50,8 @@ def analyze(args: argparse.Namespace) -> int:
         say(f"hiplora: {refusal}")
     if not study.updates:
         return 2
-    optional, weights = ["intruders"] if args.intruders else [], study.weights
-    if study.calibration is not None:
-        _observe(study.calibration)
-        weights = [weight for weight in weights if weight.module in study.calibration]
-    computed, spectra_seconds = _prepare(study.spectra, weights, None if optional else study.k)
+    optional = ["intruders"] if args.intruders else []
+    computed, total, spectra_seconds = _spectra_of(study, None if optional else study.k)
     start = time.monotonic()
     left = study.measurable(optional=optional)
     for problem in left.problems[len(study.problems) :]:
@@ -67,10 +65,72 @@ def analyze(args: argparse.Namespace) -> int:
         save(layers)
         say_result(f"{len(layers)} rows in {args.out}")
     say(
-        f"{len(weights)} maps, spectra {spectra_seconds:.1f} s ({len(weights) - computed} from cache), "
+        f"{total} maps, spectra {spectra_seconds:.1f} s ({total - computed} from cache), "
         f"measures {seconds:.1f} s{peak_memory()}"
     )
     return 0
+
+
+def ablate(args: argparse.Namespace) -> int:
+    """`hiplora ablate`: score an adapter without its parts."""
+    save = _table_writer(args.out)
+    from tqdm import tqdm
+
+    from hiplora.effects import edits, indicator_table, removals
+    from hiplora.study import open_study
+
+    how = scores(args)
+    study = open_study(args.base, [args.adapter], args.k, **geometry(args), download=args.download)
+    [name] = study.names
+    blocks = args.by == "block"
+    _spectra_of(study, study.k)
+    total = len(edits() if blocks else removals(study.layers(), args.by))
+    table = None
+    with asked_to_stop("this edit") as asked, tqdm(total=total, desc="edits", disable=None) as bar:
+        for table in study.ablate(name, how) if blocks else study.ablate_parts(name, args.by, how):
+            bar.update(len(table) - bar.n)
+            if asked():
+                break
+    assert table is not None
+    say_result(*map(_ablation_line, table.to_dict("records")))
+    if not blocks and len(table) == total:
+        for row in indicator_table(table).to_dict("records"):
+            say_result(
+                f"{row['indicator']}: rank correlation {row['rank_correlation']:.2f} with what the removal gives back "
+                f"({row['low']:.2f} to {row['high']:.2f}, {row['parts']} parts)"
+            )
+    if "caveat" in table and table["caveat"].iloc[0]:
+        say(f"hiplora: {table['caveat'].iloc[0]}")
+    if save:
+        save(table)
+        say_result(f"{len(table)} rows in {args.out}")
+    if len(table) < total:
+        say(f"hiplora: stopped after {len(table)} of {total} edits.")
+        return INTERRUPTED
+    return 0
+
+
+def _spectra_of(study: "Study", k: int | None) -> tuple[int, int, float]:
+    """Observe the inputs and compute the spectra that a study needs; return how many, of how many, and the seconds."""
+    weights = study.weights
+    if study.calibration is not None:
+        _observe(study.calibration)
+        weights = [weight for weight in weights if weight.module in study.calibration]
+    computed, seconds = _prepare(study.spectra, weights, k)
+    return computed, len(weights), seconds
+
+
+def _ablation_line(row: dict[Hashable, Any]) -> str:
+    """Return one edit in words."""
+    if "kept_loss" in row:
+        found = f"loss on the task {row['task_loss']:.4f}, on what is kept {row['kept_loss']:.4f} nats per token"
+        beside = f"{row['gain']:+.4f} below its control ({row['gain_low']:+.4f} to {row['gain_high']:+.4f})"
+    else:
+        task = f"task {row['task_score']:.3f}, " if row["task_score"] >= 0 else ""
+        found = f"{task}base skills kept {row['retention']:.3f}"
+        beside = f"{100 * row['gain']:+.1f} points beside its control"
+        beside += f" ({100 * row['gain_low']:+.1f} to {100 * row['gain_high']:+.1f})"
+    return f"{row['edit']}, norm x {row['norm']:.2f}: {found}; {beside}"
 
 
 def inspect(args: argparse.Namespace) -> int:

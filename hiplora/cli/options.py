@@ -3,9 +3,13 @@
 import argparse
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hiplora.settings import Rule
+from hiplora.errors import HiploraError
+from hiplora.settings import COUNT, DEFAULT_TOKENS, LOSS_TOKENS, Rule
+
+if TYPE_CHECKING:
+    from hiplora.effects import Scores
 
 BASE_HELP = (
     "a transformers folder, a known name (demo, SmolLM2-135M-Instruct, all-MiniLM-L6-v2) or a hub name (owner/model)"
@@ -70,4 +74,36 @@ def add_settings(command: argparse.ArgumentParser) -> None:
 
 def geometry(args: argparse.Namespace) -> dict[str, Any]:
     """Return the choices of `open_study` that belong to the geometry."""
-    return {"geometry": args.geometry, "text": args.text, "tokens": args.tokens}
+    # Of a command that scores texts too, the number is theirs, unless inputs are observed as well.
+    scored = args.tokens is None or (args.geometry == "weights" and getattr(args, "task_text", None) is not None)
+    return {"geometry": args.geometry, "text": args.text, "tokens": DEFAULT_TOKENS if scored else args.tokens}
+
+
+def add_scores(command: argparse.ArgumentParser) -> None:
+    """Add the options that say how edits are scored; `scores` reads them."""
+    command.add_argument(
+        "--task-text", metavar="FILE", help="score by loss, on this text of the task (default: exactly, on the demo)"
+    )
+    command.add_argument(
+        "--kept-text", metavar="FILE", help="and on this text of what should be kept (default: Python's documentation)"
+    )
+    command.add_argument(
+        "--size", type=typed(COUNT), default=200, help="examples per skill of the demo world (default: %(default)s)"
+    )
+
+
+def scores(args: argparse.Namespace) -> "Scores":
+    """Return the way to score edits.
+
+    Raises:
+        HiploraError: a text for what is kept, without one of the task.
+    """
+    if args.task_text is None:
+        from hiplora.demo.scored import ExactScores
+
+        if args.kept_text is not None:
+            raise HiploraError("--kept-text belongs to --task-text FILE, a text of the task: pass both, or neither.")
+        return ExactScores(args.size)
+    from hiplora.effects import TextLosses
+
+    return TextLosses(args.task_text, args.kept_text, LOSS_TOKENS if args.tokens is None else args.tokens)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from hiplora import __version__
 from hiplora.cli.changing import convert, edit, export_lora, rebudget, repair
-from hiplora.cli.measuring import analyze, cache, calibrate, inspect, svd
-from hiplora.cli.options import BASE_HELP, GAIN_OPTIONS, PORT, add_settings, typed
+from hiplora.cli.measuring import ablate, analyze, cache, calibrate, inspect, svd
+from hiplora.cli.options import BASE_HELP, GAIN_OPTIONS, PORT, add_scores, add_settings, typed
 from hiplora.cli.running import app, demo_build, train
-from hiplora.settings import COUNT, DEFAULT_TOKENS, NOT_NEGATIVE, POSITIVE, HipLoraSettings
+from hiplora.settings import COUNT, DEFAULT_TOKENS, LOSS_TOKENS, NOT_NEGATIVE, POSITIVE, HipLoraSettings
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,22 +28,27 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--download", action="store_true", help="allow downloading a model by its hub name")
         command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute SVDs")
 
-    def add_text(command: argparse.ArgumentParser) -> None:
+    def add_text(command: argparse.ArgumentParser, scored: bool = False) -> None:
         command.add_argument(
             "--text", metavar="FILE", help="text to observe the inputs on (default: the base's own, else English)"
         )
         command.add_argument(
-            "--tokens", type=typed(COUNT), default=DEFAULT_TOKENS, help="of the text, at most (default: %(default)s)"
+            "--tokens",
+            type=typed(COUNT),
+            default=None if scored else DEFAULT_TOKENS,
+            help=f"of each text, at most (default: {LOSS_TOKENS} of those that are scored, {DEFAULT_TOKENS} of --text)"
+            if scored
+            else "of the text, at most (default: %(default)s)",
         )
 
-    def add_geometry(command: argparse.ArgumentParser) -> None:
+    def add_geometry(command: argparse.ArgumentParser, scored: bool = False) -> None:
         command.add_argument(
             "--geometry",
             choices=("weights", "inputs"),
             default="weights",
             help="what is measured: the update, or what it does on the inputs of a text (default: %(default)s)",
         )
-        add_text(command)
+        add_text(command, scored)
 
     command = add("analyze", analyze, "measure adapters against the spectrum of their base")
     add_base(command)
@@ -90,10 +95,9 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("out", metavar="OUT", nargs="?", help="file to write (default: beside it, .safetensors)")
     command.add_argument("--base", metavar="BASE", help="folder of a model of diffusers: unet/ or transformer/")
 
-    def add_edit(command: argparse.ArgumentParser) -> None:
+    def add_adapter(command: argparse.ArgumentParser, scored: bool = False) -> None:
         command.add_argument("adapter", metavar="ADAPTER", help="adapter folder, run, or one of the demo's by name")
         command.add_argument("--base", metavar="BASE", required=True, help=BASE_HELP)
-        command.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write")
         command.add_argument("--download", action="store_true", help="allow downloading a model by its hub name")
         command.add_argument(
             "--k",
@@ -101,8 +105,27 @@ def build_parser() -> argparse.ArgumentParser:
             default=HipLoraSettings.principal_rank,
             help="principal rank (default: %(default)s)",
         )
+        add_geometry(command, scored)
+
+    def add_edit(command: argparse.ArgumentParser, scored: bool = False) -> None:
+        add_adapter(command, scored)
+        command.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write")
         command.add_argument("--rank", type=typed(COUNT), help="cut each module back to this rank (default: exact)")
-        add_geometry(command)
+
+    command = add(
+        "ablate",
+        ablate,
+        "score an adapter without each of its blocks and with each alone, beside the whole scaled to the same norm",
+    )
+    add_adapter(command, scored=True)
+    add_scores(command)
+    command.add_argument(
+        "--by",
+        choices=("block", "layer", "kind", "module"),
+        default="block",
+        help="remove blocks, or one part at a time beside what the indicators said of it (default: %(default)s)",
+    )
+    command.add_argument("--out", type=Path, metavar="FILE", help="write the table: .csv, .json or .parquet")
 
     command = add("edit", edit, "change the four blocks of an adapter, and save it as an ordinary LoRA")
     add_edit(command)
@@ -112,12 +135,10 @@ def build_parser() -> argparse.ArgumentParser:
     command = add(
         "repair",
         repair,
-        "find the edit that keeps the task and most of the base, on the demo world, and save it as an ordinary LoRA",
+        "find the edit that keeps the task and most of the base, and save it as an ordinary LoRA",
     )
-    add_edit(command)
-    command.add_argument(
-        "--size", type=typed(COUNT), default=200, help="examples per skill; half of them choose (default: %(default)s)"
-    )
+    add_edit(command, scored=True)
+    add_scores(command)
 
     command = add("rebudget", rebudget, "scale an adapter's principal block down to a budget, and save it as a LoRA")
     add_edit(command)

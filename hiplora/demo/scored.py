@@ -1,104 +1,106 @@
 """Changes of the demo's base, scored exactly."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
-from hiplora.adapters import Delta, Placement
-from hiplora.adapters.edit import Gains, edited
-from hiplora.demo.scoring import right_answers
+from hiplora.adapters import Placement
 from hiplora.demo.skills import SKILLS, TASKS, evaluation_examples
+from hiplora.effects import Outcome, Scorer, Scores
+from hiplora.effects.scores import RESAMPLES, picks
 from hiplora.errors import HiploraError
 from hiplora.paths import demo_base
+from hiplora.settings import COUNT
 from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer
-from hiplora.spectrum import BaseSpectra
 
-_RESAMPLES: Final = 1000
-Right = dict[str, np.ndarray]
-"""Of each skill and of the task, whether each example is answered right, (n,), bool."""
+_KEPT_TASK = 0.01
 
 
-class Scorer:
-    """The demo's base with any change put on it, scored on the base's skills and on the update's task.
+@dataclass(frozen=True)
+class ExactScores(Scores):
+    """Score on the base's skills and on the update's task, by exact match: for the demo's base alone.
 
-    Args:
-        placement: the update on the base.
+    An outcome says of each skill, and of the task where it is known, whether each example is answered right.
+
+    Attributes:
         size: examples per skill, at most.
         seed: chooses the examples.
 
     Raises:
-        HiploraError: the base is not the demo's, or cannot be loaded.
+        HiploraError: `size` is not a number of examples.
     """
 
-    def __init__(self, placement: Placement, size: int, seed: int):
+    size: int = 200
+    seed: int = 0
+    task: ClassVar[str] = "task_score"
+    kept: ClassVar[str] = "retention"
+    better: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        COUNT.require("size", self.size)
+
+    @property
+    def identity(self) -> Hashable:
+        """Which examples."""
+        return "exact", self.size, self.seed
+
+    def open(self, placement: Placement) -> Scorer:
+        """Load the demo's base.
+
+        Raises:
+            HiploraError: the base is not the demo's.
+        """
         base, task = placement.base, placement.update.card.task
         if base.path.resolve() != demo_base().resolve():
-            raise HiploraError(f"{base.name} has no exact scores: they belong to the demo world, so choose demo.")
-        self._task = task if task in TASKS else None
-        self._model: Any = load_causal_lm(base.path).eval()
-        self._tokenizer: Any = load_tokenizer(base.path)
-        names = [*SKILLS, *filter(None, [self._task])]
-        self.examples = {name: evaluation_examples(name, size, seed) for name in names}
-        # Conv1D holds its weight in x out.
-        self._turned = {module for module, place in placement.places.items() if place.transposed}
-        self._frozen = {m: self._model.get_submodule(m).weight.detach().clone() for m in placement.places}
+            raise HiploraError(
+                f"{base.name} has no exact scores: they belong to the demo world, so choose demo, or score by loss on "
+                "a text of the task (task_text, --task-text)."
+            )
+        from hiplora.demo.scoring import right_answers
 
-    @torch.no_grad()
-    def right(self, changes: Iterable[tuple[str, np.ndarray]]) -> Right:
-        """Return `{skill: whether each example is right}` with these changes of weights, each (m, n) out x in."""
-        for module, change in changes:
-            own = np.ascontiguousarray(change.T if module in self._turned else change, np.float32)
-            self._model.get_submodule(module).weight.copy_(self._frozen[module] + torch.from_numpy(own))
-        return {name: right_answers(self._model, self._tokenizer, each) for name, each in self.examples.items()}
+        tokenizer: Any = load_tokenizer(base.path)
+        names = [*SKILLS, *(each for each in TASKS if each == task)]
+        examples = {name: evaluation_examples(name, self.size, self.seed) for name in names}
+        return Scorer(
+            load_causal_lm(base.path).eval(),
+            placement,
+            lambda model: {name: right_answers(model, tokenizer, each) for name, each in examples.items()},
+        )
 
-    def task_score(self, right: Right) -> float:
-        """Return the score on the update's task; NaN where it is not known."""
-        return float(right[self._task].mean()) if self._task else math.nan
+    def task_score(self, outcome: Outcome) -> float:
+        """Return the share of right answers on the update's task; NaN where it is not known."""
+        return next((float(right.mean()) for name, right in outcome.items() if name not in SKILLS), math.nan)
 
+    def kept_score(self, base: Outcome, outcome: Outcome) -> float:
+        """Return the mean over the base's skills of the score over the base's own; without those it never has right."""
+        return float(np.mean([outcome[name].mean() / base[name].mean() for name in SKILLS if base[name].any()]))
 
-class Parts:
-    """The updates of all modules, edited on demand.
+    def resampled_gain(self, base: Outcome, one: Outcome, other: Outcome) -> np.ndarray:
+        """Return how much more `one` keeps than `other`, with the examples of each skill resampled, (1000,)."""
+        rng = np.random.default_rng(0)
+        differences = np.zeros(RESAMPLES)
+        skills = [name for name in SKILLS if base[name].any()]
+        for name in skills:
+            paired = one[name].astype(float) - other[name]
+            differences += paired[picks(len(paired), rng)].mean(axis=1) / base[name].mean() / len(skills)
+        return differences
 
-    Args:
-        spectra: tell the principal directions.
-        placement: the update.
-        k: principal rank.
-    """
+    def flips(self, base: Outcome, trained: Outcome, now: Outcome) -> dict[str, float]:
+        """Return the shares of the base's right answers that an edit heals and damages.
 
-    def __init__(self, spectra: BaseSpectra, placement: Placement, k: int):
-        self.modules = list(placement.places)
-        self._deltas = {module: placement.delta(module) for module in self.modules}
-        self._bases = {module: spectra.bases(place, k) for module, place in placement.places.items()}
+        `healed` is of those that the update broke the share that is right again; `damaged` of those that it left right
+        the share that is now wrong.
+        """
+        broken = healed = kept = damaged = 0
+        for name in SKILLS:
+            lost, left = base[name] & ~trained[name], base[name] & trained[name]
+            broken, healed = broken + int(lost.sum()), healed + int((lost & now[name]).sum())
+            kept, damaged = kept + int(left.sum()), damaged + int((left & ~now[name]).sum())
+        return {"healed": healed / broken if broken else math.nan, "damaged": damaged / kept if kept else math.nan}
 
-    def changes(self, gains: Gains | Mapping[str, Gains]) -> Iterator[tuple[str, np.ndarray]]:
-        """Return the edited update, module by module; those that a mapping does not name stay as they are."""
-        return ((module, delta.dense()) for module, delta in self._edited(gains))
-
-    def norm(self, gains: Gains | Mapping[str, Gains]) -> float:
-        """Return the norm of the edited update, all modules together."""
-        return math.sqrt(sum(delta.energy for _, delta in self._edited(gains)))
-
-    def _edited(self, gains: Gains | Mapping[str, Gains]) -> Iterator[tuple[str, Delta]]:
-        for module in self.modules:
-            own = gains if isinstance(gains, Gains) else gains.get(module, Gains())
-            yield module, edited(self._deltas[module], *self._bases[module], own)
-
-
-def retention(base: Right, right: Right) -> float:
-    """Return the mean over the base's skills of the score over the base's own; without those it never has right."""
-    return float(np.mean([right[name].mean() / base[name].mean() for name in SKILLS if base[name].any()]))
-
-
-def interval(base: Right, one: Right, other: Right) -> tuple[float, float]:
-    """Return the 95 % interval of the difference in retention, resampling the examples that both were scored on."""
-    rng = np.random.default_rng(0)
-    differences = np.zeros(_RESAMPLES)
-    for name in filter(lambda name: base[name].any(), SKILLS):
-        paired = one[name].astype(float) - other[name]
-        picks = rng.integers(len(paired), size=(_RESAMPLES, len(paired)))
-        differences += paired[picks].mean(axis=1) / base[name].mean() / len(SKILLS)
-    low, high = np.quantile(differences, [0.025, 0.975])
-    return float(low), float(high)
+    def allowance(self, base: Outcome, trained: Outcome) -> float:
+        """Return one point."""
+        return _KEPT_TASK

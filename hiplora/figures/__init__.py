@@ -1,6 +1,6 @@
 """Tidy table -> plotly Figure. No torch, no Streamlit, no math beyond the needs of a scale."""
 
-from hiplora.figures.ablation import block_effects
+from hiplora.figures.ablation import block_effects, energy_damage
 from hiplora.figures.angles import merge_error, merge_typical, rotation_effect, rotation_energy
 from hiplora.figures.blocks import channel_blocks
 from hiplora.figures.channels import channel_norms, norm_history, probe_effects
@@ -32,6 +32,7 @@ __all__ = [
     "cut_by_layer",
     "difference_shares",
     "direction_energy",
+    "energy_damage",
     "frontier",
     "gains",
     "layer_map",

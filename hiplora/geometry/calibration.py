@@ -16,7 +16,16 @@ from hiplora.errors import HiploraError
 from hiplora.files import Tensors, atomic_path, check_writable, read_json
 from hiplora.geometry.collect import observe, perplexity
 from hiplora.geometry.moments import Moments
-from hiplora.geometry.texts import LEAST_TOKENS, Text, by_lines, default_text, sequences
+from hiplora.geometry.texts import (
+    LEAST_TOKENS,
+    Text,
+    by_lines,
+    check_tokens,
+    default_text,
+    doubt,
+    sequences,
+    unknown_share,
+)
 from hiplora.settings import COUNT, DEFAULT_TOKENS
 from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer
 from hiplora.spectrum import BaseSpectra
@@ -27,10 +36,6 @@ SHIPPED = "inputs"
 _INDEX = "inputs.json"
 _VERSION = 1
 _LARGEST = 1e300
-_UNFAMILIAR = 0.5
-"""A text is called unfamiliar where the base's loss is above this share of that of guessing any token,"""
-_UNKNOWN = 0.05
-"""or where more than this share of its tokens is unknown."""
 
 
 class Calibration:
@@ -260,22 +265,13 @@ class Calibration:
         read = sequences(
             self.text, tokenizer, getattr(config, "max_position_embeddings", None) or DEFAULT_TOKENS, self.tokens
         )
-        ids, size = np.concatenate([np.asarray(each) for each in read]), model.get_input_embeddings().weight.shape[0]
-        if ids.max() >= size:
-            raise HiploraError(
-                f"{self.base.path} has a tokenizer with more tokens than the model's {size}: put the model's own "
-                "tokenizer beside its weights."
-            )
+        check_tokens(read, model.get_input_embeddings().weight.shape[0], self.base.path)
         model.to(device)
-        unknown = float(np.mean(ids == tokenizer.unk_token_id)) if tokenizer.unk_token_id is not None else 0.0
+        unknown = unknown_share(read, tokenizer.unk_token_id)
         # A base that reads lines, such as the demo's, learned their answers only.
         surprise = None if by_lines(tokenizer) else perplexity(model, read)
-        doubt = ""
-        if unknown > _UNKNOWN:
-            doubt = f"{unknown:.0%} of its tokens are unknown"
-        elif surprise is not None and not np.log(surprise) < _UNFAMILIAR * np.log(config.vocab_size):
-            doubt = f"its perplexity is {surprise:.3g}"
-        return model, read, {"unknown": unknown, "perplexity": surprise, "doubt": doubt}
+        reason = doubt(read, tokenizer.unk_token_id, surprise, config.vocab_size)
+        return model, read, {"unknown": unknown, "perplexity": surprise, "doubt": reason}
 
     def complete(self) -> "Calibration":
         """Observe the base if that is not done yet, and return the calibration.

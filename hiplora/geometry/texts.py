@@ -1,10 +1,13 @@
 """The text on which a base's inputs are observed."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from hiplora.errors import HiploraError
 from hiplora.files import user_path
@@ -18,6 +21,10 @@ _CHARACTERS = 16
 """Characters looked at for each token that is wanted, at first."""
 _LONG_LINE = 4
 """Lines longer than so many times the usual one are cut."""
+_UNFAMILIAR = 0.5
+"""A text is called unfamiliar where the base's loss is above this share of that of guessing any token,"""
+_UNKNOWN = 0.05
+"""or where more than this share of its tokens is unknown."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,45 @@ def by_lines(tokenizer: "PreTrainedTokenizerBase") -> bool:
     """Return whether a tokenizer does not know line breaks, so that a text is read line by line."""
     unknown = tokenizer.unk_token_id
     return unknown is not None and unknown in tokenizer("\n").input_ids
+
+
+def check_tokens(found: Sequence[Sequence[int]], size: int, base: Path) -> None:
+    """Raise if a tokenizer gives tokens that a model does not have.
+
+    Args:
+        found: token ids.
+        size: of the model's vocabulary.
+        base: folder of the base, for the error.
+
+    Raises:
+        HiploraError: a token is not one of the model's.
+    """
+    if max(map(max, found)) >= size:
+        raise HiploraError(
+            f"{base} has a tokenizer with more tokens than the model's {size}: put the model's own tokenizer beside "
+            "its weights."
+        )
+
+
+def unknown_share(found: Sequence[Sequence[int]], unknown: int | None) -> float:
+    """Return the share of tokens that the tokenizer does not know; 0 where it has no token for them."""
+    return 0.0 if unknown is None else float(np.mean(np.concatenate([np.asarray(ids) for ids in found]) == unknown))
+
+
+def doubt(found: Sequence[Sequence[int]], unknown: int | None, perplexity: float | None, vocabulary: int) -> str:
+    """Return why a base hardly knows a text, as a clause; empty where it knows it.
+
+    Args:
+        found: token ids of the text.
+        unknown: the id of an unknown token, if there is one.
+        perplexity: of the base on the text; None where it does not tell.
+        vocabulary: size of the base's.
+    """
+    if (share := unknown_share(found, unknown)) > _UNKNOWN:
+        return f"{share:.0%} of its tokens are unknown"
+    if perplexity is not None and not np.log(perplexity) < _UNFAMILIAR * np.log(vocabulary):
+        return f"its perplexity is {perplexity:.3g}"
+    return ""
 
 
 def sequences(text: Text, tokenizer: "PreTrainedTokenizerBase", longest: int, tokens: int) -> list[list[int]]:

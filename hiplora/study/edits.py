@@ -1,4 +1,4 @@
-"""Edits of the updates of a study, and what they cause on the demo world."""
+"""Edits of the updates of a study, and what they cause."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -6,11 +6,18 @@ from functools import partial
 import pandas as pd
 
 from hiplora.adapters import EditedUpdate, Gains
+from hiplora.effects.ablation import ablation, removals, with_indicators
+from hiplora.effects.bench import Bench, Chosen
+from hiplora.effects.repair import repair
+from hiplora.effects.scores import Scores
+from hiplora.memory import Memory
 from hiplora.settings import one_of
 from hiplora.study.tables import Tables
 
 REPAIR_BUDGETS = (0.05, 0.02, 0.01)
 """Budgets that `repair` tries."""
+_OUTCOMES = 2048
+"""Outcomes and norms of edits that are remembered for one update and one way to score."""
 _ROUNDING = 1e-6
 """An edit is saved in float32, whose rounding would pass a budget that is met exactly."""
 
@@ -44,88 +51,90 @@ class Edits(Tables):
         """
         return self._edited(name, self._within(name, epsilon), f"{name}, within budget")
 
-    def ablation(self, name: str, size: int = 200, seed: int = 0) -> pd.DataFrame:
-        """Return what each block of an update of the demo's base causes: see `hiplora.demo.ablation`.
+    def ablation(self, name: str, scores: Scores | None = None) -> pd.DataFrame:
+        """Return what each block of an update causes: see `hiplora.effects.ablation`.
 
         Args:
             name: of an update of the study.
-            size: examples per skill, at most.
-            seed: chooses the examples.
+            scores: how to score, such as `TextLosses("task.txt")`, which any base can; by default `ExactScores()` of
+                the demo world.
 
         Raises:
-            HiploraError: the study does not have such an update, or the base is not the demo's.
+            HiploraError: the study does not have such an update, or the base cannot be scored in this way.
         """
-        *_, table = self.ablate(name, size, seed)
+        *_, table = self.ablate(name, scores)
         return table
 
     def ablate(
         self,
         name: str,
-        size: int = 200,
-        seed: int = 0,
-        chosen: Mapping[str, Gains | Mapping[str, Gains]] | None = None,
+        scores: Scores | None = None,
+        chosen: Mapping[str, Chosen] | None = None,
     ) -> Iterator[pd.DataFrame]:
         """Yield the table of `ablation` as it grows, a row at a time; of edits of one's own with `chosen`."""
-        from hiplora.demo.ablation import ablation
+        return self._in_order(ablation(self._bench(name, scores), chosen))
 
-        # The order of all updates determines their colors.
-        order = pd.CategoricalDtype(self.names)
-        for table in ablation(self.spectra, self._placement(name), self.k, size, seed, chosen):
-            yield self._marked(table.astype({"adapter": order}))
-
-    def part_ablation(self, name: str, by: str = "layer", size: int = 200, seed: int = 0) -> pd.DataFrame:
+    def part_ablation(self, name: str, by: str = "layer", scores: Scores | None = None) -> pd.DataFrame:
         """Return what removing one part of an update at a time gives back, beside what the indicators say of the part.
 
-        See `hiplora.demo.ablation.with_indicators`; `hiplora.demo.ablation.indicator_table` ranks the indicators.
+        See `hiplora.effects.ablation.with_indicators`; `hiplora.effects.indicator_table` ranks the indicators.
 
         Args:
             name: of an update of the study.
             by: `layer`, `kind` or `module`.
-            size: examples per skill, at most.
-            seed: chooses the examples.
+            scores: as for `ablation`.
 
         Raises:
             HiploraError: as `ablation`, or `by` is none of these.
         """
-        *_, table = self.ablate_parts(name, by, size, seed)
+        *_, table = self.ablate_parts(name, by, scores)
         return table
 
-    def ablate_parts(self, name: str, by: str = "layer", size: int = 200, seed: int = 0) -> Iterator[pd.DataFrame]:
+    def ablate_parts(self, name: str, by: str = "layer", scores: Scores | None = None) -> Iterator[pd.DataFrame]:
         """Yield the table of `part_ablation` as it grows, a row at a time."""
-        from hiplora.demo.ablation import removals, with_indicators
-
         one_of("layer", "kind", "module").require("by", by)
         self._placement(name)
         layers = self.layers()
         rows = layers[layers["adapter"] == name].reset_index(drop=True)
-        for table in self.ablate(name, size, seed, removals(rows, by)):
+        for table in self.ablate(name, scores, removals(rows, by)):
             yield with_indicators(table, rows, by)
 
-    def repair(self, name: str, size: int = 200, seed: int = 0) -> pd.DataFrame:
-        """Return which edit keeps the task of an update of the demo's base, and most of the base, beside its peers.
+    def repair(self, name: str, scores: Scores | None = None) -> pd.DataFrame:
+        """Return which edit keeps the task of an update, and most of the base, beside its peers.
 
-        See `hiplora.demo.repair`. The best edit is `study.edit` with the gains in the row that is `chosen` among the
+        See `hiplora.effects.repair`. The best edit is `study.edit` with the gains in the row that is `chosen` among the
         `blocks`.
 
         Args:
             name: of an update of the study.
-            size: examples per skill, at most; half of them choose.
-            seed: chooses the examples.
+            scores: as for `ablation`; half of the examples, or of the windows of each text, choose.
 
         Raises:
             HiploraError: as `ablation`.
         """
-        *_, table = self.search_repair(name, size, seed)
+        *_, table = self.search_repair(name, scores)
         return table
 
-    def search_repair(self, name: str, size: int = 200, seed: int = 0) -> Iterator[pd.DataFrame]:
+    def search_repair(self, name: str, scores: Scores | None = None) -> Iterator[pd.DataFrame]:
         """Yield the table of `repair` as it grows, a row at a time."""
-        from hiplora.demo.repair import repair
-
+        bench = self._bench(name, scores)
         budgets = {epsilon: self._within(name, epsilon) for epsilon in REPAIR_BUDGETS}
+        return self._in_order(repair(bench, budgets))
+
+    def _bench(self, name: str, scores: Scores | None) -> Bench:
+        """Return an update to be edited and scored; what was scored is remembered for the next table."""
+        if scores is None:
+            from hiplora.demo.scored import ExactScores
+
+            scores = ExactScores()
+        placement = self._placement(name)
+        key = ("outcomes", scores.identity, self.base.identity, placement.update.identity, self.seen_as, self.k)
+        return Bench(self.spectra, placement, self.k, scores, self._memory.get(key, lambda: Memory(_OUTCOMES)))
+
+    def _in_order(self, tables: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        # The order of all updates determines their colors.
         order = pd.CategoricalDtype(self.names)
-        for table in repair(self.spectra, self._placement(name), self.k, size, seed, budgets):
-            yield self._marked(table.astype({"adapter": order}))
+        return (self._marked(table.astype({"adapter": order})) for table in tables)
 
     def _within(self, name: str, epsilon: float | None) -> dict[str, Gains]:
         """Return the gains that hold an update within a budget, for each module that is over it."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
+from hiplora.effects import TextLosses
 from hiplora.errors import HiploraError
 from hiplora.files import user_path
 from hiplora.geometry import Calibration, read_text
@@ -25,6 +26,7 @@ from hiplora.ui.text import plain
 
 _LOG = logging.getLogger(__name__)
 _KEPT_TABLES = 32
+_KEPT_TEXTS = 4
 _Growing = tuple[int, pd.DataFrame]
 """How many rows a table will have, and those that it has."""
 _Identity = tuple[tuple[str, int, int], ...]
@@ -52,6 +54,35 @@ def _calibration(study: Study, text: str) -> Calibration:
         for old in list(kept)[:-_KEPT_TABLES]:
             kept.pop(old, None)
     return kept[key]
+
+
+def text_losses(task: str, kept: str, tokens: int) -> TextLosses:
+    """Return the way to score by loss on two text files, read once while they stay as they are.
+
+    Args:
+        task: path of the task's text.
+        kept: of the text of what should be kept; empty for English that comes with Python.
+        tokens: of each, at most.
+
+    Raises:
+        HiploraError: a file cannot be read as text, or the two are the same.
+    """
+    paths = [user_path(task), *([user_path(kept)] if kept else [])]
+    stats = tuple(path.stat() if path.is_file() else None for path in paths)
+    key = (tuple(paths), tuple(stat and (stat.st_size, stat.st_mtime_ns) for stat in stats), tokens)
+    remembered = _texts()
+    if key not in remembered:
+        scores = TextLosses(str(paths[0]), str(paths[1]) if kept else None, tokens)
+        _ = scores.identity
+        remembered[key] = scores
+        for old in list(remembered)[:-_KEPT_TEXTS]:
+            remembered.pop(old, None)
+    return remembered[key]
+
+
+@st.cache_resource
+def _texts() -> dict[Hashable, TextLosses]:
+    return {}
 
 
 @st.cache_resource

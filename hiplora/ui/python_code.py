@@ -3,10 +3,12 @@
 import inspect
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hiplora.effects import Scores
 from hiplora.measure_info import MeasureInfo
 from hiplora.measures import MEASURES
 from hiplora.study import open_study
@@ -61,6 +63,10 @@ class _Writer:
             return f"{self.imported('hiplora.measures')}.{registry}[{value.column!r}]"
         if isinstance(value, list | tuple):
             return f"[{', '.join(map(self.expression, value))}]"
+        if isinstance(value, Scores):
+            given = {each.name: getattr(value, each.name) for each in fields(value)}
+            changed = {each.name: given[each.name] for each in fields(value) if given[each.name] != each.default}
+            return self.expression(partial(type(value), **changed))
         if isinstance(value, Run):
             return self.expression(partial(Run, str(value.path)))
         return repr(str(value) if isinstance(value, Path) else value)

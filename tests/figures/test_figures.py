@@ -25,6 +25,7 @@ def every_figure(layers: pd.DataFrame, directions: pd.DataFrame, sweeps: pd.Data
     summary = summary_table(layers)
     return {
         "block_effects": figures.block_effects(EFFECTS),
+        "energy_damage": figures.energy_damage(EFFECTS),
         "repair_outcomes": figures.repair_outcomes(REPAIRS),
         "principal_share": figures.principal_share(summary, K),
         "layer_map": figures.layer_map(layers, MEASURES["enrichment"]),

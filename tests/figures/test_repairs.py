@@ -44,3 +44,14 @@ def test_the_title_says_what_the_examples_cannot_tell_apart() -> None:
 
 def test_the_title_says_where_no_edit_keeps_the_task() -> None:
     assert _title(TABLE.assign(chosen=False)) == "No edit by block keeps the task of a."
+
+
+def test_losses_are_in_nats_and_lower_is_better() -> None:
+    table = TABLE.rename(columns=lambda name: name.replace("retention", "kept_loss").replace("task_score", "task_loss"))
+    table = table.assign(kept_loss=[2.9, 2.7, 2.8, 2.75], task_loss=1.0, task_text="a, 9 tokens", kept_text="b")
+    figure = figures.repair_outcomes(table)
+    assert figure.layout.xaxis.title.text == "Loss on what is kept (nats per token)"
+    assert _title(table) == (
+        "With PP x 0, a reads the kept text at 2.700 nats a token instead of 2.900 nats, and its task's at 1.000 nats; "
+        "scaled (x 0.8) at 2.750 nats."
+    )

@@ -5,6 +5,7 @@ import pytest
 
 import hiplora
 from hiplora.adapters import Gains
+from hiplora.demo.scored import ExactScores
 from hiplora.errors import HiploraError
 from hiplora.measures.null import leading, null_of
 
@@ -97,7 +98,7 @@ def test_maps_without_inputs_are_left_out_with_the_reason(study, make_adapter, t
     assert found.layers()["module"].str.contains("embed_tokens").sum() == 0
     assert "its inputs are not observed, as those of embeddings" in " ".join(found.caveats["with-embedding"])
     # An edit leaves what cannot be told apart to the rest.
-    *_, table = found.ablate("with-embedding", 2, chosen={"whole": Gains(), "without PP": Gains(pp=0)})
+    *_, table = found.ablate("with-embedding", ExactScores(2), chosen={"whole": Gains(), "without PP": Gains(pp=0)})
     assert 0 < table["norm"].iloc[1] < 1
 
 

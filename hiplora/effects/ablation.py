@@ -10,9 +10,8 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from hiplora.adapters import Gains, Placement
-from hiplora.demo.scored import Parts, Scorer, interval, retention
-from hiplora.spectrum import BaseSpectra
+from hiplora.adapters import Gains
+from hiplora.effects.bench import Bench, Chosen
 
 BLOCKS: Final = ("PP", "PR", "RP", "RR")
 AS_TRAINED: Final = "as trained"
@@ -26,55 +25,58 @@ def edits() -> dict[str, Gains]:
     return {AS_TRAINED: Gains()} | removed | alone
 
 
-def ablation(
-    spectra: BaseSpectra,
-    placement: Placement,
-    k: int,
-    size: int = 200,
-    seed: int = 0,
-    chosen: Mapping[str, Gains | Mapping[str, Gains]] | None = None,
-) -> Iterator[pd.DataFrame]:
-    """Score the edits of an update of the demo's base one after the other, and yield the table as it grows.
+def ablation(bench: Bench, chosen: Mapping[str, Chosen] | None = None) -> Iterator[pd.DataFrame]:
+    """Score the edits of an update one after the other, and yield the table as it grows.
 
-    One row per edit. Columns: `adapter, edit, norm` (relative to the update as trained), `task_score, retention` (mean
-    over the base's skills of the score over the base's own), `control_task_score, control_retention` (the update scaled
-    to the same norm), `gain, gain_low, gain_high`: the edit's retention less its control's, with its 95 % interval over
-    examples (paired bootstrap). Without a known task its scores are NaN.
+    One row per edit. Columns:
+
+    - `adapter, edit, norm` (relative to the update as trained);
+    - the score on the task and what is kept of the base: `task_score, retention` where scores are exact (retention is
+      the mean over the base's skills of the score over the base's own), `task_loss, kept_loss` where they are losses,
+      in nats per token; the same with `control_` before it, of the update scaled to the same norm;
+    - `gain, gain_low, gain_high`: how much better the edit keeps the base than its control, with the 95 % interval over
+      examples or windows of text (paired bootstrap);
+    - `keeps_task`: see `Scores.allowance`;
+    - `damage_per_energy, damage_per_energy_low, damage_per_energy_high, control_damage_per_energy`: what is lost of the
+      base over the edit's share of the update's energy;
+    - with losses also `base_task_loss, base_kept_loss, task_text, kept_text, caveat`.
+
+    Without a known task its scores are NaN.
 
     Args:
-        spectra: of the demo's base.
-        placement: the update on it.
-        k: principal rank.
-        size: examples per skill, at most.
-        seed: chooses the examples.
+        bench: the update, and the way to score.
         chosen: edits by name, of all modules or of some; those of `edits` by default.
 
     Raises:
-        HiploraError: the base is not the demo's, or the update cannot be read.
+        HiploraError: the base cannot be scored in this way, or the update cannot be read.
     """
-    scorer = Scorer(placement, size, seed)
-    parts = Parts(spectra, placement, k)
-    base = scorer.right((module, np.zeros(placement.places[module].shape)) for module in parts.modules)
-    whole = parts.norm(Gains())
+    scores, base = bench.scores, bench.base
     rows: list[dict[str, Any]] = []
+    trained = bench.edit(Gains())
+    least = scores.better * scores.task_score(trained) - scores.allowance(base, trained)
     for name, gains in (edits() if chosen is None else chosen).items():
-        share = parts.norm(gains) / whole if whole else 0.0
-        own = scorer.right(parts.changes(gains))
-        control = own if name == AS_TRAINED else scorer.right(parts.changes(Gains(share, share, share, share)))
-        low, high = interval(base, own, control)
-        kept, control_kept = retention(base, own), retention(base, control)
+        share = bench.norm(gains)
+        own = bench.edit(gains)
+        control = own if name == AS_TRAINED else bench.edit(Gains(share, share, share, share))
+        low, high = scores.gain_interval(base, own, control)
+        damage = scores.damage(base, own, share**2)
         rows.append(
             {
-                "adapter": placement.update.name,
+                "adapter": bench.placement.update.name,
                 "edit": name,
                 "norm": share,
-                "task_score": scorer.task_score(own),
-                "retention": kept,
-                "control_task_score": scorer.task_score(control),
-                "control_retention": control_kept,
-                "gain": kept - control_kept,
+                scores.task: scores.task_score(own),
+                scores.kept: scores.kept_score(base, own),
+                f"control_{scores.task}": scores.task_score(control),
+                f"control_{scores.kept}": scores.kept_score(base, control),
+                "gain": scores.gain(base, own, control),
                 "gain_low": low,
                 "gain_high": high,
+                # Without a known task nothing is lost of it.
+                "keeps_task": not scores.better * scores.task_score(own) < least - 1e-9,
+                **damage,
+                "control_damage_per_energy": scores.damage(base, control, share**2)["damage_per_energy"],
+                **bench.beside,
             }
         )
         yield pd.DataFrame(rows)
@@ -97,8 +99,9 @@ def removals(layers: pd.DataFrame, by: str) -> dict[str, dict[str, Gains]]:
 def with_indicators(table: pd.DataFrame, layers: pd.DataFrame, by: str) -> pd.DataFrame:
     """Add to the ablation of `removals` what the indicators say of each part.
 
-    Columns added: `recovered` (retention gained by removing the part), and of the removed part `energy_share`,
-    `principal_share` (of the energy of all principal blocks), `relative_norm`, `enrichment`, `tightness` (the highest).
+    Columns added: `recovered` (how much better the base is kept without the part), and of the removed part
+    `energy_share`, `principal_share` (of the energy of all principal blocks), `relative_norm`, `enrichment`,
+    `tightness` (the highest).
     All are missing for the update as trained.
 
     Args:
@@ -131,7 +134,8 @@ def with_indicators(table: pd.DataFrame, layers: pd.DataFrame, by: str) -> pd.Da
     ).reset_index(drop=True)
     told.index = told.index + 1
     found = table.join(told)
-    return found.assign(recovered=(table["retention"] - table["retention"].iloc[0]).where(table.index > 0))
+    kept = table["retention"] if "retention" in table else -table["kept_loss"]
+    return found.assign(recovered=(kept - kept.iloc[0]).where(table.index > 0))
 
 
 INDICATORS: Final = ("energy_share", "principal_share", "relative_norm", "enrichment", "tightness")

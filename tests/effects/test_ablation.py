@@ -7,14 +7,15 @@ import pytest
 
 import hiplora
 from hiplora.adapters import Gains, place, save_lora
-from hiplora.demo.ablation import AS_TRAINED, edits, indicator_table, removals
+from hiplora.demo.scored import ExactScores
 from hiplora.demo.scoring import score
 from hiplora.demo.skills import SKILLS
+from hiplora.effects import AS_TRAINED, edits, indicator_table, removals
 from hiplora.errors import HiploraError
 from hiplora.paths import demo_base
 from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer
 
-SIZE = 40
+EXACT = ExactScores(40)
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +33,12 @@ def test_nine_edits_from_as_trained_to_each_block_alone() -> None:
 
 
 def test_scores_are_those_of_the_saved_adapter_in_peft(study, tmp_path) -> None:
-    *_, table = study.ablate("swap-lora", SIZE, chosen={AS_TRAINED: Gains(), "half": Gains(pp=0, rr=0.5)})
+    *_, table = study.ablate("swap-lora", EXACT, chosen={AS_TRAINED: Gains(), "half": Gains(pp=0, rr=0.5)})
     save_lora(place(study.base, study.edit("swap-lora", pp=0, rr=0.5)), tmp_path / "half")
     tokenizer = load_tokenizer(demo_base())
-    plain = score(load_causal_lm(demo_base()), tokenizer, size=SIZE)
+    plain = score(load_causal_lm(demo_base()), tokenizer, size=EXACT.size)
     model = peft.PeftModel.from_pretrained(load_causal_lm(demo_base()), tmp_path / "half")
-    found = score(model, tokenizer, (*SKILLS, "swap"), size=SIZE)
+    found = score(model, tokenizer, (*SKILLS, "swap"), size=EXACT.size)
     row = table.iloc[1]
     assert row["task_score"] == pytest.approx(found["swap"])
     assert row["retention"] == pytest.approx(np.mean([found[name] / plain[name] for name in SKILLS]))
@@ -45,18 +46,18 @@ def test_scores_are_those_of_the_saved_adapter_in_peft(study, tmp_path) -> None:
 
 def test_norms_are_relative_and_the_control_has_the_same(study) -> None:
     placement = study.placements[0]
-    *_, table = study.ablate("swap-lora", SIZE, chosen={AS_TRAINED: Gains(), "RR alone": Gains(0, 0, 0, 1)})
+    *_, table = study.ablate("swap-lora", EXACT, chosen={AS_TRAINED: Gains(), "RR alone": Gains(0, 0, 0, 1)})
     whole = sum(delta.energy for _, delta in placement)
     alone = sum(delta.energy for _, delta in place(study.base, study.edit("swap-lora", pp=0, pr=0, rp=0)))
     assert list(table["norm"]) == pytest.approx([1.0, (alone / whole) ** 0.5])
     share = float(table["norm"].iloc[1])
-    *_, scaled = study.ablate("swap-lora", SIZE, chosen={"scaled": Gains(share, share, share, share)})
+    *_, scaled = study.ablate("swap-lora", EXACT, chosen={"scaled": Gains(share, share, share, share)})
     assert scaled["retention"].iloc[0] == pytest.approx(table["control_retention"].iloc[1])
 
 
 def test_the_table_grows_by_a_row_and_ends_with_intervals_around_the_gain(study) -> None:
     chosen = {AS_TRAINED: Gains(), "without PP": Gains(pp=0)}
-    tables = list(study.ablate("swap-lora", SIZE, chosen=chosen))
+    tables = list(study.ablate("swap-lora", EXACT, chosen=chosen))
     assert [len(table) for table in tables] == [1, 2]
     row = tables[-1].iloc[1]
     assert row["gain"] == pytest.approx(row["retention"] - row["control_retention"])
@@ -65,7 +66,7 @@ def test_the_table_grows_by_a_row_and_ends_with_intervals_around_the_gain(study)
 
 
 def test_removing_the_principal_block_of_swap_lora_gives_back_what_size_alone_does_not(study) -> None:
-    *_, table = study.ablate("swap-lora", 200, chosen={AS_TRAINED: Gains(), "without PP": Gains(pp=0)})
+    *_, table = study.ablate("swap-lora", ExactScores(200), chosen={AS_TRAINED: Gains(), "without PP": Gains(pp=0)})
     trained, without = table.iloc[0], table.iloc[1]
     assert without["task_score"] == 1.0
     assert without["retention"] > trained["retention"] + 0.04
@@ -79,7 +80,7 @@ def test_another_base_has_no_exact_scores(llama_base, lora_folder) -> None:
 
 
 def test_each_layer_is_removed_once_with_what_the_indicators_said(study) -> None:
-    tables = list(study.ablate_parts("swap-lora", "layer", SIZE))
+    tables = list(study.ablate_parts("swap-lora", "layer", EXACT))
     assert [len(table) for table in tables] == [1, 2, 3, 4, 5]
     table, layers = tables[-1], study.layers()
     assert list(table["edit"]) == [AS_TRAINED, *(f"without layer {i}" for i in range(4))]
@@ -93,7 +94,7 @@ def test_each_layer_is_removed_once_with_what_the_indicators_said(study) -> None
         ((of_layer["norm"] ** 2).sum() / (of_layer["base_norm"] ** 2).sum()) ** 0.5
     )
     *_, removed = study.ablate(
-        "swap-lora", SIZE, chosen={"without": dict.fromkeys(of_layer["module"], Gains(0, 0, 0, 0))}
+        "swap-lora", EXACT, chosen={"without": dict.fromkeys(of_layer["module"], Gains(0, 0, 0, 0))}
     )
     assert removed["retention"].iloc[0] == table["retention"].iloc[3]
 

@@ -7,15 +7,17 @@ from peft.tuners.lora.intruders import reduce_intruder_dimension
 
 import hiplora
 from hiplora.adapters import Gains, place, save_lora
-from hiplora.demo.repair import BLOCKS, SCALED, TASK_KEPT, count, grid
+from hiplora.demo.scored import ExactScores
 from hiplora.demo.scoring import right_answers
 from hiplora.demo.skills import SKILLS, evaluation_examples
+from hiplora.effects import BLOCKS, SCALED, count, grid
 from hiplora.errors import HiploraError
 from hiplora.paths import demo_base
 from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer
 from hiplora.study import REPAIR_BUDGETS
 
 SIZE = 40
+TASK_KEPT = 0.01
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def study():
 
 @pytest.fixture(scope="module")
 def table(study):
-    tables = list(study.search_repair("swap-lora", SIZE))
+    tables = list(study.search_repair("swap-lora", ExactScores(SIZE)))
     assert [len(each) for each in tables[:3]] == [1, 2, 3]
     return tables[-1]
 
@@ -100,5 +102,5 @@ def test_an_edit_is_mended_as_it_is_and_not_as_what_it_was_made_of(study):
 
 
 def test_one_example_cannot_choose_and_judge(study):
-    with pytest.raises(HiploraError, match="size must be at least 2, got 1"):
-        study.repair("swap-lora", 1)
+    with pytest.raises(HiploraError, match="A search needs at least 2 examples of each skill"):
+        study.repair("swap-lora", ExactScores(1))

@@ -1,0 +1,21 @@
+"""What an update causes: its edits, each scored beside its control, exactly or by loss on texts."""
+
+from hiplora.effects.ablation import AS_TRAINED, edits, indicator_table, removals
+from hiplora.effects.losses import TextLosses
+from hiplora.effects.repair import BLOCKS, SCALED, count, grid
+from hiplora.effects.scores import Outcome, Scorer, Scores
+
+__all__ = [
+    "AS_TRAINED",
+    "BLOCKS",
+    "SCALED",
+    "Outcome",
+    "Scorer",
+    "Scores",
+    "TextLosses",
+    "count",
+    "edits",
+    "grid",
+    "indicator_table",
+    "removals",
+]
