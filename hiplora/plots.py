@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from hiplora import figures
+from hiplora.errors import HiploraError
 from hiplora.measures import DIFFERENCES, MEASURES, split_expert
 
 if TYPE_CHECKING:
@@ -144,6 +145,21 @@ class Plots:
             module: name of the module in the base.
         """
         return figures.training_spectrum(self._study.playback(run, module), self._study.principal_rank(module))
+
+    def drift(self, measure: str = "enrichment") -> go.Figure:
+        """Draw the principal share of the runs among the updates over the steps of their training.
+
+        Args:
+            measure: `pp` for the share itself, or `enrichment`.
+
+        Raises:
+            HiploraError: none of the updates is a run that recorded it.
+        """
+        table = self._study.drift()
+        if table.empty:
+            raise HiploraError("None of the updates is a run that recorded its drift: name the folders of runs.")
+        steps = max(run.config.steps for run in self._study.runs.values())
+        return figures.principal_drift(table, steps, MEASURES[measure])
 
     def skills(self) -> go.Figure:
         """Draw the scores on the updates' cards."""

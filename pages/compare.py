@@ -9,7 +9,7 @@ from hiplora.errors import HiploraError
 from hiplora.measures import DIFFERENCES, split_expert
 from hiplora.printable import for_spreadsheet
 from hiplora.training.methods import TOLERANCE
-from hiplora.ui import cards, explore, loading, shell
+from hiplora.ui import cards, drift, explore, loading, shell
 from hiplora.ui.text import plain
 
 COLUMNS = {
@@ -220,5 +220,13 @@ def show_training(module: str) -> None:
         shell.show_error(error)
 
 
+def show_drift() -> None:
+    """Show the principal share of the chosen runs over the steps of their training."""
+    if study.runs:
+        st.subheader("All modules together")
+        drift.show(partial(study.drift), study.runs)
+
+
 show_scores()
 explorer()
+show_drift()

@@ -10,9 +10,9 @@ from hiplora.errors import HiploraError
 from hiplora.figures import curves
 from hiplora.measures import MEASURES
 from hiplora.printable import for_spreadsheet
-from hiplora.training import Run, layer_history
+from hiplora.training import Run, drift_history, layer_history
 from hiplora.training.prices import last_prices, price_table
-from hiplora.ui import cards, new_run, reallocation, runs, shell
+from hiplora.ui import cards, drift, new_run, reallocation, runs, shell
 from hiplora.ui.text import plain
 
 SHOWN, TO_SHOW, FORM = "runs", "runs-to-show", "new-run"
@@ -153,6 +153,7 @@ def studied(shown: list[Run]) -> None:
     history = runs.layers(shown)
     if history.empty:
         return
+    drift.show(partial(drift_history, shown), {run.name: run for run in shown}, lambda call: runs.drift(*call.args))
     longest = max(run.config.steps for run in shown)
     for draw, measures, formula in (
         (figures.tightness_history, (MEASURES["tightness"],), ""),

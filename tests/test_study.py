@@ -17,6 +17,7 @@ from hiplora.paths import demo_adapters
 from hiplora.sources import known_bases, open_base
 from hiplora.study import Study
 from hiplora.training import Run, RunConfig
+from hiplora.training.events import Drift
 from tests import numerics
 
 K = 16
@@ -319,6 +320,21 @@ def test_a_run_is_played_under_the_name_it_has_in_the_study(study: Study, tmp_pa
     assert study.playback(run, MODULE)["run"].cat.categories.tolist() == [*NAMES, "run"]
     with pytest.raises(HiploraError, match="leaves lm_head alone"):
         study.playback(run, "lm_head")
+
+
+def test_drift_is_of_the_runs_among_the_updates_under_the_updates_names(study: Study, tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", RunConfig(base="demo", task="swap", principal_rank=8))
+    shutil.copytree(shipped("swap-lora"), run.path / "adapter")
+    numbers = dict.fromkeys(("pp", "pp_null", "pp_null_low", "pp_null_high", "enrichment"), 0.5)
+    run.append(Drift(step=3, geometry="weights", text="", relative_norm=0.1, **numbers))
+    with_run = study.on(["swap-lora", run.path])
+    table = with_run.drift()
+    assert table[["run", "step", "principal_rank"]].to_numpy().tolist() == [["run", 3, 8]]
+    assert table["run"].cat.categories.tolist() == ["swap-lora", "run"]
+    assert with_run.plot.drift().layout.title.text.startswith("At step 3 run has 0.50 times chance")
+    assert study.drift().empty
+    with pytest.raises(HiploraError, match="None of the updates is a run that recorded its drift"):
+        study.plot.drift()
 
 
 @pytest.mark.parametrize(

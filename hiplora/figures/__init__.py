@@ -9,6 +9,7 @@ from hiplora.figures.cores import core_budget
 from hiplora.figures.cuts import cut_by_layer
 from hiplora.figures.differences import difference_shares
 from hiplora.figures.directions import cumulative_energy, direction_energy
+from hiplora.figures.drift import principal_drift
 from hiplora.figures.heatmap import layer_map, tightness_history
 from hiplora.figures.modules import prices_by_module, reallocated_budgets, tightness_by_layer
 from hiplora.figures.octaves import octave_energy
@@ -42,6 +43,7 @@ __all__ = [
     "norm_history",
     "octave_energy",
     "prices_by_module",
+    "principal_drift",
     "principal_share",
     "probe_effects",
     "reallocated_budgets",

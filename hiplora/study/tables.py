@@ -1,6 +1,7 @@
 """Every table of a study, in one call each."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from hiplora.measures import (
     with_expert_sums,
 )
 from hiplora.study.core import Measured
-from hiplora.training import METHODS, Run
+from hiplora.training import METHODS, Run, drift_history
 
 
 class Tables(Measured):
@@ -182,6 +183,28 @@ class Tables(Measured):
 
         order = pd.CategoricalDtype(list(dict.fromkeys([*self.names, shown])))
         return self._table("playback", (key, module, shown), make).astype({"run": order})
+
+    def drift(self) -> pd.DataFrame:
+        """Return the drift that runs among the updates recorded: see `hiplora.training.drift_history`.
+
+        It is of the principal rank that each run trained with, and in both geometries, whatever those of the study.
+        Column `run` has the updates' names, in their order; updates that are not runs have no rows.
+
+        Raises:
+            HiploraError: a line of a run's events is damaged.
+        """
+        parts = [drift_history([run]).assign(run=name) for name, run in self.runs.items()]
+        whole = pd.concat([part for part in parts if len(part)] or [drift_history([])], ignore_index=True)
+        return whole.astype({"run": pd.CategoricalDtype(self.names)})
+
+    @property
+    def runs(self) -> dict[str, Run]:
+        """The updates that are training runs, by name."""
+        found = {}
+        for update in self.updates:
+            with suppress(HiploraError):
+                found[update.name] = Run(update.source)
+        return found
 
     def cards(self) -> pd.DataFrame:
         """Return the training and the scores of each update: see `hiplora.measures.card_table`."""

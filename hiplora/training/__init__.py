@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hiplora.training.launch import Launcher
     from hiplora.training.methods import METHODS, Match, Method, match_parameters
     from hiplora.training.run import Checkpoint, Run, Status, list_runs
-    from hiplora.training.tables import layer_history, score_table, step_table
+    from hiplora.training.tables import drift_history, layer_history, score_table, step_table
 
 __all__ = [
     "METHODS",
@@ -22,6 +22,7 @@ __all__ = [
     "Run",
     "RunConfig",
     "Status",
+    "drift_history",
     "layer_history",
     "list_runs",
     "match_parameters",
@@ -34,7 +35,7 @@ _HOMES = {
     "launch": ("Launcher",),
     "methods": ("METHODS", "Match", "Method", "match_parameters"),
     "run": ("Checkpoint", "Run", "Status", "list_runs"),
-    "tables": ("layer_history", "score_table", "step_table"),
+    "tables": ("drift_history", "layer_history", "score_table", "step_table"),
 }
 
 

@@ -1,11 +1,13 @@
-"""Events of a run. `Step`, `Layers` and `Scores` are recorded, one JSON object per line; all are reported."""
+"""Events of a run. `Step`, `Layers`, `Drift` and `Scores` are recorded, one JSON object a line; all are reported."""
 
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 from hiplora.card import Card
+
+Geometry = Literal["weights", "inputs"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,33 @@ class Layers:
 
 
 @dataclass(frozen=True)
+class Drift:
+    """The principal share of the whole update in one geometry, in the terms of `hiplora.measures.summary_table`.
+
+    Attributes:
+        step: optimizer steps done.
+        geometry: `weights`, or `inputs` of the base's calibration.
+        text: what the inputs are those of; empty for the weights.
+        relative_norm: `||dW||_F / ||W0||_F` over all modules; on inputs the relative effect.
+        pp: share of the energy in the principal block.
+        pp_null: the same of a random update.
+        pp_null_low: 2.5 % quantile of the null.
+        pp_null_high: 97.5 % quantile of the null.
+        enrichment: `pp / pp_null`.
+    """
+
+    step: int
+    geometry: Geometry
+    text: str
+    relative_norm: float | None
+    pp: float
+    pp_null: float
+    pp_null_low: float
+    pp_null_high: float
+    enrichment: float
+
+
+@dataclass(frozen=True)
 class Scores:
     """Scores of the model at one step.
 
@@ -101,10 +130,10 @@ class Scores:
     more: dict[str, float | None] = field(default_factory=dict)
 
 
-Recorded: TypeAlias = Step | Layers | Scores
+Recorded: TypeAlias = Step | Layers | Drift | Scores
 Event: TypeAlias = Recorded | Phase | Caveat
 
-_KINDS: Final[dict[str, type[Recorded]]] = {"step": Step, "layers": Layers, "scores": Scores}
+_KINDS: Final[dict[str, type[Recorded]]] = {"step": Step, "layers": Layers, "drift": Drift, "scores": Scores}
 
 
 def to_json(event: Recorded) -> dict[str, Any]:
@@ -153,6 +182,8 @@ def _is_list(value: Any, optional: bool) -> bool:
 
 _FITS: Final[dict[Any, Callable[[Any], bool]]] = {
     int: lambda value: type(value) is int and _is_number(value),
+    str: lambda value: isinstance(value, str),
+    Geometry: lambda value: value in get_args(Geometry),
     float: _is_number,
     float | None: lambda value: value is None or _is_number(value),
     list[float | None]: lambda value: _is_list(value, optional=True),

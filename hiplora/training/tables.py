@@ -8,7 +8,7 @@ import pandas as pd
 
 from hiplora.errors import HiploraError
 from hiplora.sources import layer_and_kind
-from hiplora.training.events import Layers, Recorded, Scores, Step
+from hiplora.training.events import Drift, Layers, Recorded, Scores, Step
 from hiplora.training.methods import METHODS
 from hiplora.training.run import Run
 
@@ -68,6 +68,21 @@ def layer_history(runs: Iterable[Run]) -> pd.DataFrame:
                 rows.append(_names(run) | {"step": event.step} | where | dict(zip(_OF_LAYER, numbers, strict=True)))
     table = _table(runs, rows, ["step", "module", "layer", "kind", *_OF_LAYER])
     return table.astype(dict.fromkeys(_OF_LAYER, "float64"))
+
+
+def drift_history(runs: Iterable[Run]) -> pd.DataFrame:
+    """Return the principal share of each run's update beside its null, one row per run, measured step and geometry.
+
+    Columns: `run, method, principal_rank` (that of the run), and the fields of `hiplora.training.events.Drift`: those
+    of `hiplora.measures.summary_table` at that step. No rows while the update is zero, for a run that was recorded
+    before there was this table, on inputs where the base was not calibrated when the run began, and for an update that
+    is not of low rank (DoRA) on weights larger than 256.
+    """
+    runs, rows = list(runs), []
+    for run in runs:
+        names = _names(run) | {"principal_rank": run.config.principal_rank}
+        rows += [names | vars(event) for event in _events(run, Drift)]
+    return _table(runs, rows, ["principal_rank", *(each.name for each in fields(Drift))])
 
 
 _Kind = TypeVar("_Kind", bound=Recorded)

@@ -7,7 +7,7 @@ import platform
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -17,8 +17,8 @@ from hiplora import __version__
 from hiplora.adapters import INITIAL_FILE
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path
-from hiplora.geometry import Calibration, read_text
-from hiplora.sources import BaseModel, layer_and_kind, open_base
+from hiplora.geometry import Calibration, InputSpectra, read_text
+from hiplora.sources import BaseModel, Weight, layer_and_kind, open_base
 from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer, outline_causal_lm
 from hiplora.spectrum.prepare import BaseSpectra, resolve_device
 from hiplora.training.checkpoints import keep_adapters, require_resumable, write_adapter
@@ -178,7 +178,7 @@ def _train(run: Run, stopped: Callable[[], bool], report: Callable[[Event], None
     from transformers.utils.logging import disable_progress_bar
 
     from hiplora.training.recorder import Recorder, StopOnRequest
-    from hiplora.tuner import ShadowPrices
+    from hiplora.tuner import ShadowPrices, observe_inputs
 
     disable_progress_bar()
     if config.device == "auto" and torch.cuda.is_available():
@@ -199,12 +199,12 @@ def _train(run: Run, stopped: Callable[[], bool], report: Callable[[Event], None
     weights = [base.weights[module] for module in match.ranks]
     for progress in spectra.prepare(weights, config.principal_rank, stopped):
         phase(f"Decomposing the base: {progress.done} of {progress.total} weights")
+    inputs = _prepare_inputs(config, spectra, weights, stopped, phase, report)
     if stopped():
         run.set_status(Status("stopped", "", "Stopped before the first step.", device))
         return
-    if config.on_inputs and not _observe(run, model, spectra, phase, report, stopped):
-        run.set_status(Status("stopped", "", "Stopped before the first step.", device))
-        return
+    if config.on_inputs and inputs is not None:
+        observe_inputs(model, inputs.calibration)
     _record_origin(run, [spectra.weight_hash(weight) for weight in weights])
     phase("Adding the adapter")
     set_seed(config.seed)
@@ -214,7 +214,7 @@ def _train(run: Run, stopped: Callable[[], bool], report: Callable[[Event], None
     past = run.rewind(checkpoint.step if checkpoint else -1)
     _require_room(run, adapted)
     prices = stack.enter_context(closing(ShadowPrices(adapted))) if method.has_core else None
-    recorder = Recorder(run, adapted, data, spectra, prices, report, past, checkpoint)
+    recorder = Recorder(run, adapted, data, spectra, inputs, prices, report, past, checkpoint)
     trainer = _trainer(run, adapted, data, method, device, [recorder, StopOnRequest(stopped)])
     if checkpoint and checkpoint.step >= config.steps:
         # Only the final card is missing.
@@ -229,6 +229,39 @@ def _train(run: Run, stopped: Callable[[], bool], report: Callable[[Event], None
     write_adapter(run, run.checkpoints[-1], recorder.card(done))
     keep_adapters(run)
     run.set_status(Status("finished", "", "", device))
+
+
+def _prepare_inputs(
+    config: RunConfig,
+    spectra: BaseSpectra,
+    weights: Sequence[Weight],
+    stopped: Callable[[], bool],
+    phase: Callable[[str], None],
+    report: Callable[[Event], None],
+) -> InputSpectra | None:
+    """Return the spectra on the base's inputs; None where a run that does not need them would have to wait for them.
+
+    Raises:
+        HiploraError: the method needs them, and the base cannot be observed.
+    """
+    try:
+        calibration = Calibration(spectra, read_text(config.text) if config.text else None)
+        if config.on_inputs:
+            for progress in calibration.run(stopped):
+                phase(f"Observing the inputs: {progress.done} of {progress.total} maps")
+            for note in calibration.notes if calibration.ready else []:
+                report(Caveat(note))
+        if stopped() or not calibration.ready or not any(weight.module in calibration for weight in weights):
+            return None
+        inputs = InputSpectra(spectra, calibration)
+        for progress in inputs.prepare(weights, config.principal_rank, stopped):
+            phase(f"Decomposing the base on its inputs: {progress.done} of {progress.total} weights")
+    except HiploraError as error:
+        if config.on_inputs:
+            raise
+        report(Caveat(f"The drift on inputs is not recorded: {error}"))
+        return None
+    return inputs
 
 
 @contextmanager
@@ -284,28 +317,6 @@ def _record_origin(run: Run, weight_hashes: list[str]) -> None:
             "restore it, or start a new run."
         )
     run.record_facts(sha256=found)
-
-
-def _observe(
-    run: Run,
-    model: Any,
-    spectra: BaseSpectra,
-    phase: Callable[[str], None],
-    report: Callable[[Event], None],
-    stopped: Callable[[], bool],
-) -> bool:
-    """Give the model's maps the moments of their inputs; return whether that was not stopped."""
-    from hiplora.tuner import observe_inputs
-
-    calibration = Calibration(spectra, read_text(run.config.text) if run.config.text else None)
-    for progress in calibration.run(stopped):
-        phase(f"Observing the inputs: {progress.done} of {progress.total} maps")
-    if not calibration.ready:
-        return False
-    for note in calibration.notes:
-        report(Caveat(note))
-    observe_inputs(model, calibration)
-    return True
 
 
 def _adapt(run: Run, model: Any, method: Method, match: Match) -> "PeftModel":

@@ -12,7 +12,7 @@ from hiplora.errors import HiploraError
 from hiplora.files import user_path
 from hiplora.geometry import Calibration, read_text
 from hiplora.measures import Inspection
-from hiplora.paths import RUN_FILE, demo_adapters, demo_base
+from hiplora.paths import demo_adapters, demo_base
 from hiplora.sources import open_base
 from hiplora.spectrum import BaseSpectra
 from hiplora.spectrum.cache import stored_k
@@ -149,13 +149,9 @@ def playable_runs(study: Study) -> dict[str, Run]:
     """Return the runs with two checkpoints or more by name: first those chosen as adapters, then the others here."""
     found: dict[str, Run] = {}
     seen = set()
-    for update in study.updates:
-        if (Path(update.source) / RUN_FILE).is_file():
-            try:
-                found[update.name] = Run(update.source)
-            except HiploraError:
-                continue
-            seen.add(Path(update.source).resolve())
+    for name, run in study.runs.items():
+        found[name] = run
+        seen.add(run.path.resolve())
     for run in runs_on(study):
         if run.path.resolve() not in seen:
             found[run.name if run.name not in found else f"{run.path.resolve().parent.name}/{run.name}"] = run

@@ -14,7 +14,16 @@ from hiplora.card import Card
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path
 from hiplora.sources import canonical
-from hiplora.training import METHODS, Launcher, Run, layer_history, list_runs, score_table, step_table
+from hiplora.training import (
+    METHODS,
+    Launcher,
+    Run,
+    drift_history,
+    layer_history,
+    list_runs,
+    score_table,
+    step_table,
+)
 from hiplora.training.events import Scores
 
 MOST = 2
@@ -164,6 +173,16 @@ def scores(runs: Sequence[Run]) -> pd.DataFrame:
 def layers(runs: Sequence[Run]) -> pd.DataFrame:
     """Return the layer history, read again only after new events."""
     return _table(_stamps(runs), layer_history)
+
+
+def drift(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return the drift of runs, read again only after new events."""
+    return _table(_stamps(runs), drift_history)
+
+
+def measured_after_start(run: Run) -> bool:
+    """Return whether a run has measured an update that had been trained."""
+    return bool((layers([run])["step"] > 0).any())
 
 
 def _stamps(runs: Sequence[Run]) -> _Stamp:

@@ -12,6 +12,7 @@ from .conftest import K, two_runs
 from .test_ablation import TABLE as EFFECTS
 from .test_channels import PROBED
 from .test_differences import DIFFERENCE
+from .test_drift import TABLE as DRIFT
 from .test_modules import priced, reallocated
 from .test_octaves import OCTAVES
 from .test_playback import STEPS
@@ -42,6 +43,7 @@ def every_figure(layers: pd.DataFrame, directions: pd.DataFrame, sweeps: pd.Data
         "reallocated_budgets": figures.reallocated_budgets(reallocated()),
         "tightness_history": figures.tightness_history(two_runs(), 16),
         "norm_history": figures.norm_history(two_runs(), 16),
+        "principal_drift": figures.principal_drift(DRIFT, 8, MEASURES["pp"]),
         "skill_scores": figures.skill_scores(SKILLS),
         "frontier": figures.frontier(FRONTIER, ["a", "b"]),
         "octave_energy": figures.octave_energy(OCTAVES),

@@ -17,7 +17,7 @@ from hiplora.geometry import Calibration
 from hiplora.measures import inspect
 from hiplora.sources import BaseModel, open_base
 from hiplora.spectrum import BaseSpectra, SpectrumCache
-from hiplora.training import Run, layer_history, list_runs, score_table, step_table
+from hiplora.training import Run, drift_history, layer_history, list_runs, score_table, step_table
 from hiplora.training.config import RunConfig
 from hiplora.training.events import from_json, to_json
 
@@ -25,6 +25,9 @@ _STEP = {"event": "step", "step": 1, "loss": 1.0, "task_loss": 1.0, "penalty": 0
          "grad_norm": None, "seconds": 1.0, "tokens": 1}  # fmt: skip
 _LAYERS = {"event": "layers", "step": 1, "total_relative_norm": 0.1, "shadow_price": [0.5]} | {
     name: [0.5] for name in ("epsilon", "tightness", "principal_norm", "mixed_norm", "residual_norm", "relative_norm")
+}
+_DRIFT = {"event": "drift", "step": 1, "geometry": "inputs", "text": "a", "relative_norm": 0.1} | {
+    name: 0.5 for name in ("pp", "pp_null", "pp_null_low", "pp_null_high", "enrichment")
 }
 _SCORES = {"event": "scores", "step": 1, "task_score": 0.5, "retention": 0.9, "skills": {"a": 0.5}, "loss": 1.0}
 _RUN = {"config": {"base": "demo", "task": "swap", "steps": 4, "epsilon_pattern": {}}, "modules": ["layers.0.q"]}
@@ -107,7 +110,7 @@ def _events(content: bytes, folder: Path) -> None:
     (folder / "run").mkdir(exist_ok=True)
     (folder / "run" / "run.json").write_text(json.dumps(_RUN))
     (folder / "run" / "events.jsonl").write_bytes(content + b"\n")
-    for table in (step_table, score_table, layer_history):
+    for table in (step_table, score_table, layer_history, drift_history):
         table([Run(folder / "run")])
 
 
@@ -221,7 +224,7 @@ def _patterns(content: bytes, folder: Path) -> None:
 
 
 TARGETS: dict[str, tuple[Callable[[bytes, Path], None], list[Any]]] = {
-    "event": (_event, [_STEP, _LAYERS, _SCORES]),
+    "event": (_event, [_STEP, _LAYERS, _DRIFT, _SCORES]),
     "card": (_card, [_CARD]),
     "settings": (_settings, [_RUN["config"]]),
     "run": (_run, [_RUN, {"state": "running", "device": 1}]),
@@ -234,6 +237,6 @@ TARGETS: dict[str, tuple[Callable[[bytes, Path], None], list[Any]]] = {
     "inputs": (_inputs, [_INPUTS]),
     "packed": (_packed, _PACKINGS),
     "patterns": (_patterns, [["q_proj", r".*\.(q|v)_proj", "(a+)+$", r"layers\.[0-9]{1,2}\..*"]]),
-    "events": (_events, [_STEP, _LAYERS, _SCORES]),
+    "events": (_events, [_STEP, _LAYERS, _DRIFT, _SCORES]),
 }
 """Name -> what is called with each input and a folder to write to, and the inputs known to be good."""

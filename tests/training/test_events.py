@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hiplora.training.events import Layers, Scores, from_json, in_words, to_json
+from hiplora.training.events import Drift, Layers, Scores, from_json, in_words, to_json
 from tests.training.conftest import step
 
 LAYERS = {name: [0.5, None] for name in ("epsilon", "tightness", "principal_norm", "mixed_norm", "residual_norm")}
@@ -14,6 +14,7 @@ EVENTS = [
     Layers(step=4, total_relative_norm=0.1, relative_norm=[0.1, 0.2], **LAYERS, shadow_price=[0.0, 1.5]),
     Scores(5, 0.9, 0.8, {"copy": 1.0}, {"locality": 0.7}),
     Scores(5, 0.9, None, {}, {"validation_loss": None}),
+    Drift(5, "inputs", "notes.txt, 512 tokens", 0.1, 0.2, 0.1, 0.05, 0.15, 2.0),
 ]
 
 
@@ -34,7 +35,12 @@ def test_event_that_lacks_a_part_or_has_a_wrong_one_is_refused(event):
         with pytest.raises(ValueError, match="not an event"):
             from_json({key: value for key, value in whole.items() if key != name})
         with pytest.raises(ValueError, match="not an event"):
-            from_json(whole | {name: "text"})
+            from_json(whole | {name: True})
+
+
+def test_drift_in_a_geometry_that_is_not_known_is_refused():
+    with pytest.raises(ValueError, match="not an event: geometry"):
+        from_json(to_json(EVENTS[-1]) | {"geometry": "outputs"})
 
 
 @pytest.mark.parametrize("value", [None, [], 3, {}, {"event": "dance", "step": 1}, {"event": [], "step": 1}])

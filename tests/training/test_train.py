@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from transformers import AutoModelForCausalLM
 import hiplora
 from hiplora import analyze
 from hiplora.errors import HiploraError
-from hiplora.training import METHODS, layer_history, score_table, step_table
-from hiplora.training.events import Scores, Step
+from hiplora.paths import demo_base
+from hiplora.training import METHODS, drift_history, layer_history, score_table, step_table
+from hiplora.training.events import Caveat, Scores, Step
 from hiplora.training.run import Status
 from hiplora.training.train import train
 from tests import numerics
@@ -70,6 +72,39 @@ def test_last_event_has_the_numbers_that_analyze_finds_in_the_saved_adapter(fini
     principal = table.loc[last.index, "norm"] * np.sqrt(table.loc[last.index, "pp"])
     np.testing.assert_allclose(last["principal_norm"], principal)
     assert table["adapter"].unique().tolist() == ["finished"]
+
+
+@pytest.mark.parametrize("geometry", ["weights", "inputs"])
+def test_last_point_of_the_drift_is_what_a_study_of_the_saved_adapter_says(finished_run, geometry):
+    drift = drift_history([finished_run]).query("geometry == @geometry")
+    assert drift["step"].tolist() == [2, 4, 6, 8]
+    study = hiplora.open("demo", [finished_run.path], k=16, geometry=geometry)
+    found, last = study.summary().iloc[0], drift.iloc[-1]
+    columns = ["relative_norm", "pp", "pp_null", "pp_null_low", "pp_null_high", "enrichment"]
+    np.testing.assert_allclose(last[columns].astype(float), found[columns].astype(float))
+    assert last["text"] == (study.calibration.name if study.calibration else "")
+
+
+def test_first_point_of_the_drift_is_the_first_update_and_not_zero(finished_run):
+    assert finished_run.facts["modules"]
+    assert layer_history([finished_run])["step"].min() == 0
+    assert (drift_history([finished_run])["relative_norm"] > 0).all()
+
+
+def test_drift_on_inputs_is_left_out_where_the_base_was_not_calibrated(small_run, tmp_path):
+    base = shutil.copytree(demo_base(), tmp_path / "base", ignore=shutil.ignore_patterns("inputs"))
+    run = train(small_run(base=str(base), steps=2))
+    assert drift_history([run])["geometry"].tolist() == ["weights"]
+
+
+def test_damaged_calibration_is_a_caveat_and_does_not_stop_a_run(small_run, tmp_path):
+    base = shutil.copytree(demo_base(), tmp_path / "base")
+    (base / "inputs" / "inputs.json").write_text("{}")
+    said = []
+    run = train(small_run(base=str(base), steps=2), report=said.append)
+    assert run.status.state == "finished"
+    assert any(isinstance(event, Caveat) and "drift on inputs is not recorded" in event.text for event in said)
+    assert drift_history([run])["geometry"].tolist() == ["weights"]
 
 
 def test_loss_in_soft_mode_is_the_task_loss_and_the_penalty(small_run):

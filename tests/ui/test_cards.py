@@ -122,7 +122,7 @@ PAGES: list[tuple[str, dict[str, Any], str, set[str]]] = [
     ("channels", {"kind": "mlp.down_proj"}, "", {"channel-norms"}),
     ("budget", {"power": "0.5"}, "", {"tightness", "cut", "prices"}),
     ("budget", {}, "swap-hiplora", {"reallocated"}),
-    ("train", {}, "", {"tightness-history", "norm-history", "prices"}),
+    ("train", {}, "", {"drift", "tightness-history", "norm-history", "prices"}),
     ("train", {}, "short", {"reallocated"}),
     (
         "compare",
@@ -130,7 +130,7 @@ PAGES: list[tuple[str, dict[str, Any], str, set[str]]] = [
         "",
         {"skills", "frontier", "difference-shares", "difference-map", "direction-energy", "octaves", "training"},
     ),
-    ("compare", {"adapters": ["swap-lora", "short"]}, "", {"skills", "frontier", "training"}),
+    ("compare", {"adapters": ["swap-lora", "short"]}, "", {"skills", "frontier", "training", "drift"}),
     ("learn", {}, "", {"learn-energy", "learn-effect"}),
     ("learn", {"part": "Budget"}, "", {"learn-budget"}),
     ("learn", {"part": "Merging"}, "", {"learn-merge-error", "learn-merge-typical"}),
