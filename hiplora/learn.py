@@ -14,7 +14,8 @@ import pandas as pd
 
 from hiplora.adapters import Delta, LowRankDelta
 from hiplora.budget import budget_cost, tightness, within_budget
-from hiplora.measures import DEFAULT_EPSILON, channels, direction_table, pair_table
+from hiplora.geometry import Moments, effect, with_inputs
+from hiplora.measures import DEFAULT_EPSILON, channels, direction_table, measure, pair_table
 from hiplora.spectrum import Spectrum, decompose
 
 SHAPE = (24, 16)
@@ -22,9 +23,13 @@ PRINCIPAL_RANK = 4
 CORE_RANK = 2
 RELATIVE_SIZE = 0.1
 ANGLES = tuple(range(91))
+USES = tuple(round(0.1 * tenth, 1) for tenth in range(31))
+"""How much inputs use the strongest direction, relative to any other, from not at all to three times."""
 PENALTY = 10.0
 """`lambda` of the soft budget, the default of `HipLoraConfig`."""
 
+_DRAWS = 4000
+_NOTHING = 1e-6
 _FIRST, _OWN = (1, 2), (9, 10)
 """Directions of the first of two adapters, and those to which the second may turn, counted from 1."""
 
@@ -230,6 +235,88 @@ def merge_effects(angles: Sequence[float] = ANGLES, epsilon: float = DEFAULT_EPS
                 "typical_first": relative_effect(first, weight, typical),
                 "typical_merged": relative_effect(merged, weight, typical),
                 **pair_table(spectrum, dict(both), PRINCIPAL_RANK, epsilon).iloc[0].to_dict(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def partly_used_inputs(use: float) -> Moments:
+    """Return the moments of inputs of equal strength in every direction of the small weight but its strongest.
+
+    Args:
+        use: root mean square of the inputs along `v_1`, relative to that along any other direction; 0: none uses it.
+    """
+    strengths = np.ones(min(SHAPE))
+    strengths[0] = use**2
+    order = np.argsort(-strengths, kind="stable")
+    return Moments(small_spectrum().Vt[order], strengths[order])
+
+
+def two_views(angle: float, use: float, q: int = 12) -> pd.DataFrame:
+    """Return what either geometry says of the rotated update from direction 1 to direction q, one row each.
+
+    Columns: `geometry` (`weights`, `inputs`), `pp` (NaN where no input notices the update), `pp_null, pp_null_low,
+    pp_null_high, enrichment`, and `relative_norm` (`||dW||_F / ||W0||_F`, on inputs `||dW K||_F / ||W0 K||_F`): the
+    measures of any adapter.
+
+    Args:
+        angle: degrees; 0 lies on the strongest direction, 90 on direction q.
+        use: as in `partly_used_inputs`.
+        q: the residual direction, from 1.
+    """
+    moments, delta = partly_used_inputs(use), rotated_update(angle, 1, q)
+    on_inputs = with_inputs(decompose(moments.root(small_weight())), moments)
+    rows = []
+    for geometry, spectrum, seen in (
+        ("weights", small_spectrum(), delta),
+        ("inputs", on_inputs, effect(delta, moments)),
+    ):
+        found = measure(spectrum, seen, PRINCIPAL_RANK)
+        size = float(np.sqrt(found.channels.total)) / found.frobenius
+        # Single precision, in which singular vectors are kept, leaves next to nothing in place of nothing.
+        share = found.channels.share("pp") if size > _NOTHING else float("nan")
+        rows.append(
+            {
+                "geometry": geometry,
+                "pp": share,
+                "pp_null": found.null.mean,
+                "pp_null_low": found.null.low,
+                "pp_null_high": found.null.high,
+                "enrichment": share / found.null.mean,
+                "relative_norm": size if size > _NOTHING else 0.0,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def input_damages(angle: float, q: int = 12, uses: Sequence[float] = USES) -> pd.DataFrame:
+    """Return how much the rotated update changes outputs, beside random updates of its size, one row per use.
+
+    Columns: `use`; `damage` (`E||dW x||^2 / E||W0 x||^2`), `null` (its mean for an update of rank one with random
+    singular vectors), `null_low, null_high` (2.5 % and 97.5 % quantiles of 4000 such updates, from a fixed seed).
+
+    Args:
+        angle: degrees; 0 lies on the strongest direction, 90 on direction q.
+        q: the residual direction, from 1.
+        uses: as in `partly_used_inputs`.
+    """
+    delta = rotated_update(angle, 1, q)
+    drawn = np.random.default_rng(0).normal(size=(_DRAWS, SHAPE[1]))
+    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+    rows = []
+    for use in uses:
+        moments = partly_used_inputs(use)
+        base = float(np.sum(moments.root(small_weight()) ** 2))
+        # A left singular vector of length one leaves the size of an output to the right one.
+        chance = delta.energy * np.sum(moments.root(drawn) ** 2, axis=1) / base
+        low, high = np.quantile(chance, (0.025, 0.975))
+        rows.append(
+            {
+                "use": use,
+                "damage": effect(delta, moments).energy / base,
+                "null": delta.energy * moments.trace / moments.size / base,
+                "null_low": float(low),
+                "null_high": float(high),
             }
         )
     return pd.DataFrame(rows)

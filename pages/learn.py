@@ -10,10 +10,31 @@ from hiplora.ui.session import EPSILONS
 from hiplora.ui.text import plain
 
 PAPER = "[HiP-LoRA, arXiv 2604.17751](https://arxiv.org/abs/2604.17751)"
-PARTS = ("Interference", "Budget", "Merging", "One sentence")
+PARTS = ("Interference", "Budget", "Merging", "Why inputs matter", "One sentence")
+
+COUNTER_EVIDENCE = """
+That interference on the leading directions is what makes adapters forget is a claim, and these results bear on it:
+
+- **What matters may not lie in the leading directions at all.** Reasoning is reported to be spread over the whole
+  spectrum ([PALoRA, arXiv 2605.24549](https://arxiv.org/abs/2605.24549)).
+- **Forgetting may not grow with the share there.** It is reported to be U-shaped
+  ([arXiv 2602.03493](https://arxiv.org/abs/2602.03493)).
+- **A tuned LoRA is hard to beat.** With learning rates tuned for each, variants are reported within 1 to 2 % of it
+  ([arXiv 2602.04998](https://arxiv.org/abs/2602.04998)).
+- **Conflict between weights predicts failed merges only weakly**
+  ([arXiv 2603.09463](https://arxiv.org/abs/2603.09463)).
+- **Damage happens in outputs, not in weights** ([arXiv 2606.18024](https://arxiv.org/abs/2606.18024)), which is the
+  reason for the geometry of the inputs.
+- **Our own finding: scaling an adapter down is hard to beat.** Of the demo's three LoRA adapters, each from one seed,
+  the best edit by blocks keeps clearly more of the base than the best scaling only for rot-lora (5.4 points, 95 %
+  interval 4.0 to 6.9); for edit-lora 0.6 (0.1 to 1.2), for swap-lora nothing (-0.4, -0.9 to 0.0). And the plain norm of
+  an update ranks modules about as well as any measure of where it lies. The page Effect measures this for your adapter.
+
+The first five are other people's results, on other models: read them before you rely on a picture here.
+"""
 
 shell.require()
-st.title("Spectral interference: four experiments")
+st.title("Spectral interference: five experiments")
 
 
 def remembered(call):
@@ -167,6 +188,50 @@ def merging() -> None:
     )
 
 
+@shell.fragment
+def inputs() -> None:
+    """(d) A strong direction that no input uses, and what both geometries make of an update on it."""
+    st.markdown(
+        "The weight's strongest direction is where an update should do most harm. But a direction that no input uses "
+        "carries nothing: an update there changes no output. Weights alone cannot tell; the inputs can."
+    )
+    left, right = st.columns(2, gap="medium")
+    use = left.select_slider(
+        "Use of the strong direction by inputs", learn.USES, 0.0, key="learn-use", format_func=lambda use: f"{use:g}",
+        help="Root mean square along v₁ over that along any other direction. 0: no input uses it.",
+    )  # fmt: skip
+    angle = right.slider(
+        "Where the update points (degrees)", 0, 90, 0, key="learn-points",
+        help="0: the strong direction 1; 90: the weak direction 12.",
+    )  # fmt: skip
+    views, damage = st.columns(2, gap="large")
+    with views:
+        cards.figure_card(
+            figures.two_views, partial(learn.two_views, angle, use), learn.PRINCIPAL_RANK, name="learn-views"
+        )
+    with damage:
+        cards.figure_card(
+            figures.input_damage,
+            partial(learn.input_damages, angle),
+            use,
+            name="learn-damage",
+            compute=remembered,
+        )
+    st.markdown(
+        "**At 0° and 0 the weights raise the alarm, and nothing happens.** At 90° they see nothing, and outputs change "
+        "as by any other update of this size. Above 1 the strong direction is a busy one too, and both agree."
+    )
+    st.latex(r"M = \mathbb{E}[x x^\top] = K K^\top, \qquad W_0 \to W_0 K, \quad \Delta W \to \Delta W K")
+    st.latex(r"\text{damage} = \mathbb{E}\lVert \Delta W x\rVert^2 = \lVert \Delta W K\rVert_F^2")
+    st.caption(
+        "Our choice: the geometry of the inputs, this weight (the one of the first tab), the update ($c\\, a b^\\top$, "
+        "a tenth of the weight's norm) and the inputs (independent along all $v_i$, equally strong but for $v_1$). "
+        "*Geometry: Inputs* in the sidebar shows every page of a real adapter this way."
+    )
+    st.subheader("What speaks against all this")
+    st.markdown(COUNTER_EVIDENCE)
+
+
 @st.cache_resource(show_spinner="Loading torch and the demo's models…")
 def load_probe(task: str):
     from hiplora.demo.sentence import Probe
@@ -183,7 +248,7 @@ def comparison(task: str):
 
 @shell.fragment
 def one_sentence() -> None:
-    """(d) One line through the base, LoRA and HiP-LoRA."""
+    """(e) One line through the base, LoRA and HiP-LoRA."""
     from hiplora.demo.sentence import answer_table, fork, telling_lines
 
     skills = "; ".join(f"`{name}` {skill.summary}" for name, skill in (demo.SKILLS | demo.TASKS).items())
@@ -252,7 +317,7 @@ def finding(prompt, answers):
     return f"On {prompt} {', '.join(words)}."
 
 
-SHOWN = (interference, budget, merging, one_sentence)
+SHOWN = (interference, budget, merging, inputs, one_sentence)
 # Only the open part is computed: the last one needs torch, which takes seconds to import.
 for tab, part in zip(st.tabs(PARTS, key="part", bind="query-params", on_change="rerun"), SHOWN):
     if tab.open:

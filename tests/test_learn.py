@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from hiplora import learn
 from hiplora.budget import budget_cost, tightness
@@ -139,3 +140,54 @@ def test_merging_on_shared_directions_costs_a_whole_task_and_on_own_ones_nothing
     assert effects["overlap_right"].tolist() == pytest.approx([1, 0], abs=KEPT)
     assert effects["cosine"].iloc[0] == pytest.approx(0.5)
     assert effects["joint_tightness"].is_monotonic_decreasing
+
+
+def moments_of_inputs(use):
+    """Return `M` of inputs of strength `use` along `v_1` and 1 along every other direction, by a dense SVD."""
+    _, _, V = reference.bases(learn.small_weight(), 16)
+    return V @ np.diag([use**2, *[1.0] * 15]) @ V.T
+
+
+@given(RESIDUAL)
+def test_update_on_a_direction_that_no_input_uses_has_no_effect_at_all(q):
+    weights, inputs = learn.two_views(0, 0.0, q).to_dict("records")
+    assert weights["enrichment"] == pytest.approx(16 * 24 / 4**2, rel=KEPT)
+    assert inputs["relative_norm"] == 0
+    assert np.isnan(inputs["pp"])
+    assert learn.input_damages(0, q, uses=(0.0,))["damage"].item() < KEPT**2
+
+
+@given(ANGLE, RESIDUAL)
+def test_without_the_strong_direction_only_the_rest_of_the_update_counts(angle, q):
+    row = learn.input_damages(angle, q, uses=(0.0,)).iloc[0]
+    size = np.sum(learn.rotated_update(angle, 1, q).dense() ** 2) / np.sum(1 / np.arange(2, 17) ** 2)
+    assert row["damage"] == pytest.approx(np.sin(np.radians(angle)) ** 2 * size, abs=KEPT)
+
+
+@pytest.mark.parametrize(("angle", "use"), [(0, 0.4), (35, 1.0), (70, 2.5)])
+def test_views_and_damage_are_those_of_dense_matrices(angle, use):
+    W0, dW, M = learn.small_weight(), learn.rotated_update(angle).dense(), moments_of_inputs(use)
+    row = learn.input_damages(angle, uses=(use,)).iloc[0]
+    assert row["damage"] == pytest.approx(np.trace(dW @ M @ dW.T) / np.trace(W0 @ M @ W0.T), rel=4 * KEPT)
+    values, Q = np.linalg.eigh(M)
+    K = Q @ np.diag(np.sqrt(values)) @ Q.T
+    for found, (weight, change) in zip(
+        learn.two_views(angle, use).itertuples(), ((W0, dW), (W0 @ K, dW @ K)), strict=True
+    ):
+        U, _, V = reference.bases(weight, learn.PRINCIPAL_RANK)
+        expected = reference.blocks(change, U, V)["pp"] / reference.energy(change)
+        assert found.pp == pytest.approx(expected, abs=4 * numerics.basis_error(weight, learn.PRINCIPAL_RANK))
+        assert found.relative_norm == pytest.approx(np.linalg.norm(change) / np.linalg.norm(weight), rel=4 * KEPT)
+
+
+def test_null_of_the_damage_is_that_of_random_directions():
+    """Of a random direction's energy a Beta(1/2, 15/2) lies along the one that no input uses."""
+    row = learn.input_damages(0, uses=(0.0,)).iloc[0]
+    whole = 0.1**2 * np.sum(1 / np.arange(1, 17) ** 2) / np.sum(1 / np.arange(2, 17) ** 2)
+    assert row["null"] == pytest.approx(whole * 15 / 16, rel=4 * KEPT)
+    low, high = whole * (1 - stats.beta(1 / 2, 15 / 2).ppf([0.975, 0.025]))
+    # Five standard errors of a quantile of 4000 draws, by the density there.
+    density = stats.beta(1 / 2, 15 / 2).pdf(stats.beta(1 / 2, 15 / 2).ppf([0.975, 0.025]))
+    error = 5 * whole * np.sqrt(0.025 * 0.975 / 4000) / density
+    assert row["null_low"] == pytest.approx(low, abs=error[0])
+    assert row["null_high"] == pytest.approx(high, abs=error[1])

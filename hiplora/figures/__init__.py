@@ -11,6 +11,7 @@ from hiplora.figures.differences import difference_shares
 from hiplora.figures.directions import cumulative_energy, direction_energy
 from hiplora.figures.drift import principal_drift
 from hiplora.figures.heatmap import layer_map, tightness_history
+from hiplora.figures.inputs import input_damage, two_views
 from hiplora.figures.modules import prices_by_module, reallocated_budgets, tightness_by_layer
 from hiplora.figures.octaves import octave_energy
 from hiplora.figures.playback import training_spectrum
@@ -36,6 +37,7 @@ __all__ = [
     "energy_damage",
     "frontier",
     "gains",
+    "input_damage",
     "layer_map",
     "merge_error",
     "merge_typical",
@@ -56,4 +58,5 @@ __all__ = [
     "tightness_by_layer",
     "tightness_history",
     "training_spectrum",
+    "two_views",
 ]

@@ -18,6 +18,7 @@ def findings(page: Page) -> Locator:
         ("Interference", 2, "75 % of the update's energy lies on principal directions, 25 % on residual ones."),
         ("Budget", 1, "Tightness 1.7: the hard limit scales the core to 60 % of itself."),
         ("Merging", 2, "At 20° the other adapter disturbs a task by 94 % of the task's own effect."),
+        ("Why+inputs+matter", 2, "The weights say 24 times chance, the inputs do not notice it."),
     ],
 )
 def test_part_opens_on_its_finding_without_any_adapter(visit: Visit, part: str, plots: int, finding: str) -> None:
@@ -33,6 +34,7 @@ def test_part_opens_on_its_finding_without_any_adapter(visit: Visit, part: str, 
         ("Interference", "Angle of the update (degrees)", "100 % on residual ones"),
         ("Budget", "C₁₁", "Tightness 3.0"),
         ("Merging", "Where the second adapter lies (degrees)", "At 90° the other adapter disturbs a task by 0 %"),
+        ("Why+inputs+matter", "Use of the strong direction by inputs", "the inputs say 12 times"),
     ],
 )
 def test_a_move_changes_the_finding(visit: Visit, part: str, slider: str, finding: str) -> None:

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.e2e
         ("channels", 2, "Principal and residual channel"),
         ("budget", 2, "The stability budget"),
         ("compare", 6, "Adapters side by side"),
-        ("learn", 2, "Spectral interference: four experiments"),
+        ("learn", 2, "Spectral interference: five experiments"),
     ],
 )
 def test_page_renders_its_plots_without_leaving_the_machine(visit: Visit, path: str, plots: int, title: str) -> None:

@@ -54,6 +54,8 @@ def every_figure(layers: pd.DataFrame, directions: pd.DataFrame, sweeps: pd.Data
         "core_budget": figures.core_budget(learn.budget_cores(0.1, 0.1), learn.budget_sections()),
         "merge_error": figures.merge_error(learn.merge_effects((30,)), 30),
         "merge_typical": figures.merge_typical(learn.merge_effects((30,)), 30),
+        "two_views": figures.two_views(learn.two_views(30, 0.0), learn.PRINCIPAL_RANK),
+        "input_damage": figures.input_damage(learn.input_damages(30, uses=(0.0, 1.0)), 0.0),
         "probe_effects": figures.probe_effects(PROBED),
         "next_tokens": figures.next_tokens(TOKENS),
     }

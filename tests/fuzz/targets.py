@@ -26,9 +26,8 @@ _STEP = {"event": "step", "step": 1, "loss": 1.0, "task_loss": 1.0, "penalty": 0
 _LAYERS = {"event": "layers", "step": 1, "total_relative_norm": 0.1, "shadow_price": [0.5]} | {
     name: [0.5] for name in ("epsilon", "tightness", "principal_norm", "mixed_norm", "residual_norm", "relative_norm")
 }
-_DRIFT = {"event": "drift", "step": 1, "geometry": "inputs", "text": "a", "relative_norm": 0.1} | {
-    name: 0.5 for name in ("pp", "pp_null", "pp_null_low", "pp_null_high", "enrichment")
-}
+_DRIFT = {"event": "drift", "step": 1, "geometry": "inputs", "text": "a", "relative_norm": 0.1, "pp": 0.2,
+          "pp_null": 0.1, "pp_null_low": 0.05, "pp_null_high": 0.15, "enrichment": 2.0}  # fmt: skip
 _SCORES = {"event": "scores", "step": 1, "task_score": 0.5, "retention": 0.9, "skills": {"a": 0.5}, "loss": 1.0}
 _RUN = {"config": {"base": "demo", "task": "swap", "steps": 4, "epsilon_pattern": {}}, "modules": ["layers.0.q"]}
 _LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "rank_pattern": {"q_proj": 2},

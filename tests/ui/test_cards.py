@@ -134,6 +134,7 @@ PAGES: list[tuple[str, dict[str, Any], str, set[str]]] = [
     ("learn", {}, "", {"learn-energy", "learn-effect"}),
     ("learn", {"part": "Budget"}, "", {"learn-budget"}),
     ("learn", {"part": "Merging"}, "", {"learn-merge-error", "learn-merge-typical"}),
+    ("learn", {"part": "Why inputs matter"}, "", {"learn-views", "learn-damage"}),
     ("learn", {"part": "One sentence"}, "", {"learn-probe", "learn-tokens"}),
 ]
 
