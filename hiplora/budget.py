@@ -17,6 +17,7 @@ _Number = TypeVar("_Number", float, "Tensor")
 # The price assumed for a layer without a positive one, relative to the highest: it gets next to nothing, but takes
 # the rest that the limits deny to the others.
 _PRICE_FLOOR = 1e-9
+_ROUNDING = 1e-6
 
 
 DEFAULT_EPSILON = HipLoraSettings.epsilon
@@ -88,6 +89,21 @@ def within_budget(C: np.ndarray, sigma: np.ndarray, power: float, epsilon: float
         epsilon: the budget.
     """
     return C / max(1.0, tightness(budget_cost(C, sigma, power), epsilon))
+
+
+def gain_within(tightness: float) -> float:
+    """Return the factor of a principal block that brings it back within its budget; 1 where it is within it.
+
+    A part in a million is taken off for what is saved in float32, whose rounding would pass a budget that is met
+    exactly.
+
+    >>> gain_within(0.5), round(gain_within(4.0), 4)
+    (1.0, 0.25)
+
+    Args:
+        tightness: of the block; NaN (a weight of zeros) counts as within.
+    """
+    return (1 - _ROUNDING) / tightness if tightness > 1 else 1.0
 
 
 def shadow_price(inner: _Number, cost: _Number) -> _Number:

@@ -14,6 +14,8 @@ DEFAULT_TOKENS = 8192
 """Tokens of a text on which the inputs of a base are observed."""
 LOSS_TOKENS = 2048
 """Tokens of each text by whose loss edits are scored: an ablation reads both seventeen times."""
+MERGE_WAYS = ("sum", "core", "ties", "dare", "magnitude", "knots", "core-space", "tsv", "iso-c", "orthogonal")
+"""Keys of the ways to merge: those of `hiplora.merging.WAYS`, for the command line, which starts without numpy."""
 # Sums of squares of anything larger overflow float32.
 _LARGE = 1e38
 
@@ -53,6 +55,8 @@ COUNT = Rule("a whole number of at least 1", (int,), lambda value: 1 <= value < 
 WHOLE = Rule("a whole number of at least 0", (int,), lambda value: 0 <= value < 2**32)
 POSITIVE = Rule("a positive number", (float, int), lambda value: 0 < value < _LARGE)
 NOT_NEGATIVE = Rule("0 or a positive number", (float, int), lambda value: 0 <= value < _LARGE)
+NUMBER = Rule("a finite number", (float, int), lambda value: abs(value) < _LARGE)
+DENSITY = Rule("above 0 and at most 1", (float, int), lambda value: 0 < value <= 1)
 FRACTION = Rule("at least 0 and below 1", (float, int), lambda value: 0 <= value < 1)
 _RANK_OR_SHARE = Rule(
     "a whole number of at least 1, or a share of spectral energy between 0 and 1",

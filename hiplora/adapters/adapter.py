@@ -113,7 +113,7 @@ class Adapter(Update):
         found = []
         for key, shape in self.tensors.shapes.items():
             part, module = parts.get(key, (_part(key, shape), ""))
-            found.append(Content(key, shape, part, module, key in parts))
+            found.append(Content(key, shape, part, module, key in parts, part in (_EMPTY, _BIAS, _OTHER)))
         return found
 
     def shape(self, module: str) -> tuple[int, int] | None:

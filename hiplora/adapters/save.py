@@ -36,7 +36,8 @@ def save_lora(
     The factors are `lora_B = Q1 sqrt(s)` and `lora_A = sqrt(s) Q2^T` from the update's own SVD, so a cut keeps the
     largest part (Eckart-Young). What the placement leaves out is not written.
 
-    Columns: `module, rank, error`; `error` is `||dW - dW_r||_F / ||dW||_F`, 0 where nothing is cut.
+    Columns: `module, rank, norm, error`; `norm` is `||dW||_F`, `error` is `||dW - dW_r||_F / ||dW||_F`, 0 where nothing
+    is cut.
 
     Args:
         placement: the update on its base.
@@ -71,7 +72,7 @@ def save_lora(
         tensors[f"{PEFT_PREFIX}{module}.lora_B.weight"] = np.ascontiguousarray(Q1[:, :rank] * root, np.float32)
         total = float(np.sum(s**2))
         error = math.sqrt(float(np.sum(s[rank:] ** 2)) / total) if total and rank < held else 0.0
-        rows.append({"module": module, "rank": rank, "error": error})
+        rows.append({"module": module, "rank": rank, "norm": math.sqrt(total), "error": error})
         ranks[module] = rank
         progress(done + 1, len(placement.places))
     conv1d = any(place.transposed for place in placement.weights)

@@ -23,6 +23,7 @@ class Content:
         part: what it is for, or why it does not count.
         module: that it belongs to; may be empty.
         read: whether it counts in the numbers.
+        lost: whether it was trained, and yet does not count in the numbers.
     """
 
     key: str
@@ -30,6 +31,7 @@ class Content:
     part: str
     module: str = ""
     read: bool = True
+    lost: bool = False
 
 
 class Update(ABC):

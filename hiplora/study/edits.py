@@ -6,6 +6,7 @@ from functools import partial
 import pandas as pd
 
 from hiplora.adapters import EditedUpdate, Gains
+from hiplora.budget import gain_within
 from hiplora.effects.ablation import ablation, removals, with_indicators
 from hiplora.effects.bench import Bench, Chosen
 from hiplora.effects.repair import repair
@@ -18,8 +19,6 @@ REPAIR_BUDGETS = (0.05, 0.02, 0.01)
 """Budgets that `repair` tries."""
 _OUTCOMES = 2048
 """Outcomes and norms of edits that are remembered for one update and one way to score."""
-_ROUNDING = 1e-6
-"""An edit is saved in float32, whose rounding would pass a budget that is met exactly."""
 
 
 class Edits(Tables):
@@ -140,7 +139,7 @@ class Edits(Tables):
         """Return the gains that hold an update within a budget, for each module that is over it."""
         rows = self.at(epsilon=self.epsilon if epsilon is None else epsilon).layers()
         over = rows[(rows["adapter"] == name) & (rows["tightness"] > 1)]
-        return {str(m): Gains(pp=(1 - _ROUNDING) / t) for m, t in zip(over["module"], over["tightness"], strict=True)}
+        return {str(m): Gains(pp=gain_within(t)) for m, t in zip(over["module"], over["tightness"], strict=True)}
 
     def _edited(self, name: str, gains: Gains | Mapping[str, Gains], title: str) -> EditedUpdate:
         placement = self._placement(name)
