@@ -21,10 +21,10 @@ from hiplora.plots import Plots
 from hiplora.printable import printable
 from hiplora.settings import DEFAULT_TOKENS
 from hiplora.spectrum.prepare import Progress
-from hiplora.study.edits import Edits
+from hiplora.study.merges import Merges
 
 
-class Study(Edits):
+class Study(Merges):
     """Updates on a base, measured at one principal rank and under one budget.
 
     A study does not change: `at` and `on` give another one, which reuses the measurements. Tables are pandas
