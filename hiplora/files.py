@@ -193,6 +193,18 @@ class Tensors:
         except (SafetensorError, OSError, TypeError, AttributeError) as error:
             raise HiploraError(f"{self.path}: tensor {key} cannot be read ({error}).") from None
 
+    def place(self, key: str) -> tuple[int, int]:
+        """Return where the bytes of one tensor begin in the file, and how many they are.
+
+        Raises:
+            HiploraError: the file cannot be read, or was replaced since it was opened.
+        """
+        self._require_unchanged()
+        with self.path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            first, end = json.loads(file.read(size))[key]["data_offsets"]
+        return 8 + size + first, end - first
+
     def read_torch(self, key: str, index: int | None = None) -> "torch.Tensor":
         """Return a tensor, or one slice of its first dimension, in a dtype that only torch has.
 

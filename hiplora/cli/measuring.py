@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def analyze(args: argparse.Namespace) -> int:
     """`hiplora analyze`: measure adapters on their base."""
-    save = _table_writer(args.out)
+    save = table_writer(args.out)
     from hiplora.study import open_study
 
     study = open_study(
@@ -73,7 +73,7 @@ def analyze(args: argparse.Namespace) -> int:
 
 def ablate(args: argparse.Namespace) -> int:
     """`hiplora ablate`: score an adapter without its parts."""
-    save = _table_writer(args.out)
+    save = table_writer(args.out)
     from tqdm import tqdm
 
     from hiplora.effects import edits, indicator_table, removals
@@ -150,7 +150,7 @@ def inspect(args: argparse.Namespace) -> int:
     return 2 if inspection.problem else 0
 
 
-def _table_writer(path: Path | None) -> "Callable[[pd.DataFrame], None] | None":
+def table_writer(path: Path | None) -> "Callable[[pd.DataFrame], None] | None":
     """Return a function that writes a table to `path`, in the format of its suffix.
 
     Raises:

@@ -7,9 +7,20 @@ from pathlib import Path
 from hiplora import __version__
 from hiplora.cli.changing import convert, edit, export_lora, rebudget, repair
 from hiplora.cli.measuring import ablate, analyze, cache, calibrate, inspect, svd
+from hiplora.cli.merging import merge, verify
 from hiplora.cli.options import BASE_HELP, GAIN_OPTIONS, PORT, add_scores, add_settings, typed
 from hiplora.cli.running import app, demo_build, train
-from hiplora.settings import COUNT, DEFAULT_TOKENS, LOSS_TOKENS, NOT_NEGATIVE, POSITIVE, HipLoraSettings
+from hiplora.settings import (
+    COUNT,
+    DEFAULT_TOKENS,
+    DENSITY,
+    LOSS_TOKENS,
+    MERGE_WAYS,
+    NOT_NEGATIVE,
+    POSITIVE,
+    WHOLE,
+    HipLoraSettings,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -139,6 +150,48 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_edit(command, scored=True)
     add_scores(command)
+
+    command = add(
+        "merge",
+        merge,
+        "merge adapters of one base, and save the merge as an ordinary LoRA or as a whole model, with a report",
+    )
+    add_base(command)
+    command.add_argument(
+        "adapters", metavar="ADAPTER", nargs="+", help="adapter folder, run, or one of the demo's adapters by name"
+    )
+    command.add_argument("--how", choices=MERGE_WAYS, default="sum", help="the way to merge (default: %(default)s)")
+    command.add_argument(
+        "--weights", metavar="W", nargs="+", type=float, help="one for each adapter, which scales it (default: 1)"
+    )
+    command.add_argument("--density", type=typed(DENSITY), help="share of entries that a pruning way keeps")
+    command.add_argument("--seed", type=typed(WHOLE), default=0, help="of a way that draws (default: 0)")
+    command.add_argument("--epsilon", type=typed(POSITIVE), help="joint budget of core (default: the smallest own)")
+    command.add_argument(
+        "--power",
+        type=typed(NOT_NEGATIVE),
+        default=HipLoraSettings.budget_power,
+        help="p of the budget's weights (default: %(default)g)",
+    )
+    command.add_argument(
+        "--k",
+        type=typed(COUNT),
+        default=HipLoraSettings.principal_rank,
+        help="principal rank of core and of the conflicts (default: %(default)s)",
+    )
+    command.add_argument("--rank", type=typed(COUNT), help="cut each module back to this rank (default: exact)")
+    command.add_argument("--save-model", action="store_true", help="write the merged model in the place of a LoRA")
+    command.add_argument("--out", metavar="DIR", type=Path, required=True, help="new folder to write")
+    add_geometry(command)
+
+    command = add(
+        "verify", verify, "say whether a checkpoint is really a base with an adapter merged into it (exit code 0 or 1)"
+    )
+    command.add_argument("base", metavar="BASE", help=BASE_HELP)
+    command.add_argument("adapter", metavar="ADAPTER", help="adapter folder, run, or one of the demo's by name")
+    command.add_argument("merged", metavar="MERGED", help="folder of the checkpoint")
+    command.add_argument("--download", action="store_true", help="allow downloading a model by its hub name")
+    command.add_argument("--out", type=Path, metavar="FILE", help="write one row per map: .csv, .json or .parquet")
 
     command = add("rebudget", rebudget, "scale an adapter's principal block down to a budget, and save it as a LoRA")
     add_edit(command)

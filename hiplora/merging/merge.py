@@ -11,6 +11,7 @@ from hiplora.budget import DEFAULT_EPSILON, budget_cost, tightness
 from hiplora.card import Card
 from hiplora.errors import HiploraError
 from hiplora.geometry import InputSpectra, effect
+from hiplora.merging.beside import unmergeable
 from hiplora.merging.registry import WAYS
 from hiplora.merging.way import Site, Way
 from hiplora.settings import DENSITY, MERGE_WAYS, NUMBER, WHOLE, one_of
@@ -19,7 +20,6 @@ from hiplora.sources.base import in_data_order
 from hiplora.spectrum import BaseSpectra
 from hiplora.spectrum.blas import one_blas_thread
 
-_COPY = "it is a copy of the base's own weight"
 HOW = one_of(*MERGE_WAYS)
 
 
@@ -120,6 +120,11 @@ class MergedUpdate(Update):
         return min(stated, default=DEFAULT_EPSILON) if self._epsilon is None else self._epsilon
 
     @property
+    def geometry(self) -> str:
+        """`weights` or `inputs`: where a joint budget holds."""
+        return "inputs" if isinstance(self._spectra, InputSpectra) else "weights"
+
+    @property
     def identity(self) -> Hashable:
         """The updates, their weights, the way and all that it uses."""
         updates = tuple((each.update.name, each.update.identity) for each in self.placements)
@@ -206,32 +211,6 @@ def merge(
         spectra, placements, way, weights, name, k=k, epsilon=epsilon, power=power, density=density, seed=seed,
         seen_as=seen_as,
     )  # fmt: skip
-
-
-def unmergeable(placement: Placement) -> str | None:
-    """Return why an update cannot be merged, as a sentence; None where it can.
-
-    A merge holds the matrices of an update. One that changes anything else would lose it in silence.
-
-    Args:
-        placement: the update on its base.
-    """
-    update = placement.update
-    subject = update.source or update.name
-    if lost := [each for each in update.contents() if each.lost]:
-        trained = " (lora_bias)" if update.config.get("lora_bias") else ""
-        return (
-            f"{subject} also trained {lost[0].key}, which is {lost[0].part}{trained}, and a merge holds matrices only: "
-            "train the adapter without it, or merge it into the base first."
-        )
-    if update.config.get("alora_invocation_tokens"):
-        return f"{subject} is an aLoRA, which acts on some tokens only: it cannot be merged into one update for all."
-    for name, reason in placement.left_out.items():
-        if not reason.startswith(_COPY):
-            return f"{subject} also changes {name}, which a merge would lose, since {reason}: train it without that."
-    if again := [name for name in placement.names.values() if update.original(name) != name]:
-        return f"{subject} changes a layer that is used several times ({again[0]}), which one weight cannot hold."
-    return None
 
 
 def _caveats(placements: Sequence[Placement]) -> Iterator[str]:

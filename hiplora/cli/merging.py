@@ -1,0 +1,99 @@
+"""Commands that merge adapters, and look at what was merged: merge, verify."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from hiplora.cli.console import INTERRUPTED, asked_to_stop, peak_memory, say, say_result, show_progress
+from hiplora.cli.measuring import table_writer
+from hiplora.cli.options import geometry
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hiplora.merging import MergedUpdate
+
+
+def merge(args: argparse.Namespace) -> int | None:
+    """`hiplora merge`: merge adapters of one base, and save the merge."""
+    from tqdm import tqdm
+
+    from hiplora.merging import require_new, save_merge
+    from hiplora.study import open_study
+
+    require_new(args.out)
+    study = open_study(
+        args.base,
+        args.adapters,
+        args.k,
+        epsilon=args.epsilon,
+        power=args.power,
+        **geometry(args),
+        download=args.download,
+        device=args.device,
+    )
+    merged = study.merged(args.how, args.weights, density=args.density, seed=args.seed)
+    for caveat in merged.caveats:
+        say(f"hiplora: {caveat}")
+    with asked_to_stop("this module") as asked:
+
+        def report(done: int, total: int) -> None:
+            bar.update(done - bar.n)
+            if asked():
+                raise KeyboardInterrupt
+
+        if merged.way.needs_spectrum:
+            show_progress("spectra", study.prepare(asked))
+            if asked():
+                return INTERRUPTED
+        with tqdm(total=len(merged.modules), desc="modules", disable=None) as bar:
+            table = save_merge(merged, study.base, args.out, args.rank, model=args.save_model, progress=report)
+    say_result(f"{args.out} holds {merged.name} as {_form(merged, table, args)}")
+    count = len(study.updates)
+    say(f"{len(table)} maps of {count} adapter{'s' * (count > 1)}{peak_memory()}")
+    return None
+
+
+def _form(merged: "MergedUpdate", table: "pd.DataFrame", args: argparse.Namespace) -> str:
+    """Return what was written, and what it costs."""
+    from hiplora.merging import total_error
+
+    error = total_error(table)
+    if args.save_model:
+        return f"a whole model: rounding to its dtype changes {error:.2g} of the norm of the update"
+    ranks = sorted(table["rank"])
+    rank = f"{ranks[0]}" if ranks[0] == ranks[-1] else f"{ranks[0]} to {ranks[-1]}"
+    if error:
+        return f"a LoRA of rank {rank}: cutting the rank loses {error:.2g} of the norm of the update"
+    shapes = [merged.shape(module) for module in table["module"]]
+    factors = sum(rank * (m + n) for rank, (m, n) in zip(table["rank"], shapes, strict=True))
+    large = (
+        " and larger than the weights themselves: --rank cuts it, and --save-model writes a model of the base's size"
+        if factors > sum(m * n for m, n in shapes)
+        else ""
+    )
+    return f"a LoRA of rank {rank}, exact to float32{large}"
+
+
+def verify(args: argparse.Namespace) -> int:
+    """`hiplora verify`: compare a checkpoint with a base and an adapter."""
+    from tqdm import tqdm
+
+    from hiplora.adapters import place, read_adapter
+    from hiplora.files import user_path
+    from hiplora.merging import verify
+    from hiplora.sources import BaseModel, open_base
+
+    save = table_writer(args.out)
+    base, checkpoint = open_base(args.base, download=args.download), BaseModel(user_path(args.merged))
+    placement = place(base, read_adapter(args.adapter))
+    with tqdm(desc="maps", disable=None) as bar:
+
+        def report(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        found = verify(placement, checkpoint, report)
+    if save:
+        save(found.table)
+    say_result(found.finding)
+    return 0 if found.agrees else 1
