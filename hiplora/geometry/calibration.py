@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from hiplora.errors import HiploraError
 from hiplora.files import Tensors, atomic_path, check_writable, read_json
-from hiplora.geometry.collect import observe, perplexity
+from hiplora.geometry.collect import observe
 from hiplora.geometry.moments import Moments
 from hiplora.geometry.texts import (
     LEAST_TOKENS,
@@ -27,7 +27,8 @@ from hiplora.geometry.texts import (
     unknown_share,
 )
 from hiplora.settings import COUNT, DEFAULT_TOKENS
-from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer
+from hiplora.sources.streamed import stream_causal_lm
+from hiplora.sources.transformers_models import load_tokenizer
 from hiplora.spectrum import BaseSpectra
 from hiplora.spectrum.prepare import Progress, resolve_device
 
@@ -204,7 +205,11 @@ class Calibration:
         check_writable(self.folder.parent)
         maps = self.base.linear_maps
         yield Progress(0, len(maps), 0.0, "", None)
-        model, read, familiarity = self._model_and_text()
+        tokenizer = load_tokenizer(self.base.path)
+        device = resolve_device(self._spectra.device)
+        model, missing = stream_causal_lm(self.base, device)
+        headless = any(not name.startswith(f"{model.base_model_prefix}.") for name in missing)
+        read = self._read_text(model, tokenizer)
         inputs: dict[str, dict[str, Any]] = {}
 
         def keep(name: str, compute: Callable[[], Moments]) -> None:
@@ -230,7 +235,10 @@ class Calibration:
             return stopped
 
         start = time.monotonic()
-        for module, name in observe(model, maps, read, keep, stop_here):
+        # A base that reads lines, such as the demo's, learned their answers only.
+        heard: list[float] = []
+        hear = None if headless or by_lines(tokenizer) else heard.append
+        for module, name in observe(model, maps, read, keep, stop_here, hear, device=device, headless=headless):
             found[module] = name
             share = len(found) / len(maps)
             yield Progress(len(found), len(maps), share, module, (time.monotonic() - start) * (1 / share - 1))
@@ -248,30 +256,22 @@ class Calibration:
             "text": self.text.name,
             "tokens": sum(map(len, read)),
             "sequences": len(read),
-            **familiarity,
+            "unknown": unknown_share(read, tokenizer.unk_token_id),
+            "perplexity": (surprise := next(iter(heard), None)),
+            "doubt": doubt(read, tokenizer.unk_token_id, surprise, model.config.get_text_config().vocab_size),
             "maps": found,
             "inputs": inputs,
         }
         with atomic_path(self.folder / _INDEX) as draft:
             draft.write_text(json.dumps(index, indent=1) + "\n")
 
-    def _model_and_text(self) -> tuple[Any, list[list[int]], dict[str, Any]]:
-        """Return the model, the text as token ids, and how well the model knows it."""
-        tokenizer = load_tokenizer(self.base.path)
-        device = resolve_device(self._spectra.device)
-        # Processors multiply 16-bit numbers slowly, if at all.
-        model = load_causal_lm(self.base.path, dtype="float32" if device == "cpu" else "auto").eval()
+    def _read_text(self, model: Any, tokenizer: Any) -> list[list[int]]:
+        """Return the text as token ids, in windows that the model can read."""
         config = model.config.get_text_config()
-        read = sequences(
-            self.text, tokenizer, getattr(config, "max_position_embeddings", None) or DEFAULT_TOKENS, self.tokens
-        )
+        longest = getattr(config, "max_position_embeddings", None) or DEFAULT_TOKENS
+        read = sequences(self.text, tokenizer, longest, self.tokens)
         check_tokens(read, model.get_input_embeddings().weight.shape[0], self.base.path)
-        model.to(device)
-        unknown = unknown_share(read, tokenizer.unk_token_id)
-        # A base that reads lines, such as the demo's, learned their answers only.
-        surprise = None if by_lines(tokenizer) else perplexity(model, read)
-        reason = doubt(read, tokenizer.unk_token_id, surprise, config.vocab_size)
-        return model, read, {"unknown": unknown, "perplexity": surprise, "doubt": reason}
+        return read
 
     def complete(self) -> "Calibration":
         """Observe the base if that is not done yet, and return the calibration.

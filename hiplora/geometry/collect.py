@@ -15,18 +15,30 @@ Keep = Callable[[str, Callable[[], Moments]], None]
 """Given the name of an input and how its moments are computed: computes and keeps them, or finds them kept."""
 
 
+_HEARD = 1024
+"""Tokens that the perplexity is of, or those of the sequence in which so many are reached."""
+
+
 class _EndedError(Exception):
     """Ends a forward pass: all maps are observed, or a stop was asked for."""
 
 
 def observe(
-    model: Any, maps: Sequence[str], sequences: Sequence[Sequence[int]], keep: Keep, stop: Callable[[], bool]
+    model: Any,
+    maps: Sequence[str],
+    sequences: Sequence[Sequence[int]],
+    keep: Keep,
+    stop: Callable[[], bool],
+    heard: Callable[[float], None] | None = None,
+    *,
+    device: str = "cpu",
+    headless: bool = False,
 ) -> Iterator[tuple[str, str]]:
     """Run a model on a text once, and yield `(map, name of its input)` as each map is reached.
 
-    All sequences are one batch, so that every map sees the whole text at once and no moment waits in memory for the
-    rest of it. Maps that read the very same tensor (q, k and v) share an input, which is named after the first of them.
-    Padding is not counted. The model's head is not computed.
+    All sequences are one batch, so that every map sees the whole text at once, no moment waits in memory for the rest
+    of it, and a model that is read from disk is read once. Maps that read the very same tensor (q, k and v) share an
+    input, which is named after the first of them. Padding is not counted.
 
     Args:
         model: a causal language model of transformers, in evaluation mode.
@@ -34,6 +46,10 @@ def observe(
         sequences: token ids.
         keep: called once for each input, in the order in which data pass.
         stop: asked at every input; True ends the pass.
+        heard: given the model's perplexity on the beginning of the text, which tells whether it knows such text at all;
+            the head is computed for that alone.
+        device: to compute on.
+        headless: whether the model has no head of its own; the pass then ends with its body.
     """
     import torch
 
@@ -44,7 +60,6 @@ def observe(
         ids[row, : len(sequence)] = torch.tensor(sequence)
         mask[row, : len(sequence)] = 1
     whole = bool(mask.all())
-    device = next(model.parameters()).device
     ids, mask = ids.to(device), mask.to(device)
     found: queue.Queue[Any] = queue.Queue()
     last: list[Any] = [None, ""]
@@ -67,21 +82,30 @@ def observe(
 
         return before
 
-    hooks = [
-        module.register_forward_pre_hook(hook(name)) for name, module in model.named_modules() if name in set(maps)
-    ]
-    if (head := model.get_output_embeddings()) is not None:
+    def end(*_: Any) -> None:
+        raise _EndedError
 
-        def end(*_: Any) -> None:
-            raise _EndedError
+    beginning = _beginning(sequences)
 
-        # After its own observation, where it is a map: hooks run in the order in which they were added.
-        hooks.append(head.register_forward_pre_hook(end))
+    def shorten(_: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (arguments[0][:beginning], *arguments[1:])
+
+    hooks = []
+    if headless:
+        hooks.append(model.base_model.register_forward_hook(end))
+    elif (head := model.get_output_embeddings()) is not None:
+        # Before its weight is read, where it is read from disk, and after its own observation, where it is a map.
+        hooks.append(head.register_forward_pre_hook(end if heard is None else shorten, prepend=True))
+    for name, module in model.named_modules():
+        if name in set(maps):
+            hooks.append(module.register_forward_pre_hook(hook(name), prepend=True))
 
     def run() -> None:
         try:
             with torch.inference_mode():
-                model(input_ids=ids, attention_mask=None if whole else mask, use_cache=False)
+                logits = model(input_ids=ids, attention_mask=None if whole else mask, use_cache=False).logits
+                if heard is not None:
+                    heard(_perplexity(logits, sequences))
         except _EndedError:
             pass
         except BaseException as error:
@@ -103,25 +127,30 @@ def observe(
             each.remove()
 
 
-def perplexity(model: Any, sequences: Sequence[Sequence[int]], tokens: int = 1024) -> float:
-    """Return the model's perplexity on the beginning of a text: it tells whether the base knows such text at all.
+def _beginning(sequences: Sequence[Sequence[int]]) -> int:
+    """Return how many sequences hold the first `_HEARD` tokens that can be foretold."""
+    count = 0
+    for number, sequence in enumerate(sequences):
+        if count >= _HEARD:
+            return number
+        count += max(len(sequence) - 1, 0)
+    return len(sequences)
+
+
+def _perplexity(logits: "torch.Tensor", sequences: Sequence[Sequence[int]]) -> float:
+    """Return the perplexity of the first sequences.
 
     Args:
-        model: a causal language model of transformers.
-        sequences: token ids; those of the first `tokens` are read.
-        tokens: how many.
+        logits: (first sequences, tokens, vocabulary).
+        sequences: token ids.
     """
     import torch
+    from torch.nn.functional import cross_entropy
 
     loss = count = 0.0
-    with torch.inference_mode():
-        for sequence in sequences:
-            if len(sequence) < 2:
-                continue
-            ids = torch.tensor([list(sequence)], device=next(model.parameters()).device)
-            here = len(sequence) - 1
-            loss += float(model(input_ids=ids, labels=ids, use_cache=False).loss) * here
-            count += here
-            if count >= tokens:
-                break
+    for found, sequence in zip(logits, sequences, strict=False):
+        if len(sequence) > 1:
+            following = torch.tensor(sequence[1:], device=logits.device)
+            loss += float(cross_entropy(found[: len(following)].float(), following, reduction="sum"))
+            count += len(following)
     return math.exp(min(loss / count, 700.0)) if count else math.nan

@@ -108,7 +108,8 @@ def moments_of(inputs: "torch.Tensor") -> Moments:
             torch.manual_seed(0)
             _, s, V = torch.svd_lowrank(whole, q=min(LEADING + 32, tokens, n), niter=4)
         values, Q = (s[:LEADING].double() ** 2) / tokens, V[:, :LEADING].T
-        rest = max(float(whole.double().square().sum()) / tokens - float(values.sum()), 0.0) / (n - len(values))
+        power = sum(float(rows.double().square().sum()) for rows in whole.split(_CHUNK))
+        rest = max(power / tokens - float(values.sum()), 0.0) / (n - len(values))
         difference, error = _compare(halves, Q, values, rest)
     ridge = RIDGE * (float(values.sum()) + (n - len(values)) * rest) / n
     return Moments(

@@ -2,22 +2,25 @@
 
 import math
 import re
-from collections.abc import Iterable
-from copy import deepcopy
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hiplora.errors import HiploraError
 from hiplora.files import Tensors, read_json, require_finite
 from hiplora.sources.files import checkpoint_files, hub_name
-from hiplora.sources.layout import Layout, Place, Recipe, is_plain, layout_of
+from hiplora.sources.layout import Layout, Place, Recipe, is_plain, layout_of, sources_of
 from hiplora.sources.names import layer_and_kind
 from hiplora.sources.stored import StoredTensors
-from hiplora.sources.transformers_models import conversions, meta_model
+from hiplora.sources.transformers_models import convert, meta_model
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
 
 # Matrices that are looked up by row, not multiplied with; `lm_head` is stored only where it is not one of them.
 _EMBEDDING_PARTS = {"wte", "wpe", "shared", "relative_attention_bias"}
@@ -153,6 +156,31 @@ class BaseModel:
         require_finite(array, f"{weight.path}: {weight.key}")
         return np.ascontiguousarray(array.T) if weight.transposed else array
 
+    def parameters(self, model: "PreTrainedModel") -> dict[str, dict[str, list[str]]]:
+        """Return from which tensors of the files each parameter of a model is made; see `sources_of`."""
+        return sources_of(model, self._stored.shapes)
+
+    def read_parameter(
+        self, model: "PreTrainedModel", name: str, sources: Mapping[str, Sequence[str]]
+    ) -> "torch.Tensor":
+        """Return one parameter of a model as transformers makes it, in its stored dtype; float32 where it is quantized.
+
+        Args:
+            model: that has the parameter, with or without data.
+            name: of the parameter.
+            sources: as `parameters` has them.
+
+        Raises:
+            HiploraError: it cannot be read, or is quantized or stored in a form that is not.
+        """
+        if list(sources) == [""] and len(sources[""]) == 1:
+            return self._stored.read_torch(sources[""][0])
+        made = convert(model, name, sources.items(), self._stored.read_torch)
+        if made is None:
+            path = self._stored.file(next(iter(sources.values()))[0]).path
+            raise HiploraError(f"{path}: {name} is stored in a form that transformers does not convert.")
+        return made
+
     @property
     def identity(self) -> tuple[tuple[str, int, int], ...]:
         """Path, size and modification time of each file that was read: changes when the model on disk does."""
@@ -217,27 +245,14 @@ class BaseModel:
             return self._stored.read(keys[0], recipe.index).reshape(recipe.shape)
         import torch
 
-        converter = next((each for each in self._converters if pattern in each.source_patterns), None)
-        if converter is None:
-            raise HiploraError(f"{path}: {recipe.target} is stored in a form that transformers does not convert.")
-        converter = deepcopy(converter)
-        for source, group in recipe.sources:
-            for key in group:
-                array = self._stored.read(key)
-                # bfloat16 is not one of numpy's own dtypes.
-                tensor = torch.from_numpy(array.astype(np.float32) if array.dtype.name == "bfloat16" else array)
-                converter.add_tensor(recipe.target, key, source, tensor)
-        made = converter.convert(recipe.target, model=self._meta, config=self._meta.config)[recipe.target]
-        value = (made[0] if isinstance(made, list) else made).numpy()
-        return np.ascontiguousarray(value if recipe.index is None else value[recipe.index]).reshape(recipe.shape)
+        value = self.read_parameter(self._meta, recipe.target, dict(recipe.sources))
+        # bfloat16 is not one of numpy's own dtypes.
+        array = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        return np.ascontiguousarray(array if recipe.index is None else array[recipe.index]).reshape(recipe.shape)
 
     @cached_property
     def _meta(self) -> Any:
         return meta_model(self.path, self.config, len(self._stored.shapes))
-
-    @cached_property
-    def _converters(self) -> list[Any]:
-        return conversions(self._meta)[1]
 
 
 # Within a layer, the order in which data passes the matrices: q, k, v, o, gate, up, down, as many models name them.

@@ -7,17 +7,20 @@ and is kept in the cache folder, so that a base that was opened before needs nei
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path
 from hiplora.paths import cache_root
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PLAIN_TYPES = frozenset(
     ["gemma", "gemma2", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3", "stablelm"]
@@ -127,20 +130,26 @@ def _from_json(data: dict[str, Any]) -> Layout:
     return Layout(places, data["renamed"], data["tied"], frozenset(data["converted"]))
 
 
-def _ask_transformers(folder: Path, config: dict[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Layout:
-    from torch import nn
-    from torch.nn.modules.conv import _ConvNd
+def sources_of(model: "PreTrainedModel", keys: Iterable[str]) -> dict[str, dict[str, list[str]]]:
+    """Return from which tensors of a checkpoint each parameter of a model is made, as transformers loads it.
+
+    Args:
+        model: without data or with it.
+        keys: on disk.
+
+    Returns:
+        `{name of the parameter: {pattern of transformers' converter: keys on disk}}`, with one empty pattern and one
+        key where the parameter is a tensor as it is.
+    """
     from transformers.core_model_loading import dot_natural_key, rename_source_key
-    from transformers.pytorch_utils import Conv1D
 
-    from hiplora.sources.transformers_models import conversions, meta_model
+    from hiplora.sources.transformers_models import conversions
 
-    model = meta_model(folder, config, len(shapes))
     renamings, converters = conversions(model)
     of_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
-    held = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    held = model.state_dict()
     sources: dict[str, dict[str, list[str]]] = {}
-    for key in sorted(shapes, key=dot_natural_key):
+    for key in sorted(keys, key=dot_natural_key):
         target, pattern = rename_source_key(key, renamings, converters, model.base_model_prefix, held)
         if target not in held and key in held:
             target, pattern = rename_source_key(key, [], [], model.base_model_prefix, held)
@@ -152,6 +161,19 @@ def _ask_transformers(folder: Path, config: dict[str, Any], shapes: Mapping[str,
             targets += [other for each in others if (other := target.replace(first, each, 1)) in held]
         for each in targets:
             sources.setdefault(each, {}).setdefault(pattern or "", []).append(key)
+    return sources
+
+
+def _ask_transformers(folder: Path, config: dict[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Layout:
+    from torch import nn
+    from torch.nn.modules.conv import _ConvNd
+    from transformers.pytorch_utils import Conv1D
+
+    from hiplora.sources.transformers_models import meta_model
+
+    model = meta_model(folder, config, len(shapes))
+    held = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    sources = sources_of(model, shapes)
     modules = dict(model.named_modules())
     places, renamed, converted = [], {}, set()
     for target, by_pattern in sources.items():

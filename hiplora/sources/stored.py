@@ -92,6 +92,19 @@ class StoredTensors:
             )
         return file.read(key) if index is None else file.read_slice(key, index)
 
+    def read_torch(self, key: str) -> "torch.Tensor":
+        """Return a tensor as one of torch, in its stored dtype; float32 where it is quantized.
+
+        Raises:
+            HiploraError: as `read`.
+        """
+        import torch
+
+        array = self.read(key)
+        if array.dtype.name == "bfloat16":  # not one of numpy's own dtypes
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(array)
+
     @cached_property
     def _quantized(self) -> dict[str, _Quantized]:
         found = {}

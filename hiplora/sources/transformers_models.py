@@ -5,6 +5,8 @@ it is loaded.
 """
 
 import inspect
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -51,11 +53,12 @@ def load_causal_lm(
         raise _unloadable(folder / (gguf_file or "config.json"), error) from error
 
 
-def outline_causal_lm(folder: Path) -> "PreTrainedModel":
+def outline_causal_lm(folder: Path, *, dtype: "torch.dtype | None" = None) -> "PreTrainedModel":
     """Build a causal language model without its weights, on torch's meta device: its modules and their shapes.
 
     Args:
         folder: as `save_pretrained` wrote it.
+        dtype: of the weights; by default that of the config.
 
     Raises:
         HiploraError: transformers cannot build it without code that comes with it.
@@ -65,9 +68,10 @@ def outline_causal_lm(folder: Path) -> "PreTrainedModel":
 
     try:
         config = AutoConfig.from_pretrained(folder, **_FLAGS)
+        kept = {} if dtype is None else {"dtype": dtype}
         # As above, `config.json` must not name a kernel.
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation="eager")
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation=None, **kept)
     except Exception as error:
         raise _unloadable(folder / "config.json", error) from error
 
@@ -146,6 +150,36 @@ def conversions(model: "PreTrainedModel") -> tuple[list[Any], list[Any]]:
     return [each for each in found if isinstance(each, WeightRenaming)], [
         each for each in found if isinstance(each, WeightConverter)
     ]
+
+
+def convert(
+    model: "PreTrainedModel",
+    target: str,
+    sources: Iterable[tuple[str, Sequence[str]]],
+    read: "Callable[[str], torch.Tensor]",
+) -> "torch.Tensor | None":
+    """Make one parameter from several tensors of a checkpoint, as transformers makes it on loading.
+
+    Args:
+        model: that has the parameter.
+        target: its name.
+        sources: `(pattern of transformers' converter, keys on disk)`.
+        read: returns a tensor by its key.
+
+    Returns:
+        None where transformers has no converter for it.
+    """
+    sources = list(sources)
+    for each in conversions(model)[1]:
+        if sources[0][0] in each.source_patterns:
+            converter = deepcopy(each)
+            for pattern, keys in sources:
+                for key in keys:
+                    converter.add_tensor(target, key, pattern, read(key))
+            made = converter.convert(target, model=model, config=model.config)[target]
+            found: torch.Tensor = made[0] if isinstance(made, list) else made
+            return found
+    return None
 
 
 def _without_code(config: Any) -> Any:

@@ -84,9 +84,15 @@ def _observe(
     training = model.training
     model.eval()
     try:
-        names = dict(
-            observe(model, maps, sequences, lambda name, compute: held.update({name: compute()}), lambda: False)
+        passed = observe(
+            model,
+            maps,
+            sequences,
+            lambda name, compute: held.update({name: compute()}),
+            lambda: False,
+            device=str(next(model.parameters()).device),
         )
+        names = dict(passed)
     finally:
         model.train(training)
     return {module: partial(held.__getitem__, name) for module, name in names.items()}

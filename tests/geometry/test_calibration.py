@@ -7,9 +7,15 @@ import threading
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
-from hiplora.demo.tokenizer import build_tokenizer
+from hiplora.demo.tokenizer import VOCABULARY, build_tokenizer
 from hiplora.errors import HiploraError
 from hiplora.geometry import Calibration, InputSpectra, Text, default_text, read_text
 from hiplora.geometry.collect import observe
@@ -64,7 +70,7 @@ def test_maps_of_one_input_share_its_moments(spectra, lines):
 
 def test_what_is_kept_is_not_observed_again(spectra, lines, monkeypatch):
     first = Calibration(spectra("llama"), lines).complete()
-    monkeypatch.setattr("hiplora.geometry.calibration.load_causal_lm", lambda *_, **__: pytest.fail("loaded again"))
+    monkeypatch.setattr("hiplora.geometry.calibration.stream_causal_lm", lambda *_, **__: pytest.fail("loaded again"))
     again = Calibration(spectra("llama"), lines)
     assert again.ready
     assert again.complete().folder == first.folder
@@ -226,6 +232,40 @@ def test_one_long_line_does_not_pad_all_others():
     found = sequences(text, build_tokenizer(), 512, 8192)
     assert max(map(len, found)) <= 1 + 4 * 3
     assert sum(map(len, found)) >= 5000
+
+
+def test_perplexity_is_that_of_the_first_sequences_read_alone(readable):
+    model = AutoModelForCausalLM.from_pretrained(readable["llama"]).eval()
+    sequences = torch.randint(4, 40, (60, 32)).tolist()
+    sequences[1] = sequences[1][:20]
+    found = []
+    list(observe(model, [], sequences, lambda *_: None, lambda: False, found.append))
+    # 1024 tokens are foretold in the first 34 sequences: 33 of 31, and one of 19.
+    losses = [
+        (model(input_ids=ids, labels=ids).loss, ids.numel() - 1)
+        for ids in map(torch.tensor, ([s] for s in sequences[:34]))
+    ]
+    expected = sum(loss.item() * count for loss, count in losses) / sum(count for _, count in losses)
+    assert np.log(found) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_model_of_another_head_is_observed_up_to_its_head(readable, lines, tmp_path):
+    model = BertForSequenceClassification(
+        BertConfig(
+            vocab_size=len(VOCABULARY),
+            hidden_size=24,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=64,
+        )
+    )
+    model.save_pretrained(tmp_path / "bert")
+    build_tokenizer().save_pretrained(tmp_path / "bert")
+    bert = BaseSpectra(open_base(tmp_path / "bert"), SpectrumCache(tmp_path / "cache"))
+    calibration = Calibration(bert, lines).complete()
+    assert len(calibration.index["maps"]) == 6
+    assert calibration.index["perplexity"] is None
 
 
 def test_closing_early_does_not_observe_the_rest(readable, lines):
