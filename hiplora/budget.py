@@ -1,7 +1,7 @@
 """The stability budget: the cost of a change of the principal core, and its share of the budget."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -74,6 +74,19 @@ def tightness(cost: float, epsilon: float) -> float:
     """
     POSITIVE.require("epsilon", epsilon)
     return float(np.sqrt(cost)) / epsilon
+
+
+def joint_epsilon(own: Iterable[float | None], epsilon: float | None = None) -> float:
+    """Return the budget that updates share: the one asked for, else the smallest of their own, else the default.
+
+    >>> joint_epsilon([0.1, None, 0.02])
+    0.02
+
+    Args:
+        own: of each update; None where it states none.
+        epsilon: asked for.
+    """
+    return min((e for e in own if e is not None), default=DEFAULT_EPSILON) if epsilon is None else epsilon
 
 
 def within_budget(C: np.ndarray, sigma: np.ndarray, power: float, epsilon: float) -> np.ndarray:

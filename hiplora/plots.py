@@ -60,6 +60,10 @@ class Plots:
         """Draw the energy cut by a hard budget."""
         return figures.cut_by_layer(self._study.cuts())
 
+    def ledger(self) -> go.Figure:
+        """Draw what the updates spend of a shared budget, one on top of another."""
+        return figures.ledger(self._study.ledger())
+
     def prices(self) -> go.Figure:
         """Draw the shadow prices on the updates' cards."""
         return figures.prices_by_module(self._study.prices())

@@ -15,6 +15,10 @@ study = loading.load(session)
 st.title("The stability budget")
 loading.require_adapters(study)
 study = loading.measured(study)
+TOGETHER = (
+    r"\sqrt{\mathrm{cost}\bigl(\textstyle\sum_{j \le i} C_j\bigr)} \,/\, \varepsilon, \quad"
+    r" C_j = U_k^\top \Delta W_j V_k"
+)
 
 
 def set_epsilon() -> None:
@@ -22,7 +26,7 @@ def set_epsilon() -> None:
     st.session_state["epsilon"] = st.session_state["epsilon-here"]
 
 
-chart, controls, cut, prices = (st.container() for _ in range(4))
+chart, controls, cut, together, prices = (st.container() for _ in range(5))
 with controls:
     left, right = st.columns(2, gap="large")
     st.session_state["epsilon-here"] = session.epsilon
@@ -69,6 +73,9 @@ with cut:
         else:
             words = "was trained without a budget, so its tightness is counterfactual and may exceed 1."
         st.caption(f"{plain(adapter.name)} {words}")
+with together:
+    if len(study.names) > 1:
+        cards.figure_card(figures.ledger, partial(study.ledger), name="ledger", formula=TOGETHER)
 with prices:
     rows = study.prices()
     priced = [name for name in study.names if (rows["adapter"] == name).any()]

@@ -90,6 +90,15 @@ def test_analyze_tells_what_a_reader_must_know(run, llama_base, make_adapter, tm
     ]
 
 
+def test_ledger_says_what_each_adapter_leaves_to_the_next(run, tmp_path):
+    code, out, _ = run("ledger", "demo", "swap-lora", "rot-lora", "--epsilon", 0.05, "--out", tmp_path / "ledger.csv")
+    assert code == 0
+    assert out[0].startswith("swap-lora: spends ")
+    assert out[1].startswith("on top: rot-lora: spends ")
+    assert "over it; least is left in model.layers." in out[1]
+    assert len(pd.read_csv(tmp_path / "ledger.csv")) == 2 * 28
+
+
 def test_adapters_keep_the_order_they_were_given_in(run, llama_base, lora_folder, make_adapter, tmp_path):
     from peft import LoraConfig
 

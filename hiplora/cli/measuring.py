@@ -71,6 +71,37 @@ def analyze(args: argparse.Namespace) -> int:
     return 0
 
 
+def ledger(args: argparse.Namespace) -> int:
+    """`hiplora ledger`: what adapters spend of a shared budget, one on top of another."""
+    save = table_writer(args.out)
+    from hiplora.measures import ledger_summary
+    from hiplora.study import open_study
+
+    study = open_study(
+        args.base,
+        args.adapters,
+        args.k,
+        epsilon=args.epsilon,
+        power=args.power,
+        **geometry(args),
+        download=args.download,
+        device=args.device,
+    )
+    _spectra_of(study, study.k)
+    table = study.ledger()
+    for row in ledger_summary(table).to_dict("records"):
+        top = "" if row["position"] == 1 else "on top: "
+        spent, together, left = (f"{row[column]:.0%}" for column in ("spent", "together", "least_left"))
+        say_result(
+            f"{top}{row['adapter']}: spends {spent} of the budget, together {together} (medians of {row['modules']} "
+            f"maps); {row['over']} over it; least is left in {row['module']}, {left}"
+        )
+    if save:
+        save(table)
+        say_result(f"{len(table)} rows in {args.out}")
+    return 0
+
+
 def ablate(args: argparse.Namespace) -> int:
     """`hiplora ablate`: score an adapter without its parts."""
     save = table_writer(args.out)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hiplora import __version__
 from hiplora.cli.changing import convert, edit, export_lora, rebudget, repair
-from hiplora.cli.measuring import ablate, analyze, cache, calibrate, inspect, svd
+from hiplora.cli.measuring import ablate, analyze, cache, calibrate, inspect, ledger, svd
 from hiplora.cli.merging import merge, verify
 from hiplora.cli.options import BASE_HELP, GAIN_OPTIONS, PORT, add_scores, add_settings, typed
 from hiplora.cli.running import app, demo_build, train
@@ -61,28 +61,37 @@ def build_parser() -> argparse.ArgumentParser:
         )
         add_text(command, scored)
 
+    def add_study(command: argparse.ArgumentParser, table: str) -> None:
+        add_base(command)
+        command.add_argument(
+            "adapters", metavar="ADAPTER", nargs="+", help="adapter folder, run, or one of the demo's adapters by name"
+        )
+        command.add_argument(
+            "--k",
+            type=typed(COUNT),
+            default=HipLoraSettings.principal_rank,
+            help="principal rank (default: %(default)s)",
+        )
+        command.add_argument(
+            "--epsilon",
+            type=typed(POSITIVE),
+            help=f"budget for all adapters (default: each adapter's own, else {HipLoraSettings.epsilon:g})",
+        )
+        command.add_argument(
+            "--power",
+            type=typed(NOT_NEGATIVE),
+            default=HipLoraSettings.budget_power,
+            help="p of the budget's weights (s_i/s_1)^p (default: %(default)g)",
+        )
+        command.add_argument("--out", type=Path, metavar="FILE", help=f"write the {table}: .csv, .json or .parquet")
+        add_geometry(command)
+
     command = add("analyze", analyze, "measure adapters against the spectrum of their base")
-    add_base(command)
-    command.add_argument(
-        "adapters", metavar="ADAPTER", nargs="+", help="adapter folder, run, or one of the demo's adapters by name"
-    )
-    command.add_argument(
-        "--k", type=typed(COUNT), default=HipLoraSettings.principal_rank, help="principal rank (default: %(default)s)"
-    )
-    command.add_argument(
-        "--epsilon",
-        type=typed(POSITIVE),
-        help=f"budget for all adapters (default: each adapter's own, else {HipLoraSettings.epsilon:g})",
-    )
-    command.add_argument(
-        "--power",
-        type=typed(NOT_NEGATIVE),
-        default=HipLoraSettings.budget_power,
-        help="p of the budget's weights (s_i/s_1)^p (default: %(default)g)",
-    )
-    command.add_argument("--out", type=Path, metavar="FILE", help="write the layer table: .csv, .json or .parquet")
+    add_study(command, "layer table")
     command.add_argument("--intruders", action="store_true", help="count intruder dimensions too (needs complete SVDs)")
-    add_geometry(command)
+
+    command = add("ledger", ledger, "say what adapters, one put on top of another, spend of a budget that they share")
+    add_study(command, "table")
 
     command = add(
         "inspect", inspect, "say what is read of an adapter: tensors, scaling, ranks, and whether it fits a base"

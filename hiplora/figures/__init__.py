@@ -12,7 +12,7 @@ from hiplora.figures.directions import cumulative_energy, direction_energy
 from hiplora.figures.drift import principal_drift
 from hiplora.figures.heatmap import layer_map, tightness_history
 from hiplora.figures.inputs import input_damage, two_views
-from hiplora.figures.modules import prices_by_module, reallocated_budgets, tightness_by_layer
+from hiplora.figures.modules import ledger, prices_by_module, reallocated_budgets, tightness_by_layer
 from hiplora.figures.octaves import octave_energy
 from hiplora.figures.playback import training_spectrum
 from hiplora.figures.principal_block import principal_share
@@ -39,6 +39,7 @@ __all__ = [
     "gains",
     "input_damage",
     "layer_map",
+    "ledger",
     "merge_error",
     "merge_typical",
     "next_tokens",

@@ -55,6 +55,48 @@ def tightness_by_layer(table: pd.DataFrame) -> go.Figure:
     )
 
 
+@of_any_geometry
+def ledger(table: pd.DataFrame) -> go.Figure:
+    """Draw what updates spend of a shared budget, one on top of another, with the budget as a line at 1.
+
+    Args:
+        table: from `hiplora.measures.ledger_table`, with at least one row.
+    """
+    kinds = list(dict.fromkeys(table["kind"]))
+    numbered = table[table["layer"].notna()]
+    figure = go.Figure()
+    for adapter, marker in _adapter_markers(table).items():
+        part = numbered[numbered["adapter"] == adapter]
+        name = f"{'on top: ' if len(part) and part['position'].iloc[0] > 1 else ''}{adapter}"
+        _draw_marks(
+            figure, part, kinds, "together", name, marker,
+            "together %{y:.3g}<br>if independent %{customdata[2]}<br>this one alone %{customdata[1]}"
+            "<br>left for any next one %{customdata[3]}",
+            [part[column].map(two_digits) for column in ("tightness", "independent", "left")],
+        )  # fmt: skip
+    figure.add_hline(y=1, line={"color": BUDGET, "width": 2}, name="budget spent", showlegend=True)
+    values = numbered["together"]
+    figure.update_xaxes(**layer_axis(numbered["layer"].astype(int).tolist()))
+    figure.update_yaxes(
+        title="Spent together, √cost / ε (1 = budget spent)", range=[0, 1.1 * max([1.0, *values.dropna()])]
+    )
+    last = table[table["position"] == table["position"].max()]
+    fullest, over = row_of_max(last, "together"), int((last["together"] > 1).sum())
+    title = f"Together they overspend a shared budget in {over} of {len(last)} modules"
+    if not over and fullest is not None:
+        title = (
+            f"Together they stay within a shared budget; least is left in {fullest['module'].removeprefix('model.')}"
+        )
+        title += f", {fullest['left']:.0%}"
+    return finish(
+        figure,
+        f"{title}.",
+        "The tightness of the sum of each adapter and all before it, in the order of the sidebar. What is left, any "
+        f"next adapter may spend, whatever its direction. Within a layer: {', '.join(kinds)}.",
+        440,
+    )
+
+
 def prices_by_module(table: pd.DataFrame) -> go.Figure:
     """Draw the shadow price of every module against its layer, with a line at 0.
 

@@ -11,6 +11,7 @@ from hiplora.measures.experts import expert_table, split_expert, with_expert_sum
 from hiplora.measures.inspection import Inspection, inspect, inspecting, module_table, tensor_table
 from hiplora.measures.intruders import Intruders, intruder_dimensions
 from hiplora.measures.layers import changed_weights, layer_table, measure_layers
+from hiplora.measures.ledger import ledger_summary, ledger_table
 from hiplora.measures.measure import Measure
 from hiplora.measures.measurement import Measurement, measure
 from hiplora.measures.null import Null, null_of
@@ -56,6 +57,8 @@ __all__ = [
     "intruder_dimensions",
     "judgement",
     "layer_table",
+    "ledger_summary",
+    "ledger_table",
     "measure",
     "measure_layers",
     "module_table",

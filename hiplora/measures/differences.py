@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from hiplora.adapters import Delta, LowRankDelta, Placement
-from hiplora.budget import DEFAULT_EPSILON
+from hiplora.budget import joint_epsilon
 from hiplora.measures.layers import changed_weights, layer_table
 from hiplora.measures.measurement import measure
 from hiplora.measures.pairs import pair_table
@@ -81,9 +81,8 @@ def difference_table(
                 else LowRankDelta.zero(weight.shape)
                 for placement in (first, second)
             }
-            stated = [placement.epsilon(module) for placement in (first, second) if placement.changes(weight)]
-            own = min((budget for budget in stated if budget is not None), default=DEFAULT_EPSILON)
-            budget = own if epsilon is None else epsilon
+            changing = (placement for placement in (first, second) if placement.changes(weight))
+            budget = joint_epsilon((placement.epsilon(module) for placement in changing), epsilon)
             measured.append(
                 measure(
                     spectrum,

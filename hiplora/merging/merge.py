@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from hiplora.adapters import Delta, Placement, Update
-from hiplora.budget import DEFAULT_EPSILON, budget_cost, tightness
+from hiplora.budget import budget_cost, joint_epsilon, tightness
 from hiplora.card import Card
 from hiplora.errors import HiploraError
 from hiplora.geometry import InputSpectra, effect
@@ -115,9 +115,7 @@ class MergedUpdate(Update):
 
     def epsilon(self, module: str) -> float:
         """Return the joint budget of a module: the one asked for, else the smallest of the updates' own."""
-        own = [each.epsilon(module) for each in self.placements if module in each]
-        stated = [epsilon for epsilon in own if epsilon is not None]
-        return min(stated, default=DEFAULT_EPSILON) if self._epsilon is None else self._epsilon
+        return joint_epsilon((each.epsilon(module) for each in self.placements if module in each), self._epsilon)
 
     @property
     def geometry(self) -> str:

@@ -22,6 +22,7 @@ from hiplora.measures import (
     expert_table,
     frontier_table,
     layer_table,
+    ledger_table,
     octave_table,
     skill_table,
     summary_table,
@@ -139,6 +140,30 @@ class Tables(Measured):
 
         table = self._table("compare", (first, second), make)
         return self._marked(with_expert_sums(table)) if sum_experts else table
+
+    def ledger(self) -> pd.DataFrame:
+        """Return what each update spends of a shared budget on top of those before it: `hiplora.measures.ledger_table`.
+
+        The order is that of the study; `hiplora.measures.ledger_summary` sums it up.
+
+        >>> import hiplora
+        >>> from hiplora.measures import ledger_summary
+        >>> study = hiplora.open("demo", ["swap-hiplora", "edit-hiplora", "rot-hiplora"])
+        >>> ledger_summary(study.ledger())[["adapter", "most", "over"]].round(2)
+                adapter  most  over
+        0  swap-hiplora  0.84     0
+        1  edit-hiplora  1.10     2
+        2   rot-hiplora  1.55     7
+
+        Raises:
+            HiploraError: an update holds NaN.
+        """
+
+        def make() -> pd.DataFrame:
+            placements = [seen(placement, self.spectra) for placement in self.placements]
+            return ledger_table(self.spectra, placements, self.k, epsilon=self.epsilon, power=self.power)
+
+        return self._table("ledger", (), make)
 
     def octaves(self) -> pd.DataFrame:
         """Return the energy of all modules together by octave of direction: see `hiplora.measures.octave_table`.

@@ -38,6 +38,7 @@ def every_figure(layers: pd.DataFrame, directions: pd.DataFrame, sweeps: pd.Data
         "channel_norms": figures.channel_norms(channel_table(layers)),
         "channel_blocks": figures.channel_blocks(summary),
         "tightness_by_layer": figures.tightness_by_layer(layers),
+        "ledger": figures.ledger(layers.assign(together=0.5, independent=0.4, left=0.5, position=1)),
         "cut_by_layer": figures.cut_by_layer(cut_table(layers)),
         "prices_by_module": figures.prices_by_module(priced()),
         "reallocated_budgets": figures.reallocated_budgets(reallocated()),
