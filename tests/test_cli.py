@@ -632,3 +632,42 @@ def test_what_cannot_be_merged_is_said_in_one_line(
     (line,) = [line for line in err if line.startswith("hiplora: ")]
     assert sentence.format(**places) in line
     assert not (tmp_path / "out").exists()
+
+
+def test_an_ablation_by_loss_says_each_edit_and_writes_the_table(run, tmp_path):
+    task = tmp_path / "task.txt"
+    task.write_text("swap abcd=badc\nswap efgh=fehg\n" * 40)
+    options = ("--base", "demo", "--task-text", task, "--kept-text", tmp_path / "kept.txt", "--tokens", 300)
+    (tmp_path / "kept.txt").write_text("copy abc=abc\nrev abc=cba\n" * 40)
+    code, out, _ = run("ablate", "swap-lora", *options, "--out", tmp_path / "table.csv")
+    assert code == 0
+    assert len(out) == 10
+    assert re.fullmatch(
+        r"without PP, norm x 0\.\d+: loss on the task \d\.\d{4}, on what is kept \d\.\d{4} nats per token; "
+        r"saves [+-]\d\.\d{4} beside its control \([+-]\d\.\d{4} to [+-]\d\.\d{4}\)",
+        out[1],
+    )
+    assert pd.read_csv(tmp_path / "table.csv")["kept_loss"].notna().sum() == 9
+
+
+def test_parts_are_ablated_exactly_on_the_demo_world(run):
+    code, out, _ = run("ablate", "swap-lora", "--base", "demo", "--by", "layer", "--size", 8)
+    assert code == 0
+    assert re.match(r"without layer 0, norm x 0\.\d+: task [01]\.\d+, base skills kept [01]\.\d+; ", out[1])
+    assert re.match(r"tightness: rank correlation -?\d\.\d+ with what the removal gives back ", out[-1])
+
+
+@pytest.mark.parametrize("command", ["ablate", "repair"])
+def test_texts_that_cannot_be_scored_are_one_line(run, tmp_path, command):
+    out = ["--out", tmp_path / "mended"] if command == "repair" else []
+    (tmp_path / "tiny.txt").write_text("abc")
+    for options, reason in (
+        (["--task-text", tmp_path / "absent.txt"], "absent.txt is not a file"),
+        (["--task-text", tmp_path / "tiny.txt"], "tiny.txt has 4 tokens for this base: at least 256 are needed."),
+        (["--kept-text", tmp_path / "tiny.txt"], "--kept-text belongs to --task-text FILE"),
+        (["--task-text", tmp_path / "tiny.txt", "--tokens", 10], "tokens must be at least 256, got 10"),
+    ):
+        code, said, err = run(command, "swap-lora", "--base", "demo", *options, *out)
+        assert (code, said) == (2, [])
+        assert reason in err[-1]
+    assert not (tmp_path / "mended").exists()

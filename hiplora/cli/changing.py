@@ -66,7 +66,7 @@ def _repaired(row: dict[Hashable, Any]) -> str:
     """Return in words what an edit keeps, on the half that chose nothing."""
     known = row["gain"] == row["gain"]
     if "kept_loss" in row:
-        beside = f" ({row['gain']:+.4f} below scaled)" if known else ""
+        beside = f" (saves {row['gain']:+.4f} beside scaled)" if known else ""
         return f"loss on the task {row['task_loss']:.4f}, on what is kept {row['kept_loss']:.4f} nats per token{beside}"
     task = f"task {row['task_score']:.3f}, " if row["task_score"] >= 0 else ""
     beside = f" ({100 * row['gain']:+.1f} points beside scaled)" if known else ""

@@ -152,10 +152,10 @@ def _spectra_of(study: "Study", k: int | None) -> tuple[int, int, float]:
 
 
 def _ablation_line(row: dict[Hashable, Any]) -> str:
-    """Return one edit in words."""
+    """Return one edit in words; what it saves or keeps beside its control has its 95 % interval in brackets."""
     if "kept_loss" in row:
         found = f"loss on the task {row['task_loss']:.4f}, on what is kept {row['kept_loss']:.4f} nats per token"
-        beside = f"{row['gain']:+.4f} below its control ({row['gain_low']:+.4f} to {row['gain_high']:+.4f})"
+        beside = f"saves {row['gain']:+.4f} beside its control ({row['gain_low']:+.4f} to {row['gain_high']:+.4f})"
     else:
         task = f"task {row['task_score']:.3f}, " if row["task_score"] >= 0 else ""
         found = f"{task}base skills kept {row['retention']:.3f}"

@@ -103,7 +103,8 @@ class Scores(ABC):
 
     def gain(self, base: Outcome, one: Outcome, other: Outcome) -> float:
         """Return how much better `one` keeps the base than `other`, in units of `kept`."""
-        return self.better * (self.kept_score(base, one) - self.kept_score(base, other))
+        better, worse = (one, other) if self.better > 0 else (other, one)
+        return self.kept_score(base, better) - self.kept_score(base, worse)
 
     def gain_interval(self, base: Outcome, one: Outcome, other: Outcome) -> tuple[float, float]:
         """Return the 95 % interval of `gain`, resampling the examples that both were scored on."""

@@ -1,4 +1,4 @@
-"""The text on which a base's inputs are observed."""
+"""A text that a base reads: for its inputs, or for its loss."""
 
 import hashlib
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def read_text(path: str | Path) -> Text:
     """
     where = user_path(path)
     if not where.is_file():
-        raise HiploraError(f"{where} is not a file: pass a text file to observe the base's inputs on.")
+        raise HiploraError(f"{where} is not a file: pass the path of a text file.")
     try:
         lines = where.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
