@@ -19,7 +19,9 @@ from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer
 from hiplora.spectrum.prepare import resolve_device
 
 _WINDOWS: Final = 16
-"""Windows into which a text is cut at least: they are what is resampled, and what is halved."""
+"""Windows into which a text is cut: they are what is resampled, and what is halved."""
+_SHORTEST: Final = 32
+"""Tokens of a window, at least, however short the text is: a token is hard to tell without those before it."""
 _LEARNED: Final = 0.05
 """Share of what an update learned of the task that an edit may lose and still count as keeping it."""
 _LOGITS: Final = 2**25
@@ -31,8 +33,8 @@ TASK, KEPT = "task", "kept"
 class TextLosses(Scores):
     """Score by the mean cross-entropy of the next token, in nats, on two texts.
 
-    Each text is read as a calibration reads it, in windows of at most 512 tokens, and in at least 16 where that makes
-    them shorter. An outcome has a row for each window: its summed loss, and the tokens that are predicted.
+    Each text is read as a calibration reads it, in windows of at most 512 tokens, and of fewer, but 32 at least, where
+    there would be less than 16. An outcome has a row for each window: its summed loss, and the tokens predicted.
 
     >>> from hiplora.effects import TextLosses
     >>> TextLosses("task.txt", tokens=4096).kept
@@ -196,10 +198,11 @@ def _batches(windows: Sequence[Sequence[int]], vocabulary: int) -> Iterator[list
 
 
 def _windows(text: Text, tokenizer: Any, longest: int, tokens: int) -> list[list[int]]:
-    """Return a text as a calibration reads it, in at least 16 windows."""
+    """Return a text as a calibration reads it, in 16 windows or more where it is long enough for that."""
     found = sequences(text, tokenizer, longest, tokens)
     if len(found) < _WINDOWS:
-        found = sequences(text, tokenizer, math.ceil(sum(map(len, found)) / _WINDOWS), tokens)
+        width = max(math.ceil(sum(map(len, found)) / _WINDOWS), _SHORTEST)
+        found = sequences(text, tokenizer, min(width, longest), tokens)
     # A single token predicts nothing.
     return [window for window in found if len(window) > 1]
 

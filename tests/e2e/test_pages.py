@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, expect
 from safetensors.numpy import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hiplora.paths import demo_adapters
+from hiplora.paths import demo_adapters, demo_base
 
 from .conftest import Visit, running_server, visiting
 
@@ -231,6 +231,27 @@ def test_an_edit_is_scored_and_taken_away(visit: Visit) -> None:
         page.get_by_role("button", name="Save as LoRA").click()
     with zipfile.ZipFile(download.value.path()) as packed:
         assert [Path(name).name for name in packed.namelist()] == ["adapter_config.json", "adapter_model.safetensors"]
+    visit.assert_sound()
+
+
+def test_another_base_is_scored_by_loss_on_two_texts(visit: Visit, tmp_path: Path) -> None:
+    base = shutil.copytree(demo_base(), tmp_path / "own-base", ignore=shutil.ignore_patterns("inputs"))
+    (tmp_path / "task.txt").write_text("swap abcd=badc\nswap efgh=fehg\n" * 30)
+    (tmp_path / "kept.txt").write_text("copy abc=abc\nrev abc=cba\n" * 30)
+    swap = next(path for path in demo_adapters() if path.name == "swap-lora")
+    page = visit.open(f"effect?base={quote(str(base))}&adapters={quote(str(swap))}&task-text={tmp_path}/absent.txt")
+    expect(page.get_by_text("absent.txt is not a file: pass the path of a text file.")).to_be_visible()
+    for label, name in (("Text of the task", "task.txt"), ("Text of what should be kept", "kept.txt")):
+        box = page.get_by_role("textbox", name=label)
+        box.fill(str(tmp_path / name))
+        box.press("Enter")
+        visit.settle()
+    page.get_by_role("button", name="Score this edit").click()
+    expect(page.get_by_text("Beside it the edit saves the kept text")).to_be_visible()
+    for name in ("Budget", "Effect"):
+        page.get_by_test_id("stSidebarNav").get_by_role("link", name=name).click()
+        visit.settle()
+    expect(page.get_by_text("Beside it the edit saves the kept text")).to_be_visible()
     visit.assert_sound()
 
 

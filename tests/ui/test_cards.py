@@ -14,6 +14,9 @@ import plotly.graph_objects as go
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from hiplora import figures
+from hiplora.demo.scored import ExactScores
+from hiplora.effects import Scores, TextLosses
 from hiplora.paths import site_root
 from hiplora.study import open_study
 from hiplora.training import Run, RunConfig
@@ -168,3 +171,21 @@ def test_every_card_that_a_page_names_is_looked_at() -> None:
     assert named - {"block-effects", "energy-damage", "part-effects", "repair-outcomes"} <= {
         name for *_, names in PAGES for name in names
     }
+
+
+@pytest.mark.parametrize(
+    ("scores", "imported", "written"),
+    [
+        (ExactScores(40), "from hiplora.demo import scored", "scored.ExactScores(size=40)"),
+        (
+            TextLosses("task.txt", tokens=512),
+            "from hiplora import effects, figures",
+            "effects.TextLosses(task_text='task.txt', tokens=512)",
+        ),
+    ],
+)
+def test_a_way_to_score_is_written_with_what_was_chosen(scores: Scores, imported: str, written: str) -> None:
+    study = open_study("demo", ["swap-lora"], 16)
+    program = code(figures.block_effects, partial(study.ablation, "swap-lora", scores))
+    assert imported in program.splitlines()
+    assert f"study.ablation('swap-lora', {written})" in program
