@@ -41,4 +41,5 @@ nitpick_ignore_regex = [
     ("py:.*", rf"({_FOREIGN})\..*"),
     ("py:.*", "Path|optional"),
     ("py:.*", r"hiplora\.sources\.layout\.Recipe"),  # how a weight is made is not for users
+    ("py:.*", r"hiplora\.memory\.Memory"),  # nor is what is remembered
 ]
