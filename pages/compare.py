@@ -223,7 +223,7 @@ def show_training(module: str) -> None:
 def show_drift() -> None:
     """Show the principal share of the chosen runs over the steps of their training."""
     if study.runs:
-        st.subheader("All modules together")
+        st.subheader("All modules, step by step")
         drift.show(partial(study.drift), study.runs)
 
 

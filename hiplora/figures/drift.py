@@ -51,11 +51,13 @@ def principal_drift(table: pd.DataFrame, steps: int, measure: MeasureInfo) -> go
     figure.update_yaxes(title=label, row=1, col=1)
     text = next((text for text in table["text"] if text), "")
     ranks = ", ".join(str(rank) for rank in dict.fromkeys(table["principal_rank"]))
+    step = _last_in_common(table)
     return finish(
         figure,
-        _finding(table),
+        _finding(table, step),
         f"Energy of the update in the leading {ranks} directions on both sides, all modules together. Each run has its "
         "own null: a random update with the same singular values in each module."
+        + (f" {_sizes(table, step)}" if step is not None else "")
         + (f" Inputs: {text}." if text else ""),
         420,
         panels=True,
@@ -77,6 +79,7 @@ def _line(
         "legendgroup": run,
         "line": {"color": marker["color"], "width": 2},
         "marker": {**marker, "size": _MARK},
+        "cliponaxis": False,
         "customdata": part[["pp", "pp_null", "pp_null_low", "pp_null_high", "enrichment", "relative_norm"]].to_numpy(
             np.float64, na_value=np.nan
         ),
@@ -97,22 +100,46 @@ def _null(run: str, part: pd.DataFrame, relative: bool, axes: tuple[str, str]) -
     return null_traces(part["step"].to_numpy(np.float32), (low, high), mean, axes, hover=hover)
 
 
-def _finding(table: pd.DataFrame) -> str:
-    """Return a sentence on each run at the last step that all have in all their geometries."""
-    lines = {key: part.set_index("step") for key, part in table.groupby(["run", "geometry"], observed=True)}
-    common = set.intersection(*(set(part.index) for part in lines.values()))
-    if not common:
+def _last_in_common(table: pd.DataFrame) -> int | None:
+    """Return the last step that all runs have in all their geometries; None where there is none."""
+    steps = [set(part["step"]) for _, part in table.groupby(["run", "geometry"], observed=True)]
+    common = set.intersection(*steps)
+    return max(common) if common else None
+
+
+def _at(table: pd.DataFrame, step: int, column: str) -> dict[str, dict[str, str]]:
+    """Return `{run: {geometry: number in words}}` of a column at a step, both in their order."""
+    found = table[table["step"] == step].set_index(["run", "geometry"])[column]
+    return {
+        run: {geometry: two_digits(float(found[run, geometry])) for geometry in _PANELS if (run, geometry) in found}
+        for run in adapter_colors(table["run"])
+        if (table["run"] == run).any()
+    }
+
+
+def _finding(table: pd.DataFrame, step: int | None) -> str:
+    """Return a sentence on the enrichment of each run at a step."""
+    if step is None:
         return "The runs have no step in common yet."
-    step, words = max(common), []
-    seen_first: list[str] | None = None
-    for run in adapter_colors(table["run"]):
-        seen = [geometry for geometry in _PANELS if (run, geometry) in lines]
-        times = [two_digits(float(lines[run, geometry].loc[step, "enrichment"])) for geometry in seen]
-        if seen and seen == seen_first:
-            words.append(f"{run} {' and '.join(times)} times")
-        elif seen:
-            where = [f"{value} times in that of the {geometry}" for value, geometry in zip(times, seen, strict=True)]
-            where[0] = f"{times[0]} times chance in the principal block of the {seen[0]}"
-            words.append(f"{run} has {' and '.join(where)}")
-            seen_first = seen_first or seen
+    words: list[str] = []
+    told: list[str] = []
+    for run, times in _at(table, step, "enrichment").items():
+        if list(times) == told:
+            words.append(f"{run} {' and '.join(times.values())} times")
+            continue
+        where = [f"{value} times in that of the {geometry}" for geometry, value in times.items()]
+        (first, value), *_ = times.items()
+        where[0] = f"{value} times chance in the principal block of the {first}"
+        words.append(f"{run} has {' and '.join(where)}")
+        told = told or list(times)
     return f"At step {step} {'; '.join(words)}."
+
+
+def _sizes(table: pd.DataFrame, step: int) -> str:
+    """Return a sentence on the size of each update at a step."""
+    names = {"weights": "{}", "inputs": "{} on inputs"}
+    words = [
+        f"{run} {', '.join(names[geometry].format(size) for geometry, size in sizes.items())}"
+        for run, sizes in _at(table, step, "relative_norm").items()
+    ]
+    return f"Relative norm then: {'; '.join(words)}."

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from hiplora.figures import adapter_colors, principal_drift
-from hiplora.figures.drift import _finding
 from hiplora.measures import MEASURES
 from tests.figures.reading import lines_in, panel, same
 
@@ -38,6 +37,11 @@ def drift(
 
 
 TABLE = drift("plain", "ours")
+
+
+def said(table: pd.DataFrame) -> str:
+    title: str = principal_drift(table, 10, SHARE).layout.title.text
+    return title
 
 
 @pytest.mark.parametrize("measure", [SHARE, ENRICHMENT], ids=["share", "enrichment"])
@@ -79,16 +83,21 @@ def test_geometry_that_was_not_recorded_has_no_panel() -> None:
 
 
 def test_finding_is_of_the_last_step_that_all_lines_have() -> None:
-    assert _finding(TABLE) == (
+    assert said(TABLE) == (
         "At step 6 plain has 3.0 times chance in the principal block of the weights and 3.0 times in that of the "
         "inputs; ours 6.0 and 6.0 times."
     )
     behind = TABLE[(TABLE["run"] == "plain") | (TABLE["step"] < 5)]
-    assert _finding(behind).startswith("At step 4 plain has 2.0 times")
+    assert said(behind).startswith("At step 4 plain has 2.0 times")
     apart = TABLE[(TABLE["run"] == "plain") == (TABLE["step"] < 5)]
-    assert _finding(apart) == "The runs have no step in common yet."
+    assert said(apart) == "The runs have no step in common yet."
 
 
 def test_run_with_one_geometry_says_which() -> None:
     table = TABLE[(TABLE["run"] == "plain") | (TABLE["geometry"] == "weights")]
-    assert _finding(table).endswith("; ours has 6.0 times chance in the principal block of the weights.")
+    assert said(table).endswith("; ours has 6.0 times chance in the principal block of the weights.")
+
+
+def test_size_stands_beside_the_share() -> None:
+    subtitle = principal_drift(TABLE, 10, SHARE).layout.title.subtitle.text
+    assert "Relative norm then: plain 0.060, 0.060 on inputs; ours 0.060, 0.060 on inputs." in subtitle
