@@ -13,22 +13,24 @@ PAPER = "[HiP-LoRA, arXiv 2604.17751](https://arxiv.org/abs/2604.17751)"
 PARTS = ("Interference", "Budget", "Merging", "Why inputs matter", "One sentence")
 
 COUNTER_EVIDENCE = """
-That interference on the leading directions is what makes adapters forget is a claim, and these results bear on it:
+That interference on the leading directions is what makes adapters forget is a claim. These results bear on it:
 
-- **What matters may not lie in the leading directions at all.** Reasoning is reported to be spread over the whole
+- **The leading directions are not all that matters.** What reasoning needs is reported to be spread over the whole
   spectrum ([PALoRA, arXiv 2605.24549](https://arxiv.org/abs/2605.24549)).
-- **Forgetting may not grow with the share there.** It is reported to be U-shaped
+- **Both ends of the spectrum forget.** Where training starts from some of a weight's components, forgetting is reported
+  to be U-shaped: most from the leading and from the last ones, least from those in between
   ([arXiv 2602.03493](https://arxiv.org/abs/2602.03493)).
-- **A tuned LoRA is hard to beat.** With learning rates tuned for each, variants are reported within 1 to 2 % of it
+- **A tuned LoRA is hard to beat.** With learning rates tuned for each, nine variants are reported within 1 to 2 % of it
   ([arXiv 2602.04998](https://arxiv.org/abs/2602.04998)).
-- **Conflict between weights predicts failed merges only weakly**
-  ([arXiv 2603.09463](https://arxiv.org/abs/2603.09463)).
-- **Damage happens in outputs, not in weights** ([arXiv 2606.18024](https://arxiv.org/abs/2606.18024)), which is the
-  reason for the geometry of the inputs.
-- **Our own finding: scaling an adapter down is hard to beat.** Of the demo's three LoRA adapters, each from one seed,
-  the best edit by blocks keeps clearly more of the base than the best scaling only for rot-lora (5.4 points, 95 %
-  interval 4.0 to 6.9); for edit-lora 0.6 (0.1 to 1.2), for swap-lora nothing (-0.4, -0.9 to 0.0). And the plain norm of
-  an update ranks modules about as well as any measure of where it lies. The page Effect measures this for your adapter.
+- **Conflict between weights says little of failed merges.** Measures of it are reported to be hardly correlated with
+  merging collapse, those of representations strongly ([arXiv 2603.09463](https://arxiv.org/abs/2603.09463)).
+- **Damage is reported to lie in the space of outputs, not of weights**
+  ([arXiv 2606.18024](https://arxiv.org/abs/2606.18024)). That is the reason for the geometry of the inputs.
+- **Our own finding: scaling an adapter down is hard to beat.** Of the demo's three LoRA adapters, one seed each, the
+  best edit by blocks of the weights keeps clearly more of the base than the best scaling only for rot-lora (5.4 points,
+  95 % interval 4.0 to 6.9). For edit-lora it is 0.6 (0.1 to 1.2), for swap-lora nothing (-0.4, -0.9 to 0.0). And the
+  plain relative norm ranks modules about as well as tightness, and better than enrichment. The page Effect measures
+  this for an adapter of yours.
 
 The first five are other people's results, on other models: read them before you rely on a picture here.
 """

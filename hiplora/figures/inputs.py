@@ -27,9 +27,6 @@ def two_views(table: pd.DataFrame, k: int) -> go.Figure:
         orientation="h",
         width=0.5,
         marker_color=PRINCIPAL,
-        text=[_said(share, times) for share, times in zip(table["pp"], table["enrichment"], strict=True)],
-        textposition="outside",
-        cliponaxis=False,
         customdata=table[["pp_null", "pp_null_low", "pp_null_high", "relative_norm"]],
         hovertemplate=(
             "%{y}: %{x:.2%}<br>by chance %{customdata[0]:.2%} (95 %: %{customdata[1]:.2%} to %{customdata[2]:.2%})<br>"
@@ -50,6 +47,17 @@ def two_views(table: pd.DataFrame, k: int) -> go.Figure:
         )
         for line in ({"color": "#FFFFFF", "width": 5}, {"color": NULL, "dash": "dash", "width": 2}):
             figure.add_shape(type="line", x0=row.pp_null, x1=row.pp_null, y0=place - 0.4, y1=place + 0.4, line=line)
+    # Beyond the band, which would cross the words at the end of a short bar.
+    figure.add_scatter(
+        x=np.fmax(table["pp"], table["pp_null_high"]) + 0.02,
+        y=names,
+        mode="text",
+        text=[_said(share, times) for share, times in zip(table["pp"], table["enrichment"], strict=True)],
+        textposition="middle right",
+        cliponaxis=False,
+        hoverinfo="skip",
+        showlegend=False,
+    )
     figure.add_scatter(
         x=[None],
         y=[None],

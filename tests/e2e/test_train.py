@@ -121,7 +121,7 @@ def test_two_methods_are_watched_side_by_side_and_found_in_the_sidebar(training:
     expect(page.get_by_role("heading", name=re.compile("swap-hiplora-s0 would gain most"))).to_be_visible()
     page.get_by_test_id("stSidebarNav").get_by_role("link", name="Compare").click()
     expect(page.get_by_test_id("stMultiSelect").filter(has_text="Adapters")).to_contain_text("swap-lora-s0")
-    expect(page.get_by_role("heading", name=drift)).to_be_visible()
+    training.wait_for_plots(1)
     training.assert_sound()
 
 

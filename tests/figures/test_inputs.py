@@ -14,7 +14,9 @@ def test_bars_are_the_shares_and_nothing_is_said_as_nothing() -> None:
     figure = two_views(SILENT, learn.PRINCIPAL_RANK)
     (bar,) = (trace for trace in figure.data if trace.type == "bar")
     np.testing.assert_allclose(numbers(bar.x), [1, 0], atol=1e-6)
-    assert bar.text[1] == "no effect at all"
+    (words,) = (trace for trace in figure.data if trace.type == "scatter" and trace.mode == "text")
+    assert words.text[1] == "no effect at all"
+    assert words.x[1] > SILENT["pp_null_high"][1]
     assert figure.layout.title.text == "The weights say 24 times chance, the inputs do not notice it."
     assert two_views(BUSY, 4).layout.title.text == "The weights say 24 times chance, the inputs say 12 times."
 
