@@ -9,6 +9,7 @@ from hiplora.measures.differences import difference, difference_table
 from hiplora.measures.directions import direction_table, sweep_table
 from hiplora.measures.experts import expert_table, split_expert, with_expert_sums
 from hiplora.measures.inspection import Inspection, inspect, inspecting, module_table, tensor_table
+from hiplora.measures.intruder_scale import intruder_scale, intruder_threshold
 from hiplora.measures.intruders import Intruders, intruder_dimensions
 from hiplora.measures.layers import changed_weights, layer_table, measure_layers
 from hiplora.measures.ledger import ledger_summary, ledger_table
@@ -55,6 +56,8 @@ __all__ = [
     "inspect",
     "inspecting",
     "intruder_dimensions",
+    "intruder_scale",
+    "intruder_threshold",
     "judgement",
     "layer_table",
     "ledger_summary",

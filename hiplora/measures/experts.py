@@ -12,6 +12,7 @@ _ROOT_OF_SQUARES = ("norm", "base_norm", "first_norm", "second_norm")
 _MEAN_BY_ENERGY = ("left_share", "right_share", "enrichment_left", "enrichment_right", "mixed")
 _MEAN = ("stable_rank", "effective_rank", "intruder_share", "cosine_pp", "cosine_rr", "overlap_left", "overlap_right")
 _MAX = ("rank", "relative_spectral_norm", "cost", "tightness", "joint_tightness")
+_MIN = ("intruder_scale",)
 _SUM = ("share", "intruders")
 
 
@@ -30,8 +31,9 @@ def expert_table(table: pd.DataFrame) -> pd.DataFrame:
 
     The columns are those of the table, and `experts`, their number. `module` is the parameter's name. Norms are those
     of all experts together, and shares are of their energy together, with the null as in `summary_table`. `rank`,
-    `relative_spectral_norm`, `cost` and the tightnesses are the largest of an expert, `intruders` and `share` the sum,
-    `cosine` is that of all experts together, ranks of the energy, overlaps and other cosines are the experts' mean.
+    `relative_spectral_norm`, `cost` and the tightnesses are the largest of an expert, `intruder_scale` the smallest,
+    `intruders` and `share` the sum, `cosine` is that of all experts together, ranks of the energy, overlaps and other
+    cosines are the experts' mean.
 
     Args:
         table: from `layer_table` or `difference_table`.
@@ -73,6 +75,7 @@ def _sum(group: pd.DataFrame) -> dict[str, object]:
     row |= {column: (weight * group[column]).sum(min_count=1) for column in _MEAN_BY_ENERGY if column in has}
     row |= {column: group[column].mean() for column in _MEAN if column in has}
     row |= {column: group[column].max() for column in _MAX if column in has}
+    row |= {column: group[column].min() for column in _MIN if column in has}
     row |= {column: group[column].sum(skipna=column == "share", min_count=1) for column in _SUM if column in has}
     if "cosine" in has:
         inner = (group["cosine"] * group["first_norm"] * group["second_norm"]).sum(min_count=1)

@@ -2,6 +2,7 @@
 
 from hiplora.measures.dimensions import EFFECTIVE_RANK, STABLE_RANK
 from hiplora.measures.enrichment import ENRICHMENT
+from hiplora.measures.intruder_scale import INTRUDER_SCALE
 from hiplora.measures.intruders import INTRUDERS
 from hiplora.measures.measure import Measure
 from hiplora.measures.norms import RELATIVE_NORM
@@ -18,6 +19,7 @@ _ALL = (
     STABLE_RANK,
     EFFECTIVE_RANK,
     INTRUDERS,
+    INTRUDER_SCALE,
 )
 
 MEASURES: dict[str, Measure] = {measure.column: measure for measure in _ALL}
