@@ -428,7 +428,7 @@ def test_spectra_that_cannot_be_removed_are_counted(run, llama_base, cache_folde
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
     code, out, err = run("cache", "--clear")
     assert (code, out) == (2, [])
-    assert err[0].startswith(f"hiplora: 14 of 14 spectra in {cache_folder} cannot be removed (Read-only file system): ")
+    assert err[0].startswith(f"hiplora: 14 of 14 entries in {cache_folder} cannot be removed (Read-only file system): ")
 
 
 def test_an_unexpected_system_error_is_one_line_too(run, monkeypatch):

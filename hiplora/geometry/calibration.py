@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -186,6 +187,9 @@ class Calibration:
         moments = self._load(name, any_text=True)
         if moments.digest != digest:
             raise HiploraError(f"{self._file(name)} is damaged: remove {self.folder}, and run `hiplora calibrate`.")
+        if not self._beside:
+            with suppress(OSError):  # a shared cache may belong to someone else
+                os.utime(self._file(name))
         # Maps in a row share their input.
         self._last = ((name, digest), moments)
         return moments
@@ -264,6 +268,8 @@ class Calibration:
         }
         with atomic_path(self.folder / _INDEX) as draft:
             draft.write_text(json.dumps(index, indent=1) + "\n")
+        if not self._beside:
+            self._spectra.cache.make_room(keep=self.folder)
 
     def _read_text(self, model: Any, tokenizer: Any) -> list[list[int]]:
         """Return the text as token ids, in windows that the model can read."""

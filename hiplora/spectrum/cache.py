@@ -1,4 +1,7 @@
-"""Spectra on disk, under a content key: a weight is decomposed once, in any number of model folders."""
+"""Spectra on disk, under a content key: a weight is decomposed once, in any number of model folders.
+
+The inputs observed on a text lie beside them, a folder for each text, and count as one entry.
+"""
 
 import hashlib
 import json
@@ -106,8 +109,7 @@ class SpectrumCache:
 
     def size(self) -> int:
         """Bytes that the entries take, and the inputs observed for them."""
-        inputs = sum(file.stat().st_size for file in self.folder.glob("inputs/*/*"))
-        return inputs + sum(size for _, size, _ in self._by_last_use())
+        return sum(size for _, size, _ in self._by_last_use())
 
     def clear(self) -> None:
         """Remove every entry, and the inputs observed for them.
@@ -118,14 +120,14 @@ class SpectrumCache:
         entries, problems = self._by_last_use(), []
         for _, _, path in entries:
             try:
-                path.unlink(missing_ok=True)
+                _remove(path)
             except OSError as error:
                 problems.append(error)
         for folder in ("spectra", "inputs"):
             shutil.rmtree(self.folder / folder, ignore_errors=True)
         if problems:
             raise HiploraError(
-                f"{len(problems)} of {len(entries)} spectra in {self.folder} cannot be removed "
+                f"{len(problems)} of {len(entries)} entries in {self.folder} cannot be removed "
                 f"({problems[0].strerror}): make the folder writable, or set HIPLORA_CACHE to another one."
             )
 
@@ -166,7 +168,7 @@ class SpectrumCache:
             text = json.dumps(header)
             # One key: the order of several in the file would be random.
             save_file(tensors, draft, {"spectrum": f"{_checksum(text.encode())} {text}"})
-        self._shrink(keep=path)
+        self.make_room(keep=path)
 
     def _load(self, path: Path, weight_hash: str, k: int | None) -> Spectrum:
         with safe_open(path, "np") as file:
@@ -204,8 +206,12 @@ class SpectrumCache:
             **inputs,
         )
 
-    def _shrink(self, keep: Path) -> None:
-        """Remove the least recently used entries until the limit holds; never the one just written."""
+    def make_room(self, keep: Path) -> None:
+        """Remove the least recently used entries until the limit holds; never the one just written.
+
+        Args:
+            keep: that one, a spectrum's file or the folder of observed inputs.
+        """
         entries = self._by_last_use()
         total = sum(size for _, size, _ in entries)
         for _, size, path in entries:
@@ -213,7 +219,7 @@ class SpectrumCache:
                 return
             if path != keep:
                 with suppress(OSError):
-                    path.unlink(missing_ok=True)
+                    _remove(path)
                 total -= size
 
     def _by_last_use(self) -> list[tuple[int, int, Path]]:
@@ -223,7 +229,17 @@ class SpectrumCache:
             with suppress(FileNotFoundError):  # removed meanwhile by another process
                 stat = path.stat()
                 entries.append((stat.st_mtime_ns, stat.st_size, path))
+        for folder in self.folder.glob("inputs/*"):
+            with suppress(OSError):
+                stats = [file.stat() for file in folder.iterdir()] or [folder.stat()]
+                entries.append((max(s.st_mtime_ns for s in stats), sum(s.st_size for s in stats), folder))
         return sorted(entries)
+
+
+def _remove(path: Path) -> None:
+    """Remove an entry that may be gone already."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _checksum(data: "np.ndarray | bytes") -> str:

@@ -1,6 +1,7 @@
 """What reaches the maps of a base on a text: observed, kept, resumed, refused."""
 
 import json
+import os
 import shutil
 import threading
 
@@ -166,6 +167,24 @@ def test_inputs_that_are_removed_while_in_use_are_observed_in_the_cache(own, lin
     shutil.rmtree(found.folder)
     assert not found.ready
     assert found.folder.parent == own.cache.folder / "inputs"
+
+
+def test_the_caches_limit_holds_for_inputs_too(readable, lines, tmp_path):
+    def calibration(cache, number):
+        text = Text(str(number), tuple(line[number:] + line[:number] for line in lines.lines))
+        return Calibration(BaseSpectra(open_base(readable["llama"]), cache), text)
+
+    probe = SpectrumCache(tmp_path / "probe")
+    calibration(probe, 0).complete()
+    cache = SpectrumCache(tmp_path / "cache", limit=int(2.5 * probe.size()))
+    for number, age in enumerate((300, 200)):
+        folder = calibration(cache, number).complete().folder
+        for file in folder.iterdir():
+            os.utime(file, (10**9 - age, 10**9 - age))
+    calibration(cache, 0).moments("lm_head")  # used again: the other is now the oldest
+    calibration(cache, 2).complete()
+    assert [calibration(cache, number).ready for number in range(3)] == [True, False, True]
+    assert cache.size() <= cache.limit
 
 
 def test_what_a_base_brings_along_has_its_own_length(own, lines):
