@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 _RESULTS = Path(__file__).with_name("results.json")
-PARTS = ("layer", "svd", "analysis", "memory", "screen")
+PARTS = ("layer", "svd", "analysis", "memory", "inputs", "screen")
 
 
 def _shape(text: str) -> tuple[int, int]:
@@ -61,7 +61,7 @@ def _measure(args: argparse.Namespace, cache: Path) -> None:
     import torch
     import transformers
 
-    from tests.benchmarks import analysis, layer, memory, report, screen, svd
+    from tests.benchmarks import analysis, inputs, layer, memory, report, screen, svd
 
     torch.set_num_threads(args.threads)
     transformers.utils.logging.set_verbosity_error()
@@ -80,6 +80,12 @@ def _measure(args: argparse.Namespace, cache: Path) -> None:
         "analysis": lambda: analysis.analysis_lines(args.layers, args.seconds, left_out),
         "memory": lambda: memory.memory_lines(
             {memory.Shape(args.scale): args.blocks, memory.Shape(): args.full_blocks}, args.threads
+        ),
+        "inputs": lambda: inputs.inputs_lines(
+            {memory.Shape(args.scale): args.blocks, memory.Shape(): args.full_blocks[:1]},
+            args.rounds,
+            args.threads,
+            left_out,
         ),
         "screen": lambda: screen.screen_lines(args.rounds, left_out),
     }

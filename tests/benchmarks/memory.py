@@ -33,6 +33,11 @@ class Shape:
     scale: int = 1
 
     @property
+    def hidden(self) -> int:
+        """Size of the hidden state."""
+        return 4096 // self.scale
+
+    @property
     def maps(self) -> dict[str, tuple[int, int]]:
         """`{module within a block: (m, n)}`."""
         hidden, mlp, kv = (width // self.scale for width in (4096, 14336, 1024))
@@ -92,7 +97,7 @@ def measure(shape: Shape, blocks: int, threads: int) -> tuple[dict[str, float], 
         peaks, seconds = {}, {}
         for name, arguments in commands.items():
             start = time.perf_counter()
-            peaks[name] = _peak(arguments, cache, threads)
+            peaks[name] = peak_of(arguments, cache, threads)
             seconds[name] = time.perf_counter() - start
         return peaks, seconds
 
@@ -131,7 +136,14 @@ def write_adapter(folder: Path, shape: Shape, blocks: int) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(config))
 
 
-def _peak(arguments: Sequence[str], cache: Path, threads: int) -> float:
+def peak_of(arguments: Sequence[str], cache: Path, threads: int) -> float:
+    """Return the peak RSS of a command in bytes, as it says itself.
+
+    Args:
+        arguments: of `hiplora`.
+        cache: for this command.
+        threads: of BLAS and torch.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "hiplora", *arguments],
         cwd=ROOT,
