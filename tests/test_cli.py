@@ -582,6 +582,25 @@ def test_merge_saves_a_lora_with_its_report(run, llama_base, lora_folder, make_a
     np.testing.assert_allclose(merged.dense(), (first - 0.5 * second).dense(), rtol=0, atol=1e-8)
 
 
+def test_merge_says_how_the_adapters_meet_where_spectra_are_at_hand(
+    run, llama_base, lora_folder, changed_copy, tmp_path
+):
+    def turned(tensors):
+        return {key: -value if "lora_B" in key else value for key, value in tensors.items()}
+
+    copy = changed_copy(lora_folder, "opposite", turned)
+    arguments = ["merge", llama_base, lora_folder, copy, "--k", 4]
+    _, out, err = run(*arguments, "--out", tmp_path / "blind")
+    assert len(out) == 1
+    assert any("the report leaves the conflicts out, which need 14 spectra" in line for line in err)
+    assert json.loads((tmp_path / "blind" / "merge.json").read_text())["conflicts"] is None
+    run("svd", llama_base, "--k", 4)
+    _, out, err = run(*arguments, "--out", tmp_path / "seen")
+    assert out[1].startswith("plain-lora and opposite: cosine -1.000 (independent: 0 ± ")
+    assert "0 of 14 maps reinforce and 14 cancel" in out[1]
+    assert len(json.loads((tmp_path / "seen" / "merge.json").read_text())["conflicts"]) == 14 * 5
+
+
 def test_merge_says_what_a_cut_loses_and_what_is_too_large(run, llama_base, lora_folder, tmp_path):
     arguments = ["merge", llama_base, lora_folder, "--how", "ties"]
     code, out, _ = run(*arguments, "--out", tmp_path / "exact")

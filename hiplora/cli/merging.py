@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from hiplora.merging import MergedUpdate
+    from hiplora.study import Study
 
 
 def merge(args: argparse.Namespace) -> int | None:
@@ -45,12 +46,47 @@ def merge(args: argparse.Namespace) -> int | None:
             show_progress("spectra", study.prepare(asked))
             if asked():
                 return INTERRUPTED
+        conflicts = _conflicts(study)
         with tqdm(total=len(merged.modules), desc="modules", disable=None) as bar:
-            table = save_merge(merged, study.base, args.out, args.rank, model=args.save_model, progress=report)
+            table = save_merge(
+                merged, study.base, args.out, args.rank, model=args.save_model, conflicts=conflicts, progress=report
+            )
     say_result(f"{args.out} holds {merged.name} as {_form(merged, table, args)}")
+    if conflicts is not None:
+        say_result(*_meetings(conflicts))
     count = len(study.updates)
     say(f"{len(table)} maps of {count} adapter{'s' * (count > 1)}{peak_memory()}")
     return None
+
+
+def _conflicts(study: "Study") -> "pd.DataFrame | None":
+    """Return the conflicts of the adapters; None for one alone, and where spectra would have to be computed first."""
+    if len(study.updates) < 2:
+        return None
+    if missing := len(study.missing()):
+        say(
+            f"hiplora: the report leaves the conflicts out, which need {missing} spectra: `hiplora svd {study.source}` "
+            "computes them once."
+        )
+        return None
+    return study.conflicts()
+
+
+def _meetings(conflicts: "pd.DataFrame") -> list[str]:
+    """Return one line per pair: how the two meet as a whole, and in their principal blocks."""
+    from hiplora.merging import conflict_summary
+
+    lines = []
+    for (first, second), rows in conflict_summary(conflicts).groupby(["first", "second"], sort=False):
+        by = rows.set_index("block")
+        whole, core = by.loc["all"], by.loc["pp"]
+        lines.append(
+            f"{first} and {second}: cosine {whole['cosine']:+.3f} (independent: 0 ± {whole['null_sd']:.2g}), "
+            f"{whole['reinforcing']} of {whole['modules']} maps reinforce and {whole['cancelling']} cancel; principal "
+            f"blocks {core['cosine']:+.3f} (0 ± {core['null_sd']:.2g}), joint tightness up to "
+            f"{core['joint_tightness']:.2g}"
+        )
+    return lines
 
 
 def _form(merged: "MergedUpdate", table: "pd.DataFrame", args: argparse.Namespace) -> str:

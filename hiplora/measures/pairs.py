@@ -1,5 +1,6 @@
 """Two updates on one weight: their similarity, and the share of the budget that their sum would spend."""
 
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -9,6 +10,49 @@ from hiplora.adapters import Delta
 from hiplora.budget import budget_cost, tightness
 from hiplora.spectrum import Spectrum
 from hiplora.spectrum.blas import one_blas_thread
+
+BLOCKS = ("all", "pp", "pr", "rp", "rr")
+"""The whole update, and its four blocks."""
+# A block below rounding of the whole counts as missing: its cosine would be noise. All but the first two come by
+# difference, on float32 vectors.
+_FLOORS = np.array([1e-12, 1e-12, 1e-6, 1e-6, 1e-6])
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """One update of a weight in the directions of its spectrum.
+
+    Attributes:
+        whole: (m, n).
+        rows: `U_k^T dW`, (k, n).
+        columns: `dW V_k`, (m, k).
+        core: `U_k^T dW V_k`, (k, k).
+    """
+
+    whole: Delta
+    rows: Delta
+    columns: Delta
+    core: np.ndarray
+
+    @classmethod
+    def of(cls, delta: Delta, head: Spectrum) -> "Blocks":
+        """Return the blocks of an update in the directions of a spectrum of `k` triplets."""
+        Ut, Vt = head.Ut.astype(np.float64), head.Vt.astype(np.float64)
+        rows = delta.project(Ut)
+        return cls(delta, rows, delta.project(Vt=Vt), rows.project(Vt=Vt).dense())
+
+    def inner(self, other: "Blocks") -> np.ndarray:
+        """Return the inner products of the two updates and of their blocks, in the order of `BLOCKS`, (5,)."""
+        whole, core = self.whole.inner(other.whole), float(np.sum(self.core * other.core))
+        pr, rp = self.rows.inner(other.rows) - core, self.columns.inner(other.columns) - core
+        return np.array([whole, core, pr, rp, whole - pr - rp - core])
+
+    def cosines(self, other: "Blocks") -> np.ndarray:
+        """Return the cosines of the two updates and of their blocks, (5,); NaN where one has no such part."""
+        own = [np.maximum(each.inner(each), 0) for each in (self, other)]
+        scale = np.sqrt(own[0] * own[1])
+        held = scale > _FLOORS * scale[0]
+        return np.where(held, self.inner(other) / np.where(held, scale, 1), np.nan)
 
 
 @one_blas_thread()
@@ -29,37 +73,29 @@ def pair_table(
         power: `p` of the budget's weights.
     """
     head = spectrum.truncate(min(k, *spectrum.shape))
-    Ut, Vt = head.Ut.astype(np.float64), head.Vt.astype(np.float64)
-    rows = {name: delta.project(Ut) for name, delta in deltas.items()}
-    columns = {name: delta.project(Vt=Vt) for name, delta in deltas.items()}
-    cores = {name: part.project(Vt=Vt).dense() for name, part in rows.items()}
-
-    def inner(a: str, b: str) -> np.ndarray:
-        """Return the inner products of the whole, the principal and the residual block."""
-        whole, core = deltas[a].inner(deltas[b]), float(np.sum(cores[a] * cores[b]))
-        return np.array([whole, core, whole - rows[a].inner(rows[b]) - columns[a].inner(columns[b]) + core])
-
-    own = {name: inner(name, name) for name in deltas}
+    blocks = {name: Blocks.of(delta, head) for name, delta in deltas.items()}
     found = []
     for a, b in combinations(deltas, 2):
-        # A block below rounding of the whole counts as missing: its cosine would be noise. The residual one comes by
-        # difference, on float32 vectors.
-        scale = np.sqrt(np.maximum(own[a], 0) * np.maximum(own[b], 0))
-        floor = np.array([1e-12, 1e-12, 1e-6]) * np.sqrt(own[a][0] * own[b][0])
-        cosine, cosine_pp, cosine_rr = np.where(scale > floor, inner(a, b) / np.where(scale > floor, scale, 1), np.nan)
+        cosine = dict(zip(BLOCKS, blocks[a].cosines(blocks[b]), strict=True))
+        left, right = overlaps(deltas[a], deltas[b])
         found.append(
             {
                 "first": a,
                 "second": b,
-                "cosine": cosine,
-                "cosine_pp": cosine_pp,
-                "cosine_rr": cosine_rr,
-                "overlap_left": _overlap(deltas[a], deltas[b], 0),
-                "overlap_right": _overlap(deltas[a], deltas[b], 1),
-                "joint_tightness": tightness(budget_cost(cores[a] + cores[b], head.sigma, power), epsilon),
+                "cosine": cosine["all"],
+                "cosine_pp": cosine["pp"],
+                "cosine_rr": cosine["rr"],
+                "overlap_left": left,
+                "overlap_right": right,
+                "joint_tightness": tightness(budget_cost(blocks[a].core + blocks[b].core, head.sigma, power), epsilon),
             }
         )
     return pd.DataFrame(found)
+
+
+def overlaps(first: Delta, second: Delta) -> tuple[float, float]:
+    """Return `||Q1^T Q2||_F^2 / min(r1, r2)` of the column and of the row spaces of two updates; NaN for zeros."""
+    return _overlap(first, second, 0), _overlap(first, second, 1)
 
 
 def _overlap(first: Delta, second: Delta, side: int) -> float:

@@ -1,5 +1,6 @@
 """Merging: several updates of one base as one update, in published ways and our own."""
 
+from hiplora.merging.conflicts import conflict_summary, conflict_table
 from hiplora.merging.merge import MergedUpdate, merge
 from hiplora.merging.model import save_model
 from hiplora.merging.registry import WAYS
@@ -14,6 +15,8 @@ __all__ = [
     "Site",
     "Verification",
     "Way",
+    "conflict_summary",
+    "conflict_table",
     "merge",
     "require_new",
     "save_merge",

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
-from hiplora.merging import MergedUpdate, merge
+import pandas as pd
+
+from hiplora.errors import HiploraError
+from hiplora.merging import MergedUpdate, conflict_table, merge
 from hiplora.study.edits import Edits
 
 
@@ -51,3 +54,19 @@ class Merges(Edits):
             seed=seed,
             seen_as=self.seen_as,
         )
+
+    def conflicts(self) -> pd.DataFrame:
+        """Return how the updates meet, by module, pair and block, each beside what independent updates have.
+
+        See `hiplora.merging.conflict_table`; `hiplora.merging.conflict_summary` sums it up over modules.
+
+        Raises:
+            HiploraError: the study has fewer than two updates, or one of them cannot be read or holds NaN.
+        """
+        if len(self.placements) < 2:
+            raise HiploraError("A conflict needs two updates: open the study with more adapters.")
+
+        def make() -> pd.DataFrame:
+            return conflict_table(self.spectra, self.placements, self.k, epsilon=self.epsilon, power=self.power)
+
+        return self._table("conflicts", (), make)
