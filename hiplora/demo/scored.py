@@ -1,15 +1,16 @@
 """Changes of the demo's base, scored exactly."""
 
 import math
-from collections.abc import Hashable
+import zlib
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from hiplora.adapters import Placement
+from hiplora.adapters import Placement, Update
 from hiplora.demo.skills import SKILLS, TASKS, evaluation_examples
-from hiplora.effects import Outcome, Scorer, Scores
+from hiplora.effects import Outcome, Scorer, TaskScores
 from hiplora.effects.scores import RESAMPLES, picks
 from hiplora.errors import HiploraError
 from hiplora.paths import demo_base
@@ -20,7 +21,7 @@ _KEPT_TASK = 0.01
 
 
 @dataclass(frozen=True)
-class ExactScores(Scores):
+class ExactScores(TaskScores):
     """Score on the base's skills and on the update's task, by exact match: for the demo's base alone.
 
     An outcome says of each skill, and of the task where it is known, whether each example is answered right.
@@ -53,7 +54,16 @@ class ExactScores(Scores):
         Raises:
             HiploraError: the base is not the demo's.
         """
-        base, task = placement.base, placement.update.card.task
+        task = self.task_of(placement.update)
+        return self.open_tasks(placement, [] if task is None else [task])
+
+    def open_tasks(self, placement: Placement, tasks: Sequence[str]) -> Scorer:
+        """Load the demo's base, to be scored on several tasks.
+
+        Raises:
+            HiploraError: the base is not the demo's.
+        """
+        base = placement.base
         if base.path.resolve() != demo_base().resolve():
             raise HiploraError(
                 f"{base.name} has no exact scores: they belong to the demo world, so choose demo, or score by loss on "
@@ -62,13 +72,31 @@ class ExactScores(Scores):
         from hiplora.demo.scoring import right_answers
 
         tokenizer: Any = load_tokenizer(base.path)
-        names = [*SKILLS, *(each for each in TASKS if each == task)]
-        examples = {name: evaluation_examples(name, self.size, self.seed) for name in names}
+        examples = {name: evaluation_examples(name, self.size, self.seed) for name in (*SKILLS, *tasks)}
         return Scorer(
             load_causal_lm(base.path).eval(),
             placement,
             lambda model: {name: right_answers(model, tokenizer, each) for name, each in examples.items()},
         )
+
+    def task_of(self, update: Update) -> str | None:
+        """Return the task on an update's card, where it is one of the demo world's."""
+        task = update.card.task
+        return task if task in TASKS else None
+
+    def score_of(self, task: str, outcome: Outcome) -> float:
+        """Return the share of right answers on one task."""
+        return float(outcome[task].mean())
+
+    def resampled_share(self, task: str, one: Outcome, other: Outcome) -> np.ndarray:
+        """Return the right answers of `one` on a task over those of `other`, with its examples resampled, (1000,).
+
+        Draws in which `other` has nothing right are NaN.
+        """
+        chosen = picks(len(one[task]), np.random.default_rng(zlib.crc32(task.encode())))
+        right, beside = (each[task][chosen].mean(axis=1) for each in (one, other))
+        found: np.ndarray = np.divide(right, beside, out=np.full(RESAMPLES, np.nan), where=beside > 0)
+        return found
 
     def task_score(self, outcome: Outcome) -> float:
         """Return the share of right answers on the update's task; NaN where it is not known."""

@@ -3,7 +3,7 @@
 from hiplora.effects.ablation import AS_TRAINED, edits, indicator_table, removals
 from hiplora.effects.losses import TextLosses
 from hiplora.effects.repair import BLOCKS, SCALED, count, grid
-from hiplora.effects.scores import Outcome, Scorer, Scores
+from hiplora.effects.scores import Outcome, Scorer, Scores, TaskScores
 
 __all__ = [
     "AS_TRAINED",
@@ -12,6 +12,7 @@ __all__ = [
     "Outcome",
     "Scorer",
     "Scores",
+    "TaskScores",
     "TextLosses",
     "count",
     "edits",

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from hiplora.adapters import Placement
+from hiplora.adapters import Placement, Update
 from hiplora.effects.changed import Change, changed, require_maps
 
 RESAMPLES: Final = 1000
@@ -124,6 +124,30 @@ class Scores(ABC):
             return dict.fromkeys(names, float("nan"))
         values = self.gain(base, base, outcome), *self.gain_interval(base, base, outcome)
         return {name: value / energy for name, value in zip(names, values, strict=True)}
+
+
+class TaskScores(Scores):
+    """A way to score several tasks on one base: what a merge needs, which has one of each adapter."""
+
+    @abstractmethod
+    def task_of(self, update: Update) -> str | None:
+        """Return the name that the task of an update has in outcomes; None where it is not known."""
+
+    @abstractmethod
+    def open_tasks(self, placement: Placement, tasks: Sequence[str]) -> Scorer:
+        """Load the base, to score changes of the modules of an update on several tasks.
+
+        Raises:
+            HiploraError: as `open`.
+        """
+
+    @abstractmethod
+    def resampled_share(self, task: str, one: Outcome, other: Outcome) -> np.ndarray:
+        """Return the score of `one` on a task over that of `other`, with the examples of both resampled, (1000,)."""
+
+    @abstractmethod
+    def score_of(self, task: str, outcome: Outcome) -> float:
+        """Return the score on one task."""
 
 
 def half(outcome: Outcome, which: int) -> Outcome:

@@ -3,24 +3,42 @@
 from hiplora.merging.conflicts import conflict_summary, conflict_table
 from hiplora.merging.merge import MergedUpdate, merge
 from hiplora.merging.model import save_model
+from hiplora.merging.outcomes import (
+    ALL,
+    BASE_ALLOWANCE,
+    TASK_THRESHOLD,
+    balance_table,
+    fail_table,
+    outcome_rows,
+    outcome_table,
+    set_table,
+)
 from hiplora.merging.registry import WAYS
 from hiplora.merging.save import REPORT_FILE, require_new, save_merge, total_error
 from hiplora.merging.verify import Verification, verify
 from hiplora.merging.way import Site, Way
 
 __all__ = [
+    "ALL",
+    "BASE_ALLOWANCE",
     "REPORT_FILE",
+    "TASK_THRESHOLD",
     "WAYS",
     "MergedUpdate",
     "Site",
     "Verification",
     "Way",
+    "balance_table",
     "conflict_summary",
     "conflict_table",
+    "fail_table",
     "merge",
+    "outcome_rows",
+    "outcome_table",
     "require_new",
     "save_merge",
     "save_model",
+    "set_table",
     "total_error",
     "verify",
 ]

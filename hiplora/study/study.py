@@ -21,10 +21,10 @@ from hiplora.plots import Plots
 from hiplora.printable import printable
 from hiplora.settings import DEFAULT_TOKENS
 from hiplora.spectrum.prepare import Progress
-from hiplora.study.merges import Merges
+from hiplora.study.outcomes import Outcomes
 
 
-class Study(Merges):
+class Study(Outcomes):
     """Updates on a base, measured at one principal rank and under one budget.
 
     A study does not change: `at` and `on` give another one, which reuses the measurements. Tables are pandas
