@@ -1,12 +1,8 @@
 """What each block of an adapter causes, beside its control, and an edit of one's own to score and take away."""
 
-import io
 import shlex
-import tempfile
-import zipfile
 from collections.abc import Callable, Hashable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -22,6 +18,7 @@ from hiplora.errors import HiploraError
 from hiplora.paths import demo_base
 from hiplora.study import REPAIR_BUDGETS, Study
 from hiplora.ui import cards, loading, shell
+from hiplora.ui.archive import zip_of
 from hiplora.ui.text import plain
 
 EDIT = "your edit"
@@ -131,13 +128,8 @@ def show_scores(
 
 def saved(study: Study, name: str, gains: Gains) -> bytes:
     """Return an edit as a zip of an ordinary LoRA folder."""
-    content = io.BytesIO()
-    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(content, "w") as packed:
-        out = Path(folder) / "edited"
-        save_lora(place(study.base, study.edit(name, gains)), out)
-        for file in sorted(out.iterdir()):
-            packed.write(file, f"{name.replace('/', '-')}-edited/{file.name}")
-    return content.getvalue()
+    edited = place(study.base, study.edit(name, gains))
+    return zip_of(partial(save_lora, edited), f"{name}-edited")
 
 
 def set_sliders(gains: dict[str, float]) -> None:

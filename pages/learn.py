@@ -188,6 +188,7 @@ def merging() -> None:
         "measures of pairs. Residual directions do not help by themselves: two adapters on the same ones would disturb "
         "each other as much. There are more of them, so adapters meet less."
     )
+    shell.link("merge", "Merge adapters of your own, and measure what is left of each")
 
 
 @shell.fragment

@@ -140,7 +140,7 @@ def reallocated_budgets(table: pd.DataFrame) -> go.Figure:
     kinds = list(dict.fromkeys(table["kind"]))
     numbered = table[table["layer"].notna()]
     # Lines between old and new, with a gap after each.
-    x, gap = _places(numbered, kinds), np.full(len(numbered), np.nan, np.float32)
+    x, gap = places(numbered, kinds), np.full(len(numbered), np.nan, np.float32)
     old, new = (numbered[column].to_numpy(np.float32) for column in ("epsilon", "new_epsilon"))
     figure = go.Figure()
     figure.add_scatter(
@@ -193,7 +193,7 @@ def _draw_marks(
 ) -> None:
     """Draw a column of modules with a layer as marks; `details` fill `%{customdata[1]}` and on in the hover."""
     figure.add_scatter(
-        x=_places(table, kinds),
+        x=places(table, kinds),
         y=table[column].to_numpy(np.float32),
         mode="markers",
         name=name,
@@ -204,7 +204,7 @@ def _draw_marks(
     )
 
 
-def _places(table: pd.DataFrame, kinds: list[str]) -> np.ndarray:
+def places(table: pd.DataFrame, kinds: list[str]) -> np.ndarray:
     """Return where modules stand on an axis of layers: kinds side by side, one module always at the same place."""
     place = (np.array([kinds.index(name) for name in table["kind"]], dtype=np.float64) + 0.5) / len(kinds) - 0.5
     return table["layer"].to_numpy(np.float32) + np.float32(0.8) * place

@@ -21,6 +21,19 @@ _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 # The first methods to get a mark, always the same one; any other method gets one of the marks after theirs.
 _METHODS = ("LoRA", "HiP-LoRA", "rsLoRA", "LoRA+", "DoRA", "PiSSA")
 _MORE_SYMBOLS = ("x", "pentagon", "triangle-down", "hexagram", "bowtie", "hourglass")
+# Ways to merge: Paul Tol's muted colors, those that both themes show, and a mark each. The plain sum is gray.
+_WAYS = {
+    "sum": ("#7F7F7F", "circle"),
+    "core": ("#CC6677", "star"),
+    "ties": ("#44AA99", "square"),
+    "dare": ("#AA4499", "diamond"),
+    "magnitude": ("#999933", "triangle-up"),
+    "knots": ("#6A5ACD", "triangle-down"),
+    "core-space": ("#2E8B57", "pentagon"),
+    "tsv": ("#B8860B", "cross"),
+    "iso-c": ("#4A9CC9", "hexagram"),
+    "orthogonal": ("#A0522D", "x"),
+}
 # Blue below chance, vermilion above: residual and principal, as everywhere.
 DIVERGING = ((0.0, "#004B76"), (0.25, "#4A9CC9"), (0.5, "#F2F2F2"), (0.75, "#EE9A5E"), (1.0, "#A64800"))
 SEQUENTIAL = "Cividis"
@@ -117,6 +130,15 @@ def method_symbols(column: pd.Series) -> dict[str, str]:
     symbols = _SYMBOLS + _MORE_SYMBOLS
     methods = [*_METHODS, *sorted(set(column) - set(_METHODS))]
     return {name: symbols[i % len(symbols)] for i, name in enumerate(methods)}
+
+
+def way_looks(column: pd.Series) -> dict[str, tuple[str, str]]:
+    """Return `{way to merge: (color, marker symbol)}`: each way keeps its own in every figure.
+
+    Args:
+        column: keys of ways, one a row.
+    """
+    return {str(key): _WAYS.get(str(key), (NULL, "bowtie")) for key in dict.fromkeys(column)}
 
 
 def by_adapter(table: pd.DataFrame, column: str = "adapter") -> list[tuple[str, pd.DataFrame]]:

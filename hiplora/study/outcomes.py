@@ -11,7 +11,7 @@ from hiplora.errors import HiploraError
 from hiplora.memory import Memory
 from hiplora.merging import WAYS, MergedUpdate
 from hiplora.merging.bench import MergeBench
-from hiplora.merging.outcomes import ALL, balance_table, outcome_table, set_table
+from hiplora.merging.outcomes import ALL, balance_table, fail_table, outcome_table, set_table
 from hiplora.study.merges import Merges
 
 BALANCES: Final = ((1.0, 0.0), (1.0, 0.5), (1.0, 1.0), (0.5, 1.0), (0.0, 1.0))
@@ -101,7 +101,7 @@ class Outcomes(Merges):
     ) -> pd.DataFrame:
         """Return what the merges of all pairs and triples of the updates keep, all with the same weight.
 
-        See `hiplora.merging.set_table`; `hiplora.merging.fail_table` makes MergeFail over thresholds of it.
+        See `hiplora.merging.set_table`; `merge_fail` says of it how many fail.
 
         Args:
             ways: as for `merge_outcomes`.
@@ -131,6 +131,17 @@ class Outcomes(Merges):
         merges = [(each, self._ways(ways, [weight] * len(each), each)) for each in sets]
         tables = set_table(self._merges(chosen, scores), merges)
         return (self._marked(table) for table in tables)
+
+    def merge_fail(
+        self,
+        ways: Sequence[str] | None = None,
+        weight: float = 1.0,
+        *,
+        names: Sequence[str] | None = None,
+        scores: Scores | None = None,
+    ) -> pd.DataFrame:
+        """Return MergeFail of each way over thresholds: see `hiplora.merging.fail_table`; arguments as `merge_sets`."""
+        return fail_table(self.merge_sets(ways, weight, names=names, scores=scores))
 
     def _ways(
         self, ways: Sequence[str] | None, weights: Sequence[float] | None, names: Sequence[str] | None

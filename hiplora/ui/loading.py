@@ -229,7 +229,11 @@ def _wait_for(
 
 
 def background_table(
-    key: Hashable, make: Callable[[], Iterator[pd.DataFrame]], rows: Callable[[], int], label: str
+    key: Hashable,
+    make: Callable[[], Iterator[pd.DataFrame]],
+    rows: Callable[[], int],
+    label: str,
+    unit: str = "edits",
 ) -> pd.DataFrame | None:
     """Show a button, then the progress of a table that grows in the background, and return it when it is whole.
 
@@ -240,6 +244,7 @@ def background_table(
         make: yields the table as it grows.
         rows: says how many it will have; called once, in the background.
         label: of the button.
+        unit: what a row is, in the plural.
     """
     tasks = _tables()
     if key not in tasks:
@@ -253,7 +258,7 @@ def background_table(
     task = tasks[key]
     snapshot = task.snapshot()
     if snapshot.running:
-        _show_rows(task, label)
+        _show_rows(task, label, unit)
         return None
     if snapshot.error or snapshot.stopped:
         # Another session may have seen the same end.
@@ -276,7 +281,7 @@ def _until(made: Iterator[pd.DataFrame], rows: int, stopped: Callable[[], bool])
 
 
 @st.fragment(run_every=0.5)
-def _show_rows(task: BackgroundTask[_Growing], label: str) -> None:
+def _show_rows(task: BackgroundTask[_Growing], label: str, unit: str) -> None:
     snapshot = task.snapshot()
     if not snapshot.running:
         st.rerun()
@@ -284,7 +289,7 @@ def _show_rows(task: BackgroundTask[_Growing], label: str) -> None:
         st.progress(0.0, f"{label}: getting ready…")
     else:
         rows, table = snapshot.latest
-        st.progress(len(table) / rows, f"{label}: {len(table)} of {rows} edits")
+        st.progress(len(table) / rows, f"{label}: {len(table)} of {rows} {unit}")
     if st.button("Stop", key=f"stop-{label}"):
         task.stop()
 

@@ -21,7 +21,10 @@ _SECTIONS = {
         ("spectrum", "Spectrum", ":material/grid_on:"),
         ("channels", "Channels", ":material/call_split:"),
         ("budget", "Budget", ":material/speed:"),
+    ),
+    "Act": (
         ("effect", "Effect", ":material/healing:"),
+        ("merge", "Merge", ":material/merge:"),
     ),
     "Train": (
         ("train", "Train", ":material/model_training:"),

@@ -35,6 +35,7 @@ PAGES = {
     "channels": "Channels",
     "budget": "Budget",
     "effect": "Effect",
+    "merge": "Merge",
     "train": "Train",
     "compare": "Compare",
     "learn": "Learn",

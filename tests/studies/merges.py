@@ -29,17 +29,15 @@ def main() -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     scores = ExactScores(chosen.size)
     studies = {method: hiplora.open("demo", [f"{task}-{method}" for task in TASKS]) for method in SHIPPED_METHODS}
-    _write(chosen.out / "sets.csv", _sets(studies, scores))
-    sets = pd.read_csv(chosen.out / "sets.csv")
-    fails = [
-        fail_table(part).assign(method=method, weight=weight)
-        for (method, weight), part in sets.groupby(["method", "weight"])
-    ]
-    pd.concat(fails).to_csv(chosen.out / "fails.csv", index=False)
     _write(chosen.out / "outcomes.csv", _outcomes(studies, scores))
+    sets = _write(chosen.out / "sets.csv", _sets(studies, scores))
+    groups = sets.groupby(["method", "weight"])
+    fails = [fail_table(part).assign(method=method, weight=weight) for (method, weight), part in groups]
+    pd.concat(fails).to_csv(chosen.out / "fails.csv", index=False)
 
 
 def _sets(studies: dict[str, hiplora.Study], scores: ExactScores) -> Iterator[pd.DataFrame]:
+    # Those of weight 1 are remembered from the outcomes.
     for weight in WEIGHTS:
         for method, study in studies.items():
             yield study.merge_sets(weight=weight, scores=scores).assign(method=method, weight=weight)
@@ -52,12 +50,13 @@ def _outcomes(studies: dict[str, hiplora.Study], scores: ExactScores) -> Iterato
             yield table.assign(method=method, adapters=" + ".join(names))
 
 
-def _write(path: Path, tables: Iterator[pd.DataFrame]) -> None:
+def _write(path: Path, tables: Iterator[pd.DataFrame]) -> pd.DataFrame:
     found: list[pd.DataFrame] = []
     for table in tables:
         found.append(table)
         pd.concat(found).to_csv(path, index=False)
         print(f"{path}: {len(found)}", flush=True)
+    return pd.concat(found)
 
 
 if __name__ == "__main__":

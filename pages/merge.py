@@ -1,0 +1,250 @@
+"""Adapters merged in every way: how they meet before, what each way keeps after, and the merge to take away."""
+
+import shlex
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from hiplora import figures
+from hiplora.demo.scored import ExactScores
+from hiplora.effects import TaskScores
+from hiplora.merging import ALL, WAYS, fail_table, outcome_rows, save_merge
+from hiplora.paths import demo_base
+from hiplora.study import BALANCES, Study, merge_groups
+from hiplora.ui import cards, loading, shell
+from hiplora.ui.archive import zip_of
+from hiplora.ui.text import plain
+
+KEPT = r"\text{task kept} = \frac{\text{score of the merge}}{\text{score of the adapter alone}}, \quad "
+KEPT += r"\text{control} = \frac{\lVert \Delta W \rVert}{\lVert \sum_t \tau_t \rVert} \sum_t \tau_t"
+FAIL = r"\text{MergeFail} = \text{share of merges with } \min_t \text{task kept}_t < \theta"
+FAIL += r" \;\text{ or }\; \text{kept}_{\text{worst single}} - \text{kept} > \delta"
+COSINE = r"\cos = \frac{\langle \Delta W_1, \Delta W_2 \rangle}{\lVert \Delta W_1 \rVert\, \lVert \Delta W_2 \rVert}"
+COSINE += r", \quad \text{of independent updates } 0 \pm 1/\sqrt{a b} \text{ in a block of } a \times b"
+
+
+def weights_of(names: Sequence[str]) -> list[float]:
+    """Ask for the weight of each adapter."""
+    found = []
+    columns = st.columns(min(len(names), 4))
+    for place, name in enumerate(names):
+        column = columns[place % len(columns)]
+        found.append(column.slider(f"Weight of {plain(name)}", 0.0, 2.0, 1.0, 0.1, key=weight_key(name)))
+    return found
+
+
+def weight_key(name: str) -> str:
+    """Return the key of an adapter's slider."""
+    return f"merge-weight-{name}"
+
+
+def set_weights(pair: Sequence[str], weights: Sequence[float]) -> None:
+    """Put the sliders of two adapters to weights."""
+    for name, weight in zip(pair, weights, strict=True):
+        st.session_state[weight_key(name)] = weight
+
+
+def pair_of(names: Sequence[str], key: str) -> tuple[str, str]:
+    """Ask for two of the adapters where there are more."""
+    if len(names) == 2:
+        return names[0], names[1]
+    pairs = [group for group in merge_groups(names) if len(group) == 2]
+    first, second = st.selectbox("Pair", pairs, key=key, format_func=" and ".join)
+    return first, second
+
+
+def ask_for_scores(study: Study) -> TaskScores | None:
+    """Ask how merges are scored; None where the base cannot be."""
+    if study.base.path.resolve() != demo_base().resolve():
+        st.info(
+            "Scores of merges belong to the demo world, whose tasks have exact ones. Save the merge below, and Effect "
+            "scores it by its loss on texts, as any adapter of this base.",
+            icon=":material/info:",
+        )
+        return None
+    size = st.select_slider(
+        "Examples per skill", [40, 100, 200, 400], 100, key="merge-size", help="More are surer, and take longer."
+    )
+    return ExactScores(size)
+
+
+def show_outcomes(table: pd.DataFrame) -> None:
+    """Show what each way keeps as a table: a column for each adapter's task."""
+    # An adapter may have the name of a way.
+    by = ["kind", "outcome"]
+    together = table[table["adapter"] == ALL].set_index(by)
+    apart = table[table["adapter"] != ALL].astype({"adapter": str})
+    each = apart.pivot_table(index=by, columns="adapter", values="task_kept", sort=False)
+    each = each.rename(columns=lambda name: f"task of {name}")
+    shown = pd.DataFrame(
+        {
+            "tasks kept": together["task_kept"],
+            "over control": together.get("task_gain"),
+            "base kept": together["retention"],
+            "base over control": together.get("gain"),
+            "norm": together["norm"],
+        }
+    )
+    shares = [*each.columns, *(name for name in shown if name != "norm")]
+    st.dataframe(
+        shown.join(each).reset_index("kind", drop=True).reset_index(),
+        hide_index=True,
+        column_config={name: st.column_config.NumberColumn(name.capitalize(), format="percent") for name in shares}
+        | {
+            "outcome": "Outcome",
+            "norm": st.column_config.NumberColumn("Norm", format="%.2f", help="Over that of the plain sum."),
+        },
+    )
+
+
+session = shell.require()
+study = loading.load(session)
+st.title("Merge adapters")
+loading.require_adapters(study)
+if len(study.names) < 2:
+    st.info("Choose at least two adapters of this base in the sidebar: one alone is merged already.")
+    st.stop()
+study = loading.measured(study)
+names = st.multiselect("Adapters to merge", study.names, study.names[:3], key="merge-adapters")
+if len(names) < 2:
+    st.info("Choose two adapters or more to merge.", icon=":material/merge:")
+    st.stop()
+weights = weights_of(names)
+# What is merged is checked here: one given twice, or one that holds more than matrices.
+for caveat in study.merged("sum", weights, names=names).caveats:
+    st.caption(plain(caveat))
+
+st.subheader("Before: do they conflict?")
+first, second = pair_of(names, "merge-pair")
+cards.figure_card(
+    figures.merge_conflicts, partial(study.conflicts), first, second, name="merge-conflicts", formula=COSINE
+)
+st.caption(
+    "Conflict between weights is a weak predictor of merges that collapse "
+    "([arXiv 2603.09463](https://arxiv.org/abs/2603.09463)): what a merge keeps is measured, below."
+)
+
+st.subheader("After: what does each way keep?")
+with st.expander("The ways", icon=":material/list:"):
+    st.dataframe(
+        pd.DataFrame([{"Way": key, "Name": way.title, "What it does": way.meaning, "Source": way.source}
+                      for key, way in WAYS.items()]),
+        hide_index=True,
+    )  # fmt: skip
+scores = ask_for_scores(study)
+if scores is not None:
+    how_scored = study.base.identity, tuple(study[name].identity for name in names), study.k, study.epsilon
+    how_scored += study.seen_as, scores.identity
+    tasks = sum(scores.task_of(study[name]) is not None for name in names)
+    if not tasks:
+        st.info("None of these adapters has a task of the demo world on its card: only the base is scored.")
+    outcomes = loading.background_table(
+        ("merges", *how_scored, tuple(weights)),
+        partial(study.score_merges, None, weights, names=names, scores=scores),
+        lambda: outcome_rows(len(names), tasks, len(WAYS)),
+        "Score every way",
+        "rows",
+    )
+    if outcomes is not None:
+        if tasks:
+            cards.figure_card(
+                figures.merge_outcomes,
+                partial(study.merge_outcomes, None, weights, names=names, scores=scores),
+                name="merge-outcomes",
+                formula=KEPT,
+                compute=lambda _: outcomes,
+            )
+        show_outcomes(outcomes)
+
+    if tasks:
+        st.subheader("The balance of two")
+        left, right = st.columns(2)
+        with left:
+            pair = pair_of(names, "merge-balance-pair")
+        way = right.selectbox("Way", list(WAYS), key="merge-balance-way", format_func=lambda key: WAYS[key].title)
+        place = st.select_slider(
+            f"Weights of {plain(pair[0])} and {plain(pair[1])}",
+            range(len(BALANCES)),
+            2,
+            key="merge-balance",
+            format_func=lambda place: "{:g} : {:g}".format(*BALANCES[place]),
+        )
+        balance = loading.background_table(
+            ("balance", *how_scored, pair, way),
+            partial(study.score_balance, *pair, way, scores=scores),
+            lambda: len(BALANCES) * (1 + sum(scores.task_of(study[name]) is not None for name in pair)),
+            "Measure the balance",
+            "rows",
+        )
+        if balance is not None:
+            cards.figure_card(
+                figures.merge_balance,
+                partial(study.merge_balance, *pair, way, scores=scores),
+                place,
+                name="merge-balance-curve",
+                formula=KEPT,
+                compute=lambda _: balance,
+            )
+            chosen = BALANCES[place]
+            st.button(
+                f"Set the weights above to {chosen[0]:g} and {chosen[1]:g}",
+                on_click=set_weights,
+                args=(pair, chosen),
+                icon=":material/tune:",
+            )
+
+        st.subheader("MergeFail: how many merges fail?")
+        count = len(merge_groups(names))
+        st.caption(
+            f"All pairs and triples of the adapters above: {count} merge{'s' * (count > 1)} for each way, all adapters "
+            "with the same weight."
+        )
+        weight = st.slider("Weight of every adapter", 0.1, 1.5, 1.0, 0.1, key="merge-fail-weight")
+        sets = loading.background_table(
+            ("sets", *how_scored, weight),
+            partial(study.score_sets, None, weight, names=names, scores=scores),
+            lambda: count * len(WAYS),
+            "Score all pairs and triples",
+            "merges",
+        )
+        if sets is not None:
+            cards.figure_card(
+                figures.merge_fail,
+                partial(study.merge_fail, None, weight, names=names, scores=scores),
+                name="merge-fail",
+                formula=FAIL,
+                compute=lambda _: fail_table(sets),
+            )
+
+st.subheader("Take it away")
+how = st.selectbox("Merge by", list(WAYS), key="merge-way", format_func=lambda key: WAYS[key].title)
+st.latex(WAYS[how].formula)
+st.caption(f"{plain(WAYS[how].meaning)} Source: {plain(WAYS[how].source)}.")
+merge = study.merged(how, weights, names=names)
+
+
+def save(out: Path) -> None:
+    """Write the merge, with the conflicts of what is merged in its report."""
+    found = study.conflicts()
+    save_merge(merge, study.base, out, conflicts=found[found["first"].isin(names) & found["second"].isin(names)])
+
+
+st.download_button(
+    "Save as LoRA",
+    lambda: zip_of(save, f"{how}-merge"),
+    f"{how}-merge.zip",
+    "application/zip",
+    icon=":material/download:",
+    on_click="ignore",
+    help="A zip of adapter_config.json, adapter_model.safetensors and merge.json, the report of how it was made.",
+)
+options = f"--how {how} --weights {' '.join(f'{weight:g}' for weight in weights)}"
+if merge.way.needs_spectrum:
+    options += f" --k {study.k} --epsilon {study.epsilon:g}"
+    if session.geometry == "inputs":
+        options += " --geometry inputs" + (f" --text {shlex.quote(session.text)}" if session.text else "")
+adapters = " ".join(shlex.quote(study[name].source or name) for name in names)
+st.code(f"hiplora merge {shlex.quote(study.source)} {adapters} {options} --out merged", language="bash")
