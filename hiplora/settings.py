@@ -64,7 +64,8 @@ _RANK_OR_SHARE = Rule(
     lambda value: COUNT.fits(value) if isinstance(value, int) else 0 < value < 1,
 )
 # The square of epsilon must be a normal float32.
-_EPSILON = Rule("a positive number, at least 1e-9", (float, int), lambda value: 1e-9 <= value < _LARGE)
+LEAST_EPSILON = 1e-9
+_EPSILON = Rule("a positive number, at least 1e-9", (float, int), lambda value: LEAST_EPSILON <= value < _LARGE)
 
 
 def one_of(*choices: str) -> Rule:

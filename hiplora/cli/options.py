@@ -47,7 +47,9 @@ def run_settings() -> "list[dataclasses.Field[Any]]":
     from hiplora.training.config import RunConfig
 
     return [
-        each for each in dataclasses.fields(RunConfig) if each.name not in ("base", "task", "data", "epsilon_pattern")
+        each
+        for each in dataclasses.fields(RunConfig)
+        if each.name not in ("base", "task", "data", "on_top", "epsilon_pattern")
     ]
 
 

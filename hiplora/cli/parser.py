@@ -233,6 +233,12 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--resume", metavar="RUN", help="resume a run from its last checkpoint; takes no other options")
     command.add_argument("--out", metavar="RUN", help="folder of the run (default: a new one among the app's runs)")
     command.add_argument(
+        "--on-top",
+        metavar="ADAPTER",
+        nargs="+",
+        help="add these adapters to the base first; HiP-LoRA gets what they leave of each layer's budget",
+    )
+    command.add_argument(
         "--reallocate",
         metavar="RUN",
         help="take each layer's epsilon from a run, re-allocated by its shadow prices under the same total",

@@ -26,7 +26,7 @@ def train(args: argparse.Namespace) -> int | None:
 
     chosen = {each.name: getattr(args, each.name) for each in run_settings() if hasattr(args, each.name)}
     if args.resume:
-        if chosen or args.out or args.base or args.reallocate:
+        if chosen or args.out or args.base or args.reallocate or args.on_top:
             raise HiploraError("--resume continues a run with its own settings: leave out the other options.")
         run = Run(args.resume)
         if run.status.state == "finished":
@@ -37,6 +37,8 @@ def train(args: argparse.Namespace) -> int | None:
             from hiplora.training.prices import reallocated
 
             chosen["epsilon_pattern"] = reallocated(Run(args.reallocate))
+        if args.on_top:
+            chosen["on_top"] = tuple(args.on_top)
         task = args.task or (None if args.data else "swap")
         config = RunConfig(base=args.base or "demo", task=task, data=args.data, **chosen)
         # Before a folder is created: settings that do not fit leave none behind.

@@ -105,7 +105,10 @@ class Study(Outcomes):
             sentences = caveats_on(self.spectra, seen(placement, self.spectra), layers, self.k)
             sentences += self.calibration.notes if self.calibration else []
             try:
-                _ = placement.update.card
+                earlier = placement.update.card.more.get("on_top")
+                if isinstance(earlier, list) and earlier:
+                    names = ", ".join(map(str, earlier))
+                    sentences.append(f"It was trained on top of {names}: its scores are those of all of them together.")
             except HiploraError as error:
                 sentences.append(str(error))
             found[placement.update.name] = sentences

@@ -23,6 +23,11 @@ from hiplora.training.methods import find_method
 
 _NAME = Rule("a name or a path", (str,))
 _NAME_OR_NONE = Rule("a name or a path, or left out", (str, type(None)), lambda value: value != "")
+_NAMES = Rule(
+    "names or paths of adapters",
+    (tuple,),
+    lambda value: all(isinstance(name, str) and name for name in value) and len(set(value)) == len(value),
+)
 _THREADS = Rule("a whole number from 1 to 1024", (int,), lambda value: 1 <= value <= 1024)
 
 BY_GOAL: Final[dict[str, tuple[Any, Any]]] = {
@@ -51,6 +56,8 @@ class RunConfig(HipLoraSettings):
         data: a text file, or JSONL with `text`, `prompt` and `completion`, or `messages`.
         text: text on which inputs are observed, with `geometry="inputs"`; None for the one that the base brings along,
             else English that comes with Python.
+        on_top: adapters whose updates are added to the base first, for continual tuning. The run's own is still one of
+            the base: all together are their sum. HiP-LoRA gets what they leave of each layer's budget.
         probe: text that the base should still handle well, a file as for `data`; its loss measures forgetting.
         steps: optimizer steps.
         batch_size: examples per step.
@@ -84,6 +91,7 @@ class RunConfig(HipLoraSettings):
         _NAME_OR_NONE,
         default_words="the base's own, or English",
     )
+    on_top: tuple[str, ...] = setting((), "Adapters to train on top of.", _NAMES)
     steps: int = setting(300, "Optimizer steps.", COUNT)
     batch_size: int | None = setting(None, "Examples per step.", COUNT)
     learning_rate: float | None = setting(None, "Peak learning rate.", POSITIVE)
@@ -117,6 +125,8 @@ class RunConfig(HipLoraSettings):
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+        if isinstance(self.on_top, list):
+            object.__setattr__(self, "on_top", tuple(self.on_top))
         check_settings(self)
         self._check_goal()
 
@@ -155,7 +165,8 @@ class RunConfig(HipLoraSettings):
 
         paths = {name: user_path(value) for name in ("data", "probe", "text") if (value := getattr(self, name))}
         found: dict[str, Any] = {name: str(path.resolve()) for name, path in paths.items() if path.exists()}
-        return dataclasses.replace(self, base=canonical(self.base), **found)
+        on_top = tuple(str(path.resolve()) if (path := user_path(name)).exists() else name for name in self.on_top)
+        return dataclasses.replace(self, base=canonical(self.base), on_top=on_top, **found)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a JSON object."""

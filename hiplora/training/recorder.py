@@ -5,6 +5,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
@@ -158,7 +159,7 @@ class Recorder(TrainerCallback):
             scored_at=scores.step,
             seconds=round(last.seconds) if last else 0,
             shadow_prices=dict(zip(facts["modules"], prices, strict=True)) if prices else {},
-            more=scores.more,
+            more=scores.more | ({"on_top": [Path(name).name for name in config.on_top]} if config.on_top else {}),
         )
 
     def _last_event(self, kind: type[_Kind]) -> _Kind | None:

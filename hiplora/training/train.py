@@ -9,12 +9,13 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hiplora import __version__
-from hiplora.adapters import INITIAL_FILE
+from hiplora.adapters import INITIAL_FILE, read_adapter
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path
 from hiplora.geometry import Calibration, InputSpectra, read_text
@@ -27,6 +28,7 @@ from hiplora.training.data.files import read_texts
 from hiplora.training.data.tasks import TrainingData, load_data, require_demo_base
 from hiplora.training.events import Caveat, Event, Phase
 from hiplora.training.methods import Match, Method, find_method, match_parameters
+from hiplora.training.on_top import add_updates, budgets_left, digest_of, earlier_updates
 from hiplora.training.run import Run, Status
 
 if TYPE_CHECKING:
@@ -134,6 +136,8 @@ def check(base: BaseModel, config: RunConfig) -> None:
             read_texts(path)
     if config.text:
         read_text(config.text)
+    if config.on_top:
+        earlier_updates(base, config)
 
 
 def train(
@@ -207,8 +211,14 @@ def _train(run: Run, stopped: Callable[[], bool], report: Callable[[Event], None
         observe_inputs(model, inputs.calibration)
     _record_origin(run, [spectra.weight_hash(weight) for weight in weights])
     phase("Adding the adapter")
+    earlier = earlier_updates(base, config)
+    if earlier and method.has_core and not config.epsilon_pattern:
+        left = budgets_left(inputs if config.on_inputs and inputs is not None else spectra, earlier, config)
+        config = replace(config, epsilon_pattern=left)
     set_seed(config.seed)
-    adapted = _adapt(run, model, method, match)
+    adapted = _adapt(run, model, method, match, config)
+    # The basis is the base's own: cores of adapters that follow each other then add up.
+    add_updates(adapted, earlier)
     if method.keeps_start:
         _keep_start(run, adapted, method, resumed=checkpoint is not None)
     past = run.rewind(checkpoint.step if checkpoint else -1)
@@ -309,18 +319,21 @@ def _record_origin(run: Run, weight_hashes: list[str]) -> None:
         if path := getattr(run.config, name):
             with Path(path).open("rb") as file:
                 found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    for name in run.config.on_top:
+        found[f"earlier adapter {name}"] = digest_of(read_adapter(name))
     before = run.facts.get("sha256")
     if before is not None and before != found:
         changed = next(name for name in found if before.get(name) != found[name])
+        which = getattr(run.config, changed, "")
         raise HiploraError(
-            f"The {changed} of {run.name} has changed since the run began ({getattr(run.config, changed)}): "
-            "restore it, or start a new run."
+            f"The {changed} of {run.name} has changed since the run began{which and f' ({which})'}: restore it, or "
+            "start a new run."
         )
     run.record_facts(sha256=found)
 
 
-def _adapt(run: Run, model: Any, method: Method, match: Match) -> "PeftModel":
-    """Add a new adapter to the model, and record facts about it.
+def _adapt(run: Run, model: Any, method: Method, match: Match, settings: RunConfig) -> "PeftModel":
+    """Add a new adapter with these settings to the model, and record facts about it.
 
     Raises:
         HiploraError: PEFT refuses the model, or adapts other maps than those that were matched.
@@ -329,7 +342,7 @@ def _adapt(run: Run, model: Any, method: Method, match: Match) -> "PeftModel":
 
     left_alone = [module for module, _ in model.named_modules() if module not in match.ranks]
     try:
-        adapted = get_peft_model(model, method.peft_config(run.config, match.ranks, left_alone))
+        adapted = get_peft_model(model, method.peft_config(settings, match.ranks, left_alone))
     except (ValueError, TypeError, NotImplementedError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise HiploraError(

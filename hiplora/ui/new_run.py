@@ -27,7 +27,8 @@ def form(session: Session) -> list[Run]:
     Raises:
         HiploraError: the base cannot be opened.
     """
-    base = loading.load(session).base
+    study = loading.load(session)
+    base = study.base
     st.markdown(
         f"On the base **{plain(base.name)}**, with ε = {session.epsilon:g}; both come from the sidebar."
     )  # fmt: skip
@@ -44,11 +45,21 @@ def form(session: Session) -> list[Run]:
             help="  \n".join(f"{method.title}: {method.summary} ({method.source})." for method in METHODS.values()),
         )
         goal = _goal(session)
+        below = st.multiselect(
+            "On top of",
+            [name for name in study.names if study[name].source],
+            key="new-on-top",
+            placeholder="The base alone",
+            help="Adapters of the sidebar that are added to the base first. The run's own adapter is still one of the "
+            "base: all together are their sum. HiP-LoRA gets what they leave of each layer's budget.",
+        )
     with middle:
         sizes = _sizes(session)
     with right:
         own = _own_settings()
     fields: dict[str, Any] = {"base": session.base, "epsilon": session.epsilon} | goal | sizes | own
+    if below:
+        fields["on_top"] = tuple(study[name].source for name in below)
     if own["geometry"] == "inputs":
         fields["text"] = session.text or None
     # A container of its own, so that Start stays in place when the content above it changes.
