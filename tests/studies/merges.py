@@ -44,10 +44,11 @@ def _sets(studies: dict[str, hiplora.Study], scores: ExactScores) -> Iterator[pd
 
 
 def _outcomes(studies: dict[str, hiplora.Study], scores: ExactScores) -> Iterator[pd.DataFrame]:
-    for method, study in studies.items():
-        for names in merge_groups(study.names):
-            table = study.merge_outcomes(names=names, scores=scores)
-            yield table.assign(method=method, adapters=" + ".join(names))
+    # The triples first, and the two methods side by side: what is stopped can be compared.
+    for tasks in reversed(merge_groups(list(TASKS))):
+        for method, study in studies.items():
+            table = study.merge_outcomes(names=[f"{task}-{method}" for task in tasks], scores=scores)
+            yield table.assign(method=method, adapters=" + ".join(tasks))
 
 
 def _write(path: Path, tables: Iterator[pd.DataFrame]) -> pd.DataFrame:
