@@ -177,3 +177,38 @@ class Plots:
             beside: further adapter folders to show.
         """
         return figures.frontier(self._study.frontier(task, beside=beside), self._study.names)
+
+    def merge_conflicts(self, first: str, second: str) -> go.Figure:
+        """Draw how two updates meet, by module and block, against independent ones.
+
+        Args:
+            first: name of an update.
+            second: name of another.
+        """
+        return figures.merge_conflicts(self._study.conflicts(), first, second)
+
+    def merge_outcomes(self, weights: Sequence[float] | None = None) -> go.Figure:
+        """Draw what each way to merge keeps of the tasks and of the base, on the demo world.
+
+        Args:
+            weights: one for each update; 1 by default.
+        """
+        return figures.merge_outcomes(self._study.merge_outcomes(weights=weights))
+
+    def merge_balance(self, first: str, second: str, how: str = "sum") -> go.Figure:
+        """Draw what merges of two updates keep as their weights move, on the demo world.
+
+        Args:
+            first: name of an update.
+            second: name of another.
+            how: a key of `hiplora.merging.WAYS`.
+        """
+        return figures.merge_balance(self._study.merge_balance(first, second, how))
+
+    def merge_fail(self, weight: float = 1.0) -> go.Figure:
+        """Draw how many merges of all pairs and triples fail, over thresholds, on the demo world.
+
+        Args:
+            weight: of each update.
+        """
+        return figures.merge_fail(self._study.merge_fail(weight=weight))

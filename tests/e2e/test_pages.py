@@ -255,6 +255,38 @@ def test_another_base_is_scored_by_loss_on_two_texts(visit: Visit, tmp_path: Pat
     visit.assert_sound()
 
 
+def test_two_adapters_are_merged_scored_and_taken_away(visit: Visit) -> None:
+    page = visit.open("merge?adapters=swap-lora&adapters=edit-lora")
+    visit.wait_for_plots(1)
+    expect(page.get_by_role("heading", level=4).first).to_contain_text("28 modules of swap-lora and edit-lora clearly")
+    page.get_by_role("main").get_by_role("slider", name="Examples per skill").press("Home")
+    visit.settle()
+    page.get_by_role("button", name="Score every way").click()
+    expect(page.get_by_text("of 39 rows")).to_be_visible()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("button", name="Score every way")).to_be_visible()
+    page.get_by_role("button", name="Measure the balance").click()
+    expect(page.get_by_text("both tasks keep the most")).to_be_visible()
+    expect(
+        page.get_by_text("hiplora merge demo swap-lora edit-lora --how sum --weights 1 1 --out merged")
+    ).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as LoRA").click()
+    with zipfile.ZipFile(download.value.path()) as packed:
+        assert {Path(name).name for name in packed.namelist()} == {
+            "adapter_config.json",
+            "adapter_model.safetensors",
+            "merge.json",
+        }
+    visit.assert_sound()
+
+
+def test_one_adapter_alone_has_nothing_to_merge_with(visit: Visit) -> None:
+    page = visit.open("merge?adapters=swap-lora")
+    expect(page.get_by_test_id("stAlert")).to_contain_text("Choose at least two adapters of this base")
+    visit.assert_sound()
+
+
 def test_one_file_is_uploaded_alone(visit: Visit, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     name = "lora_te_model_layers_0_self_attn_q_proj"

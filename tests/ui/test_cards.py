@@ -134,6 +134,7 @@ PAGES: list[tuple[str, dict[str, Any], str, set[str]]] = [
         {"skills", "frontier", "difference-shares", "difference-map", "direction-energy", "octaves", "training"},
     ),
     ("compare", {"adapters": ["swap-lora", "short"]}, "", {"skills", "frontier", "training", "drift"}),
+    ("merge", {}, "", {"merge-conflicts"}),
     ("learn", {}, "", {"learn-energy", "learn-effect"}),
     ("learn", {"part": "Budget"}, "", {"learn-budget"}),
     ("learn", {"part": "Merging"}, "", {"learn-merge-error", "learn-merge-typical"}),
@@ -168,9 +169,21 @@ def test_every_card_that_a_page_names_is_looked_at() -> None:
     sources = [*(site_root() / "pages").glob("*.py"), *Path(cards.__file__).parent.glob("*.py")]
     named = {name for path in sources for name in re.findall(r'name="([\w-]+)"', path.read_text())}
     # Computed on request only: the browser's tests ask for it.
-    assert named - {"block-effects", "energy-damage", "part-effects", "repair-outcomes"} <= {
-        name for *_, names in PAGES for name in names
-    }
+    asked = {"block-effects", "energy-damage", "part-effects", "repair-outcomes"}
+    asked |= {"merge-outcomes", "merge-balance-curve", "merge-fail"}
+    assert named - asked <= {name for *_, names in PAGES for name in names}
+
+
+def test_the_programs_of_scored_merges_draw_their_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    names, scores = ["swap-lora", "edit-lora"], ExactScores(2)
+    study = open_study("demo", names, 16)
+    for draw, table, *args in (
+        (figures.merge_outcomes, partial(study.merge_outcomes, ["sum"], [1.0, 0.5], names=names, scores=scores)),
+        (figures.merge_balance, partial(study.merge_balance, *names, "sum", scores=scores), 2),
+        (figures.merge_fail, partial(study.merge_fail, ["sum"], 0.5, names=names, scores=scores)),
+    ):
+        program = code(draw, table, *args)
+        assert_same(drawn_by(program, monkeypatch).to_plotly_json(), draw(table(), *args).to_plotly_json(), program)
 
 
 @pytest.mark.parametrize(
