@@ -92,8 +92,9 @@ def test_trains_saves_loads_merges_and_exports(load_base, tokens, tmp_path, base
     want, error = logits(model, tokens), logits_error(model, tokens)
     model.save_pretrained(tmp_path / "adapter")
     # No inputs are observed here: the file has all that it takes.
-    loaded = PeftModel.from_pretrained(load_base(base), tmp_path / "adapter")
-    assert torch.equal(logits(loaded, tokens), want)
+    for low_memory in (True, False):
+        loaded = PeftModel.from_pretrained(load_base(base), tmp_path / "adapter", low_cpu_mem_usage=low_memory)
+        assert torch.equal(logits(loaded, tokens), want)
     export_lora(tmp_path / "adapter", tmp_path / "lora")
     exported = PeftModel.from_pretrained(load_base(base), tmp_path / "lora")
     torch.testing.assert_close(logits(exported, tokens), want, atol=error, rtol=0)
