@@ -161,10 +161,8 @@ if scores is not None:
 
     if tasks:
         st.subheader("The balance of two")
-        left, right = st.columns(2)
-        with left:
-            pair = pair_of(names, "merge-balance-pair")
-        way = right.selectbox("Way", list(WAYS), key="merge-balance-way", format_func=lambda key: WAYS[key].title)
+        pair = pair_of(names, "merge-balance-pair")
+        way = st.selectbox("Way", list(WAYS), key="merge-balance-way", format_func=lambda key: WAYS[key].title)
         place = st.select_slider(
             f"Weights of {plain(pair[0])} and {plain(pair[1])}",
             range(len(BALANCES)),

@@ -25,11 +25,11 @@ from hiplora.figures.style import (
 
 _WHOLE = "#8F6BB1"
 _PARTS = (
-    ("all", "whole", "whole update", _WHOLE, "diamond"),
-    ("pp", "PP", "principal", PRINCIPAL, "circle"),
-    ("pr", "PR, RP", "mixed", MIXED[0], "x"),
-    ("rp", "PR, RP", "mixed", MIXED[1], "cross"),
-    ("rr", "RR", "residual", RESIDUAL, "square"),
+    ("all", "whole", _WHOLE, "diamond"),
+    ("pp", "PP", PRINCIPAL, "circle"),
+    ("pr", "PR, RP", MIXED[0], "x"),
+    ("rp", "PR, RP", MIXED[1], "cross"),
+    ("rr", "RR", RESIDUAL, "square"),
 )
 _ALL = "all"
 
@@ -46,11 +46,10 @@ def merge_conflicts(table: pd.DataFrame, first: str, second: str) -> go.Figure:
     pair = table[table["first"].isin([first, second]) & table["second"].isin([first, second])]
     numbered = pair[pair["layer"].notna()]
     kinds = list(dict.fromkeys(pair["kind"]))
-    titles = list(dict.fromkeys(f"{panel}: {meaning}" for _, panel, meaning, *_ in _PARTS))
-    figure = panel_row(titles, 0.03)
-    shown = [panel for _, panel, *_ in _PARTS]
-    numbers = {panel: place for place, panel in enumerate(dict.fromkeys(shown), start=1)}
-    for block, panel, _, color, symbol in _PARTS:
+    panels = list(dict.fromkeys(panel for _, panel, *_ in _PARTS))
+    figure = panel_row(panels, 0.03)
+    numbers = {panel: place for place, panel in enumerate(panels, start=1)}
+    for block, panel, color, symbol in _PARTS:
         rows = numbered[numbered["block"] == block]
         x, sd = places(rows, kinds), 1.96 * rows["null_sd"].to_numpy(np.float32)
         column, gap = numbers[panel], np.full(len(rows), np.nan, np.float32)
@@ -61,7 +60,7 @@ def merge_conflicts(table: pd.DataFrame, first: str, second: str) -> go.Figure:
             name="independent updates, 95 %",
             legendgroup="null",
             showlegend=block == "all",
-            line={"color": NULL, "width": 3},
+            line={"color": NULL, "width": 2},
             opacity=0.6,
             hoverinfo="skip",
             row=1,
@@ -128,7 +127,8 @@ def merge_outcomes(table: pd.DataFrame) -> go.Figure:
         x=controls[:, 0],
         y=controls[:, 1],
         mode="markers",
-        name="their controls: the sum, scaled to the same norm",
+        name="controls",
+        showlegend=False,
         marker={"color": NULL, "symbol": "circle-open", "size": 7},
         customdata=np.column_stack([merges["outcome"], merges["norm"]]),
         hovertemplate="the sum x %{customdata[1]:.2f}, control of %{customdata[0]}<br>base kept %{x:.1%}, tasks kept "
@@ -139,17 +139,18 @@ def merge_outcomes(table: pd.DataFrame) -> go.Figure:
         _mark(figure, row, row["outcome"], {"color": color, "symbol": symbol, "size": 12})
     worst = float(together["kept_worst_single"].iloc[0])
     figure.add_vline(
-        worst, line={"color": NULL, "dash": "dot"}, annotation_text="worst adapter alone", annotation_position="bottom"
+        worst, line={"color": NULL, "dash": "dot"}, annotation_text="worst adapter alone", annotation_position="top"
     )
     figure.update_xaxes(title="Base skills kept", tickformat=".0%")
-    figure.update_yaxes(title="Task scores kept, of each adapter's own (mean)", tickformat=".0%")
-    return finish(
+    figure.update_yaxes(title="Task score over the adapter's own (mean)", tickformat=".0%")
+    figure = finish(
         figure,
         _best(merges),
-        "Up and to the right is better. A whisker goes down to the task that is kept least; a line leads from each "
-        "way's control. Exact scores on held-out examples.",
-        520,
+        "Up and to the right is better. A whisker goes down to the task that is kept least. A line leads to each way "
+        "from its control: the sum, scaled to the same norm. Exact scores on held-out examples.",
+        540,
     )
+    return figure.update_layout(legend={"entrywidth": 112})
 
 
 def merge_balance(table: pd.DataFrame, marked: int | None = None) -> go.Figure:
@@ -212,10 +213,7 @@ def merge_fail(table: pd.DataFrame) -> go.Figure:
     task, base = (table[table["varied"] == varied] for varied in ("task", "base"))
     allowance, threshold = float(task["allowance"].iloc[0]), float(base["threshold"].iloc[0])
     figure = panel_row(
-        [
-            f"each task must keep this (base: {100 * allowance:.0f} points)",
-            f"the base may lose this (tasks: {threshold:.0%})",
-        ],
+        ["over the tasks", "over the base"],
         0.05,
     )
     for column, (rows, over) in enumerate(((task, "threshold"), (base, "allowance")), start=1):
@@ -236,17 +234,19 @@ def merge_fail(table: pd.DataFrame) -> go.Figure:
                 row=1,
                 col=column,
             )
-    figure.update_xaxes(title="Share of the single adapter's score", tickformat=".0%", row=1, col=1)
-    figure.update_xaxes(title="More than the worst adapter alone loses", tickformat=".0%", row=1, col=2)
+    figure.update_xaxes(title="Must be kept", tickformat=".0%", row=1, col=1)
+    figure.update_xaxes(title="May be lost", tickformat=".0%", row=1, col=2)
     figure.update_yaxes(range=[-0.04, 1.04], tickformat=".0%")
     figure.update_yaxes(title="Merges that fail", row=1, col=1)
     merges = int(table["merges"].iloc[0])
+    count = f"{merges} merge{'s' * (merges > 1)}, all pairs and triples"
     few = " That is few: a single merge moves a line far." if merges < 20 else ""
     return finish(
         figure,
         _failing(table, threshold, allowance),
-        f"MergeFail (our definition) over {merges} merges, all pairs and triples.{few} Lines that lie on each other "
-        "fail in the same merges.",
+        f"MergeFail (our definition) of each way over {count}.{few} Left: the share of its own score that each task "
+        f"must keep, while the base may lose {100 * allowance:.0f} points more than with the worst adapter alone. Right: "
+        f"what it may lose, while tasks must keep {percent(threshold)}.",
         440,
         panels=True,
     )
@@ -276,13 +276,16 @@ def _mark(figure: go.Figure, row: dict[Any, Any], name: str, marker: dict[str, A
 
 
 def _meeting(pair: pd.DataFrame, first: str, second: str) -> str:
-    words = []
-    for block, what in (("all", "As a whole"), ("pp", "in their principal blocks"), ("rr", "in the residual ones")):
-        rows = pair[pair["block"] == block]
-        reinforce, cancel = ((rows["sign"] == sign).sum() for sign in ("reinforce", "cancel"))
-        count = f"{reinforce} of {len(rows)} modules of {first} and {second} clearly" if block == "all" else reinforce
-        words.append(f"{what} {count} reinforce each other and {cancel} cancel")
-    return f"{'; '.join(words)}."
+    counts = []
+    for block in ("all", "pp", "rr"):
+        signs = pair.loc[pair["block"] == block, "sign"]
+        counts.append(((signs == "reinforce").sum(), (signs == "cancel").sum(), len(signs)))
+    (up, down, modules), *others = counts
+    principal, residual = (f"{more} and {less}" for more, less, _ in others)
+    return (
+        f"{first} and {second} clearly reinforce each other in {up} of {modules} modules and cancel in {down}; in "
+        f"principal blocks {principal}, in residual ones {residual}."
+    )
 
 
 def _best(merges: pd.DataFrame) -> str:
@@ -319,7 +322,7 @@ def _failing(table: pd.DataFrame, threshold: float, allowance: float) -> str:
     merges = int(rows["merges"].iloc[0])
     fewest = int(rows["fails"].iloc[0])
     least = rows.loc[rows["fails"] == fewest, "outcome"].tolist()
-    where = f"Where each task must keep {threshold:.0%} and the base may lose {100 * allowance:.0f} points more"
+    where = f"Where each task must keep {percent(threshold)} and the base may lose {100 * allowance:.0f} points more"
     if len(least) == len(rows):
         return f"{where}, every way fails in {fewest} of {merges} merges."
     plain = rows[rows["outcome"] == "sum"]

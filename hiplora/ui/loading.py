@@ -1,5 +1,6 @@
 """From the sidebar's choices to a study: opened once, prepared in the background, stoppable."""
 
+import gc
 import logging
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
@@ -274,7 +275,10 @@ def background_table(
 
 
 def _until(made: Iterator[pd.DataFrame], rows: int, stopped: Callable[[], bool]) -> Iterator[_Growing]:
-    for table in made:
+    for place, table in enumerate(made):
+        if place == 0:
+            # What the first row has imported would be looked through for garbage each time that the progress is shown.
+            gc.freeze()
         yield rows, table
         if stopped():
             return

@@ -13,6 +13,8 @@ from .test_ablation import TABLE as EFFECTS
 from .test_channels import PROBED
 from .test_differences import DIFFERENCE
 from .test_drift import TABLE as DRIFT
+from .test_merges import CONFLICTS, FAILS, balance_of_two
+from .test_merges import OUTCOMES as MERGES
 from .test_modules import priced, reallocated
 from .test_octaves import OCTAVES
 from .test_playback import STEPS
@@ -55,6 +57,10 @@ def every_figure(layers: pd.DataFrame, directions: pd.DataFrame, sweeps: pd.Data
         "core_budget": figures.core_budget(learn.budget_cores(0.1, 0.1), learn.budget_sections()),
         "merge_error": figures.merge_error(learn.merge_effects((30,)), 30),
         "merge_typical": figures.merge_typical(learn.merge_effects((30,)), 30),
+        "merge_conflicts": figures.merge_conflicts(CONFLICTS, "a", "b"),
+        "merge_outcomes": figures.merge_outcomes(MERGES),
+        "merge_balance": figures.merge_balance(balance_of_two()),
+        "merge_fail": figures.merge_fail(FAILS),
         "two_views": figures.two_views(learn.two_views(30, 0.0), learn.PRINCIPAL_RANK),
         "input_damage": figures.input_damage(learn.input_damages(30, uses=(0.0, 1.0)), 0.0),
         "probe_effects": figures.probe_effects(PROBED),
