@@ -245,8 +245,8 @@ def merge_fail(table: pd.DataFrame) -> go.Figure:
         figure,
         _failing(table, threshold, allowance),
         f"MergeFail (our definition) of each way over {count}.{few} Left: the share of its own score that each task "
-        f"must keep, while the base may lose {100 * allowance:.0f} points more than with the worst adapter alone. Right: "
-        f"what it may lose, while tasks must keep {percent(threshold)}.",
+        f"must keep, while the base may lose {100 * allowance:.0f} points more than with the worst adapter alone. "
+        f"Right: what it may lose, while tasks must keep {percent(threshold)}.",
         440,
         panels=True,
     )
