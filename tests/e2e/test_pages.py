@@ -264,7 +264,8 @@ def test_two_adapters_are_merged_scored_and_taken_away(visit: Visit) -> None:
     page.get_by_role("main").get_by_role("slider", name="Examples per skill").press("Home")
     visit.settle()
     page.get_by_role("button", name="Score every way").click()
-    expect(page.get_by_text("of 39 rows")).to_be_visible()
+    # A cold process loads transformers and the base first.
+    expect(page.get_by_text("of 39 rows")).to_be_visible(timeout=120_000)
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("button", name="Score every way")).to_be_visible()
     page.get_by_role("button", name="Measure the balance").click()

@@ -109,6 +109,7 @@ def test_the_interval_is_that_of_a_ratio_of_resampled_means():
 
 def test_an_adapter_without_a_known_task_is_merged_and_only_the_base_is_scored(study, tmp_path):
     save_lora(place(study.base, study.edit("swap-lora")), tmp_path / "bare")
+    (tmp_path / "bare" / "card.json").write_text('{"task": "another"}')
     found = hiplora.open("demo", ["edit-lora", tmp_path / "bare"]).merge_outcomes(["sum"], scores=ExactScores(2))
     assert found["adapter"].astype(str).unique().tolist() == ["edit-lora", ALL]
     bare = hiplora.open("demo", [tmp_path / "bare"]).merge_outcomes(["sum"], scores=ExactScores(2))
