@@ -277,7 +277,7 @@ def background_table(
 def _until(made: Iterator[pd.DataFrame], rows: int, stopped: Callable[[], bool]) -> Iterator[_Growing]:
     for place, table in enumerate(made):
         if place == 0:
-            # What the first row has imported would be looked through for garbage each time that the progress is shown.
+            # The last of what it imports: see `_show_rows`.
             gc.freeze()
         yield rows, table
         if stopped():
@@ -290,6 +290,9 @@ def _show_rows(task: BackgroundTask[_Growing], label: str, unit: str) -> None:
     if not snapshot.running:
         st.rerun()
     if snapshot.latest is None:
+        # Streamlit collects garbage after each run, and would look through all that the work is importing: see
+        # `shell.run`.
+        gc.freeze()
         st.progress(0.0, f"{label}: getting ready…")
     else:
         rows, table = snapshot.latest
