@@ -100,6 +100,7 @@ class EditedUpdate(Update):
         self._bases, self._gains = bases, gains
         self.method = placement.update.method
         self.config = placement.update.config
+        placement.require_apart()
         self.modules = list(placement.names)
         self.caveats = [
             *placement.update.caveats,

@@ -62,6 +62,19 @@ class Placement:
         place = self.places[module]
         return self.update.delta(name, self.base.read(place).reshape(place.natural_shape))
 
+    def require_apart(self) -> None:
+        """Raise if the update changes one of two layers that share a weight: adding to the weight changes both.
+
+        Raises:
+            HiploraError: names the two, such as a head that is tied to the embedding.
+        """
+        for module, name in self.names.items():
+            if name != module and self.update.original(name) == name and module not in self.base.linear_maps:
+                raise HiploraError(
+                    f"{self.update.source or self.update.name} changes {name}, which shares its weight with {module} "
+                    f"in {self.base.name}: the two cannot be changed apart."
+                )
+
     def epsilon(self, module: str) -> float | None:
         """Return the budget a module was trained under, if any."""
         return self.update.epsilon(self.names[module])

@@ -83,8 +83,8 @@ class TextLosses(Scores):
 
     @property
     def identity(self) -> Hashable:
-        """What the texts say, and how much of them is read."""
-        return "losses", *(text.digest for text in self.texts.values()), self.tokens
+        """What the texts say, how much of them is read, and where: a GPU computes in the base's own dtype."""
+        return "losses", *(text.digest for text in self.texts.values()), self.tokens, resolve_device(self.device)
 
     def open(self, placement: Placement) -> Scorer:
         """Load the base of an update, and read both texts with its tokenizer.

@@ -36,6 +36,7 @@ class Scorer:
     tell: Callable[[Outcome], dict[str, Any]] = field(default=lambda _: {})
 
     def __post_init__(self) -> None:
+        self.placement.require_apart()
         require_maps(self.model, list(self.placement.places), self.placement.base.name)
 
     @cached_property

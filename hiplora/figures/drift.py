@@ -49,7 +49,7 @@ def principal_drift(table: pd.DataFrame, steps: int, measure: MeasureInfo) -> go
     figure.update_xaxes(title="Step", range=[0, steps])
     label = "Enrichment (1 = chance)" if relative else "Share in the principal block"
     figure.update_yaxes(title=label, row=1, col=1)
-    text = next((text for text in table["text"] if text), "")
+    texts = [text for text in dict.fromkeys(table["text"]) if text]
     ranks = ", ".join(str(rank) for rank in dict.fromkeys(table["principal_rank"]))
     step = _last_in_common(table)
     return finish(
@@ -58,7 +58,7 @@ def principal_drift(table: pd.DataFrame, steps: int, measure: MeasureInfo) -> go
         f"Energy of the update in the leading {ranks} directions on both sides, all modules together. Each run has its "
         "own null: a random update with the same singular values in each module."
         + (f" {_sizes(table, step)}" if step is not None else "")
-        + (f" Inputs: {text}." if text else ""),
+        + (f" Inputs: {'; '.join(texts)}." if texts else ""),
         420,
         panels=True,
     )

@@ -36,7 +36,10 @@ from hiplora.spectrum.prepare import Progress, resolve_device
 SHIPPED = "inputs"
 """A folder of this name beside a base's weights holds its own calibration."""
 _INDEX = "inputs.json"
-_VERSION = 1
+_VERSION = 2
+_OF_NO_EFFECT = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
+"""Settings of a model that do not change what it computes here."""
+_OF_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt")
 _LARGEST = 1e300
 
 
@@ -86,10 +89,21 @@ class Calibration:
 
     @cached_property
     def base_hash(self) -> str:
-        """SHA-256 of the base's weights, as hex; their hashes are remembered per file."""
+        """SHA-256 of all that the inputs depend on, as hex: matrices, vectors, config and tokenizer.
+
+        Hashes of matrices are remembered per file.
+        """
         weights = sorted(self.base.weights.values(), key=lambda weight: weight.key)
-        found = json.dumps([(weight.key, self._spectra.weight_hash(weight)) for weight in weights])
-        return hashlib.sha256(found.encode()).hexdigest()
+        matrices = [(weight.key, self._spectra.weight_hash(weight)) for weight in weights]
+        config = {name: value for name, value in self.base.config.items() if name not in _OF_NO_EFFECT}
+        found = hashlib.sha256(json.dumps([matrices, config], sort_keys=True).encode())
+        for file in self.base.files:
+            for key in sorted(key for key, shape in file.shapes.items() if len(shape) < 2):
+                found.update(key.encode() + np.ascontiguousarray(file.read(key)).tobytes())
+        for name in _OF_TOKENIZERS:
+            if (path := self.base.path / name).is_file():
+                found.update(name.encode() + path.read_bytes())
+        return found.hexdigest()
 
     @cached_property
     def key(self) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LEAST_TOKENS = 256
-_LONGEST = 512
+LONGEST = 512
 _CHARACTERS = 16
 """Characters looked at for each token that is wanted, at first."""
 _LONG_LINE = 4
@@ -133,7 +133,7 @@ def sequences(text: Text, tokenizer: "PreTrainedTokenizerBase", longest: int, to
         HiploraError: the text has fewer than `LEAST_TOKENS` tokens.
     """
     start: list[int] = tokenizer("").input_ids
-    width = max(min(longest, _LONGEST) - len(start), 1)
+    width = max(min(longest, LONGEST) - len(start), 1)
     # Of a large file only the beginning is looked at: more of it where that has too few tokens.
     size = sum(len(line) + 1 for line in text.lines)
     characters = _CHARACTERS * tokens

@@ -74,7 +74,7 @@ def ledger_table(
                     "left_independent": math.sqrt(np.clip(1 - together**2, 0, None)),
                 }
             )
-    order = pd.CategoricalDtype([placement.update.name for placement in placements])
+    order = pd.CategoricalDtype(list(dict.fromkeys(placement.update.name for placement in placements)))
     return pd.DataFrame(rows).astype({"adapter": order})
 
 

@@ -202,6 +202,7 @@ def merge(
         known[update.identity] = update.source or update.name
         if reason := unmergeable(placement):
             raise HiploraError(reason)
+        placement.require_apart()
     density = density or way.density or 1.0
     named = (f"{w:g} {p.update.name}" if w != 1 else p.update.name for p, w in zip(placements, weights, strict=True))
     name = f"{way.key}({', '.join(named)})"

@@ -140,6 +140,11 @@ class RunConfig(HipLoraSettings):
             raise HiploraError("A probe file needs a data file: tasks of the demo world are scored on its skills.")
         if self.text and self.geometry != "inputs":
             raise HiploraError("A text belongs to geometry='inputs': choose that, or leave the text out.")
+        if self.on_top and self.epsilon_pattern:
+            raise HiploraError(
+                "Budgets of their own (epsilon_pattern, --reallocate) and what earlier adapters leave (on_top) exclude "
+                "each other: choose one."
+            )
         if self.task and self.task not in TASKS:
             raise HiploraError(f"Unknown task '{self.task}': choose one of {', '.join(TASKS)}.")
 

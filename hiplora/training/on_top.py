@@ -32,8 +32,18 @@ def earlier_updates(base: BaseModel, config: RunConfig) -> list[Placement]:
             "choose another method on top of them."
         )
     found: dict[Any, Placement] = {}
+    spectra = BaseSpectra(base)
     for name in config.on_top:
         placement = place(base, read_adapter(name))
+        for weight in placement.weights:
+            own = placement.names[weight.module]
+            known = placement.update.weight_hash(own)
+            if known is not None and known != spectra.weight_hash(weight):
+                raise HiploraError(
+                    f"{name} was trained on another {own} than that of {base.name}: train on top of adapters of this "
+                    "very base."
+                )
+        placement.require_apart()
         if placement.update.identity in found:
             raise HiploraError(f"{name} is named twice: name each earlier adapter once.")
         if reason := unmergeable(placement):
@@ -50,7 +60,10 @@ def digest_of(update: Update) -> str:
     """
     assert update.folder is not None, "an update of a run lies in files"
     found = hashlib.sha256()
-    files = [update.folder] if update.folder.is_file() else sorted(update.folder.glob("*.safetensors"))
+    # The config tells the scale of an update.
+    named = ("*.safetensors", "*config.json")
+    own = sorted(path for pattern in named for path in update.folder.glob(pattern))
+    files = [update.folder] if update.folder.is_file() else own
     for path in files:
         with path.open("rb") as file:
             found.update(hashlib.file_digest(file, "sha256").digest())
@@ -78,7 +91,7 @@ def add_updates(model: Any, placements: Sequence[Placement]) -> None:
             weight = getattr(layer, "weight", None)
             delta = torch.from_numpy(placement.delta(module).dense())
             delta = delta.T if isinstance(layer, Conv1D) else delta
-            if weight is None or weight.shape != delta.shape:
+            if not isinstance(layer, torch.nn.Linear | Conv1D) or weight is None or weight.shape != delta.shape:
                 raise HiploraError(
                     f"{placement.update.name} changes {module}, which is not a linear map of the model in memory: "
                     "train on top of adapters of linear maps."

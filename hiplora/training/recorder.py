@@ -159,7 +159,7 @@ class Recorder(TrainerCallback):
             scored_at=scores.step,
             seconds=round(last.seconds) if last else 0,
             shadow_prices=dict(zip(facts["modules"], prices, strict=True)) if prices else {},
-            more=scores.more | ({"on_top": [Path(name).name for name in config.on_top]} if config.on_top else {}),
+            more=scores.more | ({"on_top": [_short(name) for name in config.on_top]} if config.on_top else {}),
         )
 
     def _last_event(self, kind: type[_Kind]) -> _Kind | None:
@@ -237,3 +237,9 @@ class StopOnRequest(TrainerCallback):
         """Ask."""
         if self._stopped():
             control.should_training_stop = control.should_save = True
+
+
+def _short(source: str) -> str:
+    """Return the name of an adapter for a card: no path of this machine, and of a run's own adapter the run's."""
+    path = Path(source)
+    return path.parent.name if path.name == RUN_ADAPTER else path.name

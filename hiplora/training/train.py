@@ -9,7 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from hiplora.adapters import INITIAL_FILE, read_adapter
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path
 from hiplora.geometry import Calibration, InputSpectra, read_text
+from hiplora.settings import HipLoraSettings
 from hiplora.sources import BaseModel, Weight, layer_and_kind, open_base
 from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer, outline_causal_lm
 from hiplora.spectrum.prepare import BaseSpectra, resolve_device
@@ -210,13 +211,19 @@ def _train(run: Run, stopped: Callable[[], bool], report: Callable[[Event], None
     if config.on_inputs and inputs is not None:
         observe_inputs(model, inputs.calibration)
     _record_origin(run, [spectra.weight_hash(weight) for weight in weights])
+    inputs = _as_at_the_start(run, inputs)
     phase("Adding the adapter")
     earlier = earlier_updates(base, config)
-    if earlier and method.has_core and not config.epsilon_pattern:
+    settings: HipLoraSettings = config
+    if earlier and method.has_core:
         left = budgets_left(inputs if config.on_inputs and inputs is not None else spectra, earlier, config)
-        config = replace(config, epsilon_pattern=left)
+        own = {each.name: getattr(config, each.name) for each in fields(HipLoraSettings)}
+        settings = HipLoraSettings(**own | {"epsilon_pattern": left})
     set_seed(config.seed)
-    adapted = _adapt(run, model, method, match, config)
+    adapted = _adapt(run, model, method, match, settings)
+    if earlier and checkpoint and method.has_core:
+        # Its basis is compared with the base as it is, before the earlier updates.
+        adapted.load_adapter(str(checkpoint.path), adapted.active_adapter, is_trainable=True)
     # The basis is the base's own: cores of adapters that follow each other then add up.
     add_updates(adapted, earlier)
     if method.keeps_start:
@@ -272,6 +279,15 @@ def _prepare_inputs(
         report(Caveat(f"The drift on inputs is not recorded: {error}"))
         return None
     return inputs
+
+
+def _as_at_the_start(run: Run, inputs: InputSpectra | None) -> InputSpectra | None:
+    """Return the spectra on inputs if the run began with the same ones: its drift has no other half."""
+    digests = sorted(each["digest"] for each in inputs.calibration.index["inputs"].values()) if inputs else []
+    now = hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""
+    if "inputs" not in run.facts:
+        run.record_facts(inputs=now)
+    return inputs if run.facts["inputs"] == now else None
 
 
 @contextmanager
@@ -332,7 +348,7 @@ def _record_origin(run: Run, weight_hashes: list[str]) -> None:
     run.record_facts(sha256=found)
 
 
-def _adapt(run: Run, model: Any, method: Method, match: Match, settings: RunConfig) -> "PeftModel":
+def _adapt(run: Run, model: Any, method: Method, match: Match, settings: HipLoraSettings) -> "PeftModel":
     """Add a new adapter with these settings to the model, and record facts about it.
 
     Raises:

@@ -41,17 +41,13 @@ class Basis:
     Rinv: np.ndarray | None = None
 
     @classmethod
-    def of(cls, spectrum: "Spectrum", weight_hash: str, moments: "Moments | None" = None, module: str = "") -> "Basis":
+    def of(cls, spectrum: "Spectrum", weight_hash: str, moments: "Moments | None" = None) -> "Basis":
         """Return the basis that a spectrum gives.
 
         Args:
             spectrum: of the weight, or of `W0 K` where there are moments.
             weight_hash: content hash of the weight.
-            moments: of the weight's inputs.
-            module: its name, for the error.
-
-        Raises:
-            HiploraError: all inputs are zeros.
+            moments: of the weight's inputs, not all zeros.
         """
         parts = {"Ut": spectrum.Ut, "S": spectrum.sigma, "Vt": spectrum.Vt}
         entry: dict[str, Any] = {"hash": weight_hash, "principal_rank": spectrum.k}
@@ -59,8 +55,6 @@ class Basis:
             from hiplora.geometry.spectra import flow
 
             size = (moments.trace / moments.size) ** 0.5
-            if size == 0:
-                raise HiploraError(f"All observed inputs of {module} are zeros: exclude the module, or observe others.")
             Qt, R = flow(spectrum.Vt, moments)
             parts |= {"S": spectrum.sigma / size, "Vt": Qt, "Rinv": np.linalg.inv(R / size)}
             entry["inputs"] = moments.digest
@@ -147,9 +141,11 @@ def fetch_basis(weight: Tensor, settings: HipLoraSettings, module: str, moments:
     if k is None:
         reached = np.cumsum(spectrum.sigma**2) >= rank * spectrum.frobenius**2
         spectrum = spectrum.truncate(int(np.argmax(reached)) + 1 if reached.any() else spectrum.k)
+    if moments is not None and moments.trace == 0:
+        raise HiploraError(f"All observed inputs of {module} are zeros: exclude the module, or observe others.")
     if spectrum.sigma[0] == 0:
         raise HiploraError(f"The weight of {module} is all zeros and has no principal directions: exclude the module.")
-    return Basis.of(spectrum, weight_hash, moments, module)
+    return Basis.of(spectrum, weight_hash, moments)
 
 
 def refetch_basis(weight: Tensor, settings: HipLoraSettings, entry: Mapping[str, Any], module: str) -> Basis:

@@ -1,5 +1,6 @@
 """Observe what reaches the linear maps of a model, for HiP-LoRA in the geometry of the inputs (METHOD.md section 8)."""
 
+import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,7 @@ def _observe(
     model: Any, maps: list[str], batches: Iterable[Mapping[str, Tensor]], tokens: int
 ) -> dict[str, "Callable[[], Moments]"]:
     from hiplora.geometry.collect import observe
+    from hiplora.geometry.texts import LEAST_TOKENS, LONGEST
 
     COUNT.require("tokens", tokens)
     sequences, left = [], tokens
@@ -73,13 +75,20 @@ def _observe(
         ids = batch["input_ids"]
         mask = batch.get("attention_mask")
         for row, kept in zip(ids, torch.ones_like(ids) if mask is None else mask, strict=True):
-            if sequence := row[kept.bool()].tolist()[:left]:
-                sequences.append(sequence)
-                left -= len(sequence)
+            sequence = row[kept.bool()].tolist()[:left]
+            # Windows, as a calibration reads: one long row must not pad all others.
+            sequences += [sequence[at : at + LONGEST] for at in range(0, len(sequence), LONGEST)]
+            left -= len(sequence)
         if left <= 0:
             break
     if not sequences:
         raise HiploraError("The batches hold no tokens to observe inputs on.")
+    if (count := tokens - left) < LEAST_TOKENS:
+        warnings.warn(
+            f"{count} tokens are few to observe inputs on: directions that they do not use count for next to nothing. "
+            f"Give at least {LEAST_TOKENS}, better {DEFAULT_TOKENS:,}.",
+            stacklevel=3,
+        )
     held: dict[str, Moments] = {}
     training = model.training
     model.eval()

@@ -49,6 +49,7 @@ def form(session: Session) -> list[Run]:
             "On top of",
             [name for name in study.names if study[name].source],
             key="new-on-top",
+            persist_state="session",
             placeholder="The base alone",
             help="Adapters of the sidebar that are added to the base first. The run's own adapter is still one of the "
             "base: all together are their sum. HiP-LoRA gets what they leave of each layer's budget.",

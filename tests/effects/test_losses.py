@@ -4,6 +4,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import hiplora
@@ -13,6 +14,7 @@ from hiplora.effects.changed import changed, require_maps
 from hiplora.effects.losses import losses
 from hiplora.errors import HiploraError
 from hiplora.geometry import Text
+from hiplora.sources import open_base
 from hiplora.study import REPAIR_BUDGETS
 
 TOKENS = 700
@@ -237,3 +239,17 @@ def test_what_is_not_a_linear_map_cannot_be_scored():
     model = torch.nn.ModuleDict({"block": torch.nn.Conv1d(2, 2, 1)})
     with pytest.raises(HiploraError, match="block is not a linear map of the model that transformers makes of demo"):
         require_maps(model, ["block"], "demo")
+
+
+def test_an_adapter_of_a_head_that_is_tied_to_the_embedding_is_refused(make_adapter, tmp_path):
+    """Adding to the one weight would change both ends, and PEFT changes the head alone."""
+    folder = tmp_path / "head"
+    make_adapter(open_base("demo").path, folder, LoraConfig(r=2, target_modules=["lm_head"]))
+    study = hiplora.open("demo", [folder])
+    for act in (
+        lambda: study.ablation("head", hiplora.ExactScores(20)),
+        lambda: study.edit("head", pp=0.0),
+        lambda: study.merged("sum"),
+    ):
+        with pytest.raises(HiploraError, match=r"lm_head, which shares its weight with model\.embed_tokens"):
+            act()

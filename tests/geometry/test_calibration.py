@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
@@ -111,7 +112,7 @@ def test_what_is_not_text_is_one_sentence(tmp_path):
     (tmp_path / "x.bin").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(HiploraError, match=r"x\.bin cannot be read as text in UTF-8"):
         read_text(tmp_path / "x.bin")
-    with pytest.raises(HiploraError, match="is not a file: pass a text file"):
+    with pytest.raises(HiploraError, match="is not a file: pass the path of a text file"):
         read_text(tmp_path / "absent.txt")
 
 
@@ -337,3 +338,22 @@ def test_spectra_of_products_are_prepared_with_their_inputs(spectra, lines):
     np.testing.assert_allclose(seen.get(weights[0], 4).sigma, expected, rtol=1e-12)
     # The weights' own spectra are others, under other keys.
     assert len(of_weights.missing(weights, 4)) == len(weights)
+
+
+@pytest.mark.parametrize("changed", ["norms", "config", "tokenizer"])
+def test_a_base_that_differs_in_anything_that_inputs_depend_on_is_another(tmp_path, changed):
+    """Matrices alike, inputs not: the calibration that came along is not taken for this base's."""
+    base = tmp_path / "base"
+    shutil.copytree(open_base("demo").path, base)
+    if changed == "norms":
+        path = base / "model.safetensors"
+        tensors = load_file(path)
+        save_file({key: 3 * value if value.ndim == 1 else value for key, value in tensors.items()}, path)
+    else:
+        path = base / {"config": "config.json", "tokenizer": "tokenizer.json"}[changed]
+        content = path.read_text()
+        path.write_text(
+            content.replace('"rms_norm_eps": ', '"rms_norm_eps": 1') if changed == "config" else content + "\n"
+        )
+    with pytest.raises(HiploraError, match="holds the inputs of other weights"):
+        _ = Calibration(BaseSpectra(open_base(base))).notes

@@ -1,8 +1,12 @@
 """A run on top of earlier adapters: what it starts from, what it may spend, and that all of them are one sum."""
 
+import shutil
+
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.numpy import load_file, save_file
 
 import hiplora
 from hiplora.adapters import place, read_adapter
@@ -15,7 +19,7 @@ from hiplora.sources import open_base
 from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer
 from hiplora.spectrum import BaseSpectra
 from hiplora.training import layer_history, step_table
-from hiplora.training.on_top import add_updates, budgets_left, earlier_updates
+from hiplora.training.on_top import add_updates, budgets_left, digest_of, earlier_updates
 from hiplora.training.train import check, train
 from tests import numerics
 from tests.training.test_train import assert_same, stop_at
@@ -108,12 +112,59 @@ def test_an_earlier_adapter_that_changed_stops_a_resumed_run(small_run):
         train(run)
 
 
+@pytest.mark.parametrize("changed", ["adapter_config.json", "adapter_model.safetensors"])
+def test_all_that_makes_an_update_is_in_its_digest(tmp_path, changed):
+    shutil.copytree(read_adapter("swap-lora").folder, tmp_path / "copy")
+    before = digest_of(read_adapter(tmp_path / "copy"))
+    path = tmp_path / "copy" / changed
+    if changed == "adapter_config.json":
+        path.write_text(path.read_text().replace('"lora_alpha": 16', '"lora_alpha": 48'))
+    else:
+        save_file({key: 2 * value for key, value in load_file(path).items()}, path)
+    assert digest_of(read_adapter(tmp_path / "copy")) != before
+
+
+def test_an_adapter_of_another_base_is_refused_where_it_is_known(small_run, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(open_base("demo").path, base)
+    tensors = load_file(base / "model.safetensors")
+    noise = np.random.default_rng(0)
+    save_file(
+        {key: value * noise.normal(1, 0.3, value.shape).astype(value.dtype) for key, value in tensors.items()},
+        base / "model.safetensors",
+    )
+    with pytest.raises(HiploraError, match="swap-hiplora was trained on another"):
+        earlier_updates(open_base(base), small_run(on_top=["swap-hiplora"]).config)
+
+
+def test_two_runs_with_adapters_of_one_name_are_told_apart(small_run):
+    base = open_base("demo")
+    names = [str(read_adapter(name).folder) for name in ("swap-lora", "rot-lora")]
+    config = small_run(on_top=names).config
+    earlier = earlier_updates(base, config)
+    for placement in earlier:
+        placement.update.name = "adapter"
+    assert len(budgets_left(BaseSpectra(base), earlier, config)) == 28
+
+
+def test_a_basis_of_other_last_digits_is_taken_over_on_top_too(small_run):
+    """As another machine, whose SVD differs in them, would resume the run."""
+    run = small_run(on_top=["swap-lora"])
+    train(run, report=stop_at(run, 4))
+    path = run.checkpoints[-1].path / "adapter_model.safetensors"
+    moved = {key: value for key, value in load_file(path).items() if key.endswith("hiplora_Ut")}
+    moved = {key: np.nextafter(value, np.float32(2)) for key, value in moved.items()}
+    save_file(load_file(path) | moved, path)
+    assert train(run).status.state == "finished"
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"on_top": ["swap-lora", "swap-lora"]}, "on_top must be names or paths of adapters"),
         ({"on_top": "swap-lora"}, "on_top must be names or paths of adapters"),
         ({"on_top": ["nowhere"]}, "nowhere"),
+        ({"on_top": ["swap-lora"], "epsilon_pattern": {"q_proj": 0.1}}, "exclude each other"),
         ({"on_top": ["swap-lora"], "method": "dora"}, "choose another method on top of them"),
     ],
 )

@@ -121,6 +121,35 @@ def test_resuming_takes_over_another_routines_basis_of_the_same_base(load_base, 
     assert torch.equal(logits(loaded, tokens), logits(again, tokens))
 
 
+def test_resuming_takes_over_the_basis_of_other_inputs(load_base, tokens, tmp_path):
+    """A shuffled loader observes other inputs: the basis that was trained on is one of this base all the same."""
+    model = perturb(adapted(load_base(), tokens))
+    model.save_pretrained(tmp_path)
+    again = adapted(load_base(), tokens.flip(0)[:5])
+    again.load_adapter(tmp_path, "default")
+    torch.testing.assert_close(logits(again, tokens), logits(model, tokens))
+    assert {entry["inputs"] for entry in again.peft_config["default"].base_weights.values()} == {""}
+
+
+def test_few_tokens_are_told(load_base, tokens):
+    with pytest.warns(UserWarning, match="96 tokens are few to observe inputs on"):
+        observe_inputs(load_base(), [{"input_ids": tokens}])
+
+
+def test_long_rows_are_read_in_windows(load_base):
+    row = torch.randint(0, 40, (1, 24), generator=torch.Generator().manual_seed(0))
+    whole, parts = load_base(), load_base()
+    observe_inputs(whole, [{"input_ids": row.repeat(1, 43)[:, :1024]}])
+    observe_inputs(parts, [{"input_ids": row.repeat(1, 43)[:, :1024].reshape(2, 512)}])
+    one, other = (get_peft_model(model, HipLoraConfig(**SMALL)) for model in (whole, parts))
+    assert one.peft_config["default"].base_weights == other.peft_config["default"].base_weights
+
+
+def test_inputs_of_zeros_are_named():
+    with pytest.raises(HiploraError, match="All observed inputs of x are zeros"):
+        make_layer(torch.randn(6, 5), inputs=torch.zeros(10, 5), geometry="inputs", r=2, principal_rank=3)
+
+
 @pytest.mark.parametrize("name", ["Rinv", "Ut", "Vt"])
 def test_damaged_basis_is_refused(load_base, tokens, tmp_path, name):
     perturb(adapted(load_base(), tokens)).save_pretrained(tmp_path)

@@ -123,7 +123,7 @@ PAGES: list[tuple[str, dict[str, Any], str, set[str]]] = [
     ("spectrum", {"measure": "Intruder dimensions"}, "", {"layer-map"}),
     ("channels", {}, "", {"channel-norms", "channel-blocks"}),
     ("channels", {"kind": "mlp.down_proj"}, "", {"channel-norms"}),
-    ("budget", {"power": "0.5"}, "", {"tightness", "cut", "prices"}),
+    ("budget", {"power": "0.5"}, "", {"tightness", "cut", "ledger", "prices"}),
     ("budget", {}, "swap-hiplora", {"reallocated"}),
     ("train", {}, "", {"drift", "tightness-history", "norm-history", "prices"}),
     ("train", {}, "short", {"reallocated"}),
