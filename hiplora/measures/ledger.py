@@ -29,7 +29,7 @@ def ledger_table(
       null of `together`, which is above it where updates reinforce each other, and below where they cancel;
     - `left`: what any next update may spend, whatever its direction, since the root of the cost is a norm: 1 -
       `together`, and 0 where the budget is spent;
-    - `left_independent`: what one that is independent of the sum may spend, the root of 1 - `together`^2.
+    - `left_independent`: what one that is independent of the sum may spend, the root of 1 minus its square.
 
     All in units of the budget; NaN on a weight of zeros.
 

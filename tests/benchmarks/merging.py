@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import peft
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import hiplora
 from hiplora.adapters import DenseDelta, LowRankDelta
 from hiplora.errors import HiploraError
 from hiplora.merging import WAYS, Site
+from hiplora.sources.transformers_models import load_causal_lm
 from tests.benchmarks.timing import paired_ratio, race
 
 WIDTH = 64
@@ -51,7 +52,7 @@ def make(folder: Path) -> None:
     jobs += [("gpt2", "lora_bias-2", copy.deepcopy(biased))]
     for seed, (base, name, config) in enumerate(jobs):
         torch.manual_seed(seed)
-        model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(folder / base), config)
+        model = peft.get_peft_model(load_causal_lm(folder / base), config)
         with torch.no_grad():
             for parameter in filter(lambda each: each.requires_grad, model.parameters()):
                 parameter.add_(0.05 * torch.randn_like(parameter))
@@ -64,7 +65,7 @@ def state(model: Any) -> dict[str, np.ndarray]:
 
 def merged_by_peft(base: Path, adapter: Path) -> dict[str, np.ndarray]:
     """Return what PEFT adds to each tensor when it merges one adapter, in float64: the yardstick."""
-    model = AutoModelForCausalLM.from_pretrained(base)
+    model = load_causal_lm(base)
     before = state(model)
     after = state(peft.PeftModel.from_pretrained(model, adapter).double().merge_and_unload())
     return {name: after[name] - W0 for name, W0 in before.items()}
@@ -72,7 +73,7 @@ def merged_by_peft(base: Path, adapter: Path) -> dict[str, np.ndarray]:
 
 def combined_by_peft(base: Path, adapters: list[Path], way: str) -> dict[str, np.ndarray] | str:
     """Return the same of what `add_weighted_adapter` makes of adapters; a word where it refuses."""
-    model = AutoModelForCausalLM.from_pretrained(base)
+    model = load_causal_lm(base)
     before = state(model)
     names = [str(number) for number in range(len(adapters))]
     try:
