@@ -226,8 +226,7 @@ merge = study.merged(how, weights, names=names)
 
 def save(out: Path) -> None:
     """Write the merge, with the conflicts of what is merged in its report."""
-    found = study.conflicts()
-    save_merge(merge, study.base, out, conflicts=found[found["first"].isin(names) & found["second"].isin(names)])
+    save_merge(merge, study.base, out, conflicts=study.conflicts(weights, names=names) if len(names) > 1 else None)
 
 
 st.download_button(

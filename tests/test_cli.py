@@ -601,6 +601,28 @@ def test_merge_says_how_the_adapters_meet_where_spectra_are_at_hand(
     assert len(json.loads((tmp_path / "seen" / "merge.json").read_text())["conflicts"]) == 14 * 5
 
 
+def test_merge_of_adapters_without_a_common_map_says_so(run, llama_base, make_adapter, tmp_path):
+    from peft import LoraConfig
+
+    for name, module in (("first", "q_proj"), ("second", "v_proj")):
+        make_adapter(llama_base, tmp_path / name, LoraConfig(r=2, target_modules=[module]))
+    run("svd", llama_base, "--k", 4)
+    code, out, _ = run("merge", llama_base, tmp_path / "first", tmp_path / "second", "--k", 4,
+                       "--out", tmp_path / "merged")  # fmt: skip
+    assert code == 0
+    assert out[1] == "No two of the adapters change the same map."
+
+
+@pytest.mark.usefixtures("cache_folder")
+def test_merge_names_the_command_that_observes_inputs(run, tmp_path):
+    (tmp_path / "text.txt").write_text("swap 1 2\n" * 300)
+    arguments = ["--k", 4, "--geometry", "inputs", "--text", tmp_path / "text.txt", "--out", tmp_path / "merged"]
+    code, _, err = run("merge", "demo", "swap-lora", "rot-lora", *arguments)
+    assert code == 0
+    assert any(f"`hiplora calibrate demo --text {tmp_path}" in line for line in err)
+    assert not any("hiplora svd" in line for line in err)
+
+
 def test_merge_says_what_a_cut_loses_and_what_is_too_large(run, llama_base, lora_folder, tmp_path):
     arguments = ["merge", llama_base, lora_folder, "--how", "ties"]
     code, out, _ = run(*arguments, "--out", tmp_path / "exact")

@@ -1,11 +1,13 @@
 """Commands that merge adapters, and look at what was merged: merge, verify."""
 
 import argparse
+import shlex
 from typing import TYPE_CHECKING
 
 from hiplora.cli.console import INTERRUPTED, asked_to_stop, peak_memory, say, say_result, show_progress
 from hiplora.cli.measuring import table_writer
 from hiplora.cli.options import geometry
+from hiplora.settings import DEFAULT_TOKENS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +48,7 @@ def merge(args: argparse.Namespace) -> int | None:
             show_progress("spectra", study.prepare(asked))
             if asked():
                 return INTERRUPTED
-        conflicts = _conflicts(study)
+        conflicts = _conflicts(study, args.weights)
         with tqdm(total=len(merged.modules), desc="modules", disable=None) as bar:
             table = save_merge(
                 merged, study.base, args.out, args.rank, model=args.save_model, conflicts=conflicts, progress=report
@@ -59,23 +61,33 @@ def merge(args: argparse.Namespace) -> int | None:
     return None
 
 
-def _conflicts(study: "Study") -> "pd.DataFrame | None":
-    """Return the conflicts of the adapters; None for one alone, and where spectra would have to be computed first."""
+def _conflicts(study: "Study", weights: "list[float] | None") -> "pd.DataFrame | None":
+    """Return the conflicts of the weighted adapters; None for one alone, and where spectra would be computed first."""
     if len(study.updates) < 2:
         return None
     if missing := len(study.missing()):
-        say(
-            f"hiplora: the report leaves the conflicts out, which need {missing} spectra: `hiplora svd {study.source}` "
-            "computes them once."
-        )
+        say(f"hiplora: the report leaves the conflicts out, which need {missing} spectra: {_how_to_prepare(study)}.")
         return None
-    return study.conflicts()
+    return study.conflicts(weights)
+
+
+def _how_to_prepare(study: "Study") -> str:
+    """Return which commands compute the spectra that are missing, as a clause."""
+    calibration = study.calibration
+    if calibration is None:
+        return f"`hiplora svd {study.source}` computes them once"
+    text = f" --text {shlex.quote(calibration.text.path)}" if calibration.text.path else ""
+    text += "" if calibration.tokens == DEFAULT_TOKENS else f" --tokens {calibration.tokens}"
+    observe = "" if calibration.ready else f"`hiplora calibrate {study.source}{text}` observes the inputs, and "
+    return f"{observe}`hiplora analyze` with the same adapters and `--geometry inputs{text}` computes them once"
 
 
 def _meetings(conflicts: "pd.DataFrame") -> list[str]:
     """Return one line per pair: how the two meet as a whole, and in their principal blocks."""
     from hiplora.merging import conflict_summary
 
+    if conflicts.empty:
+        return ["No two of the adapters change the same map."]
     lines = []
     for (first, second), rows in conflict_summary(conflicts).groupby(["first", "second"], sort=False):
         by = rows.set_index("block")

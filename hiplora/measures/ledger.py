@@ -75,7 +75,13 @@ def ledger_table(
                 }
             )
     order = pd.CategoricalDtype(list(dict.fromkeys(placement.update.name for placement in placements)))
-    return pd.DataFrame(rows).astype({"adapter": order})
+    return pd.DataFrame(rows, columns=_COLUMNS).astype({"adapter": order})
+
+
+_COLUMNS = [
+    "adapter", "position", "module", "layer", "kind", "epsilon", "tightness", "together", "independent", "left",
+    "left_independent",
+]  # fmt: skip
 
 
 def ledger_summary(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,12 +1,14 @@
 """What an update changes beside matrices, which a merge would lose."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
 from hiplora.adapters import FullUpdate, Placement
+from hiplora.files import Tensors
 from hiplora.sources import BaseModel
 
+_HEAD = "lm_head.weight"
 _COPY = "it is a copy of the base's own weight"
 
 
@@ -44,7 +46,7 @@ def unmergeable(placement: Placement) -> str | None:
 def different_tensors(base: BaseModel, other: BaseModel, compared: Collection[str] = ()) -> Iterator[str]:
     """Yield the keys of tensors besides linear maps that another checkpoint has otherwise than rounding would.
 
-    A tensor that only one of them has is one, but for a second copy of a shared one.
+    A tensor that only one of them has is one, but for a copy of a tied embedding as the head.
 
     Args:
         base: the model.
@@ -59,15 +61,25 @@ def different_tensors(base: BaseModel, other: BaseModel, compared: Collection[st
         if module in model.weights
         for key in (model.weights[module].key, *_sources(model, module))
     }
-    head = base.find("lm_head")
-    shared = {"lm_head.weight"} if head is not None and head.key != "lm_head.weight" else set()
-    for key in sorted((ours.keys() | theirs.keys()) - maps - shared):
+    tied = base.find("lm_head")
+    if tied is None or tied.key != _HEAD:
+        # A head that only the other checkpoint has is not a map that is compared with the base's.
+        maps.discard(_HEAD)
+    copies = {_HEAD} if tied is not None and all(_is_copy(each, tied.key) for each in (ours, theirs)) else set()
+    for key in sorted((ours.keys() | theirs.keys()) - maps - copies):
         if key not in ours or key not in theirs or ours[key].shapes[key] != theirs[key].shapes[key]:
             yield key
             continue
         mine, found = (file.read(key) for file in (ours[key], theirs[key]))
         if not np.array_equal(mine.astype(found.dtype), found) and not np.array_equal(mine, found.astype(mine.dtype)):
             yield key
+
+
+def _is_copy(files: Mapping[str, Tensors], tied: str) -> bool:
+    """Return whether a checkpoint has no head, or one that equals the tensor which it is tied to."""
+    if _HEAD not in files:
+        return True
+    return tied != _HEAD and tied in files and np.array_equal(files[_HEAD].read(_HEAD), files[tied].read(tied))
 
 
 def _sources(model: BaseModel, module: str) -> list[str]:

@@ -13,6 +13,7 @@ from hiplora.geometry import seen
 from hiplora.measures import changed_weights, split_expert
 from hiplora.measures.null import bands
 from hiplora.measures.pairs import BLOCKS, Blocks, overlaps
+from hiplora.merging.merge import checked_weights
 from hiplora.sources import layer_and_kind
 from hiplora.spectrum import BaseSpectra, InputSpectrum, Spectrum
 from hiplora.spectrum.blas import one_blas_thread
@@ -29,6 +30,7 @@ def conflict_table(
     *,
     epsilon: float | None = None,
     power: float = 1.0,
+    weights: Sequence[float] | None = None,
 ) -> pd.DataFrame:
     """Return one row per module that two updates change, pair of updates, and block.
 
@@ -51,11 +53,13 @@ def conflict_table(
         k: principal rank.
         epsilon: budget of the joint tightness; None for the smaller of the two updates' own.
         power: `p` of the budget's weights.
+        weights: of the updates, each of which is scaled by its own first; 1 by default.
 
     Raises:
-        HiploraError: an update cannot be read or holds NaN.
+        HiploraError: an update cannot be read or holds NaN, or another number of weights than of updates.
     """
     placed = [seen(placement, spectra) for placement in placements]
+    scale = dict(zip((each.update.name for each in placed), checked_weights(weights, len(placed)), strict=True))
     rows: list[dict[str, object]] = []
     with one_blas_thread():
         for weight in changed_weights(placed):
@@ -67,7 +71,7 @@ def conflict_table(
             head = spectra.get(weight, k)
             head = head.truncate(min(k, *head.shape))
             sd = _null_sd(head)
-            blocks = {each.update.name: Blocks.of(each.delta(module), head) for each in here}
+            blocks = {each.update.name: Blocks.of(scale[each.update.name] * each.delta(module), head) for each in here}
             for a, b in combinations(here, 2):
                 stated = [own for each in (a, b) if (own := each.epsilon(module)) is not None]
                 budget = min(stated, default=DEFAULT_EPSILON) if epsilon is None else epsilon
@@ -116,13 +120,17 @@ def conflict_summary(table: pd.DataFrame) -> pd.DataFrame:
                 "joint_tightness": group["joint_tightness"].max(),
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=_SUMMARY)
 
 
 _COLUMNS = [
     "module", "layer", "kind", "first", "second", "block", "first_norm", "second_norm", "cosine", "null_sd", "sign",
     "overlap_left", "overlap_left_null", "overlap_right", "overlap_right_null", "joint_tightness",
     "joint_tightness_null",
+]  # fmt: skip
+
+_SUMMARY = [
+    "first", "second", "block", "cosine", "null_sd", "sign", "reinforcing", "cancelling", "modules", "joint_tightness",
 ]  # fmt: skip
 
 

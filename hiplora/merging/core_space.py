@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 from functools import partial
 
-from hiplora.adapters import Delta, DenseDelta
-from hiplora.merging.space import common_space
+from hiplora.adapters import Delta
+from hiplora.merging.space import CoreSpace
 from hiplora.merging.ties import ties
 from hiplora.merging.way import Site, Way
 
 
 def _merge(deltas: Sequence[Delta], site: Site) -> Delta:
-    space = common_space(deltas)
-    if space is None:
-        return DenseDelta(ties([delta.dense for delta in deltas], site.density))
+    """Merge in the bases of all updates, whatever their form; where they fill the weight, the bases are square."""
+    space = CoreSpace.of(deltas)
     return space.back(ties([partial(space.core, delta) for delta in deltas], site.density))
 
 

@@ -22,17 +22,17 @@ def dropped(matrix: np.ndarray, density: float, rng: np.random.Generator) -> np.
     return np.where(rng.random(matrix.shape) < density, matrix / density, 0.0)
 
 
-def draws(site: Site, name: str) -> np.random.Generator:
+def draws(site: Site, key: str) -> np.random.Generator:
     """Return the random numbers of one update at one weight: the same whatever is merged beside it, in any order."""
-    digest = hashlib.sha256(f"{site.module}\n{name}".encode()).digest()
+    digest = hashlib.sha256(f"{site.module}\n{key}".encode()).digest()
     return np.random.default_rng([site.seed, *np.frombuffer(digest[:16], dtype=np.uint32).tolist()])
 
 
 def _merge(deltas: Sequence[Delta], site: Site) -> Delta:
     if site.density == 1:
         return total(deltas)
-    named = zip(site.names, deltas, strict=True)
-    return DenseDelta(added(dropped(delta.dense(), site.density, draws(site, name)) for name, delta in named))
+    keyed = zip(site.keys, deltas, strict=True)
+    return DenseDelta(added(dropped(delta.dense(), site.density, draws(site, key)) for key, delta in keyed))
 
 
 WAY = Way(

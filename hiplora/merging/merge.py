@@ -1,8 +1,10 @@
 """Several updates of one base merged into one: itself an update, made one module at a time."""
 
+import hashlib
 import math
-from collections.abc import Hashable, Iterator, Sequence
-from functools import partial
+from collections.abc import Collection, Hashable, Iterator, Sequence
+from functools import cached_property, partial
+from pathlib import Path
 
 import numpy as np
 
@@ -10,7 +12,7 @@ from hiplora.adapters import Delta, Placement, Update
 from hiplora.budget import budget_cost, joint_epsilon, tightness
 from hiplora.card import Card
 from hiplora.errors import HiploraError
-from hiplora.geometry import InputSpectra, effect
+from hiplora.geometry import Calibration, InputSpectra, effect
 from hiplora.merging.beside import unmergeable
 from hiplora.merging.registry import WAYS
 from hiplora.merging.way import Site, Way
@@ -79,13 +81,13 @@ class MergedUpdate(Update):
         if module not in self._places:
             raise HiploraError(f"{self.name} leaves {module} alone: choose another module.")
         parts = [
-            (placement.update.name, weight * placement.delta(module))
-            for placement, weight in zip(self.placements, self.weights, strict=True)
+            (place, weight * placement.delta(module))
+            for place, (placement, weight) in enumerate(zip(self.placements, self.weights, strict=True))
             if module in placement
         ]
         site = Site(
             module,
-            tuple(name for name, _ in parts),
+            tuple(self._keys[place] for place, _ in parts),
             self.density,
             self.seed,
             partial(self._spectra.bases, self._places[module], self.k),
@@ -93,6 +95,18 @@ class MergedUpdate(Update):
         )
         with one_blas_thread():
             return self.way.merge([delta for _, delta in parts], site)
+
+    @cached_property
+    def _keys(self) -> list[str]:
+        """What the draws of each update are seeded by: a digest of its weights, whatever it is called.
+
+        One that exists in memory only has its name.
+        """
+        updates = [placement.update for placement in self.placements]
+        if not self.way.random:
+            return [update.name for update in updates]
+        found = (hashes(update.folder if update.source else None, (".safetensors",)) for update in updates)
+        return [" ".join(each.values()) or update.name for each, update in zip(found, updates, strict=True)]
 
     def tightness(self, module: str, delta: Delta) -> float:
         """Return the tightness of an update of one module under the joint budget, in the geometry of the study.
@@ -114,8 +128,17 @@ class MergedUpdate(Update):
         return tightness(budget_cost(core, head.sigma, self.power), self.epsilon(module))
 
     def epsilon(self, module: str) -> float:
-        """Return the joint budget of a module: the one asked for, else the smallest of the updates' own."""
-        return joint_epsilon((each.epsilon(module) for each in self.placements if module in each), self._epsilon)
+        """Return the joint budget of a module: the one asked for, else the smallest of the updates' own.
+
+        An update of weight 0 has no say.
+        """
+        weighted = zip(self.placements, self.weights, strict=True)
+        return joint_epsilon((each.epsilon(module) for each, w in weighted if w and module in each), self._epsilon)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The inputs through which a joint budget holds; None in the geometry of the weights."""
+        return self._spectra.calibration if isinstance(self._spectra, InputSpectra) else None
 
     @property
     def geometry(self) -> str:
@@ -178,14 +201,7 @@ def merge(
     way = WAYS[how]
     if not placements:
         raise HiploraError("There is nothing to merge: name at least one adapter.")
-    weights = [1.0] * len(placements) if weights is None else list(weights)
-    if len(weights) != len(placements):
-        raise HiploraError(
-            f"{len(weights)} weight{'s' * (len(weights) != 1)} for {len(placements)} "
-            f"adapter{'s' * (len(placements) != 1)}: give one weight for each adapter."
-        )
-    for weight in weights:
-        NUMBER.require("A weight", weight)
+    weights = checked_weights(weights, len(placements))
     if density is not None:
         DENSITY.require("density", density)
         if way.density is None:
@@ -210,6 +226,40 @@ def merge(
         spectra, placements, way, weights, name, k=k, epsilon=epsilon, power=power, density=density, seed=seed,
         seen_as=seen_as,
     )  # fmt: skip
+
+
+def hashes(folder: Path | None, suffixes: Collection[str] = (".safetensors", ".json")) -> dict[str, str]:
+    """Return the SHA-256 of each file of an adapter, as hex; nothing for one that exists in memory only.
+
+    Args:
+        folder: that it was read from, or its one file.
+        suffixes: of the files that count.
+    """
+    if folder is None:
+        return {}
+    found = {}
+    for path in [folder] if folder.is_file() else sorted(folder.iterdir()):
+        if path.is_file() and path.suffix in suffixes:
+            with path.open("rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def checked_weights(weights: Sequence[float] | None, count: int) -> list[float]:
+    """Return the weights of some updates; 1 for each where none are given.
+
+    Raises:
+        HiploraError: another number of weights than of updates, or one that is not a finite number.
+    """
+    found = [1.0] * count if weights is None else list(weights)
+    if len(found) != count:
+        raise HiploraError(
+            f"{len(found)} weight{'s' * (len(found) != 1)} for {count} adapter{'s' * (count != 1)}: give one weight "
+            "for each adapter."
+        )
+    for weight in found:
+        NUMBER.require("A weight", weight)
+    return found
 
 
 def _caveats(placements: Sequence[Placement]) -> Iterator[str]:

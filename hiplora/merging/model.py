@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import pandas as pd
 from hiplora.adapters import Placement
 from hiplora.errors import HiploraError
 from hiplora.files import Tensors, atomic_path
+from hiplora.geometry.calibration import SHIPPED
 from hiplora.merging.rows import by_rows
 from hiplora.sources import BaseModel, Weight
 
@@ -18,6 +19,8 @@ _FLOATS = {"F64", "F32", "F16", "BF16"}
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".onnx", ".gguf", ".ot")
 _OF_THE_BASE = ("card.json", "README.md")
 """Files that say how the base was made and what it scored, which does not hold for the merged model."""
+_OTHER_FOLDERS = (SHIPPED, "onnx", "openvino")
+"""Folders of the inputs of the base's own weights, and of those weights in other forms."""
 
 
 def save_model(
@@ -45,12 +48,14 @@ def save_model(
     base = placement.base
     files = {file.path: file for file in base.files}
     places = {module: _stored_at(base, weight, files) for module, weight in placement.places.items()}
+    kept = [*files, *_beside(base.path)]
     rows = []
     with atomic_path(out) as draft:
         draft.mkdir()
-        for path in sorted(base.path.iterdir()):
-            if path in files or _travels(path):
-                shutil.copyfile(path, draft / path.name)
+        for path in kept:
+            target = draft / path.relative_to(base.path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
         for done, (module, weight) in enumerate(placement.places.items(), start=1):
             file, key, index = places[module]
             before = base.read(weight)
@@ -103,11 +108,16 @@ def _stored_at(base: BaseModel, weight: Weight, files: dict[Path, Tensors]) -> t
     return file, key, index
 
 
-def _travels(path: Path) -> bool:
-    """Return whether a file beside the weights belongs to the merged model too: settings and tokenizer."""
-    return path.is_file() and not (
-        path.name.startswith(".") or path.suffix in _WEIGHTS or path.name in _OF_THE_BASE
-    )  # fmt: skip
+def _beside(folder: Path) -> Iterator[Path]:
+    """Yield the files beside the weights that belong to the merged model too: settings and tokenizer."""
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            if path.name not in _OTHER_FOLDERS and not path.is_symlink():
+                yield from _beside(path)
+        elif path.is_file() and path.suffix not in _WEIGHTS and path.name not in _OF_THE_BASE:
+            yield path
 
 
 def _write_over(path: Path, original: Tensors, key: str, index: int | None, matrix: np.ndarray) -> None:

@@ -1,6 +1,5 @@
 """A merge on disk: a LoRA or a whole model, with a report of how it was made beside it."""
 
-import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from hiplora.adapters import place, save_lora
 from hiplora.adapters.save import check_replaceable
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path
-from hiplora.merging.merge import MergedUpdate
+from hiplora.merging.merge import MergedUpdate, hashes
 from hiplora.merging.model import save_model
 from hiplora.sources import BaseModel
 
@@ -99,6 +98,10 @@ def report_of(
         settings["seed"] = merge.seed
     if merge.way.needs_spectrum:
         settings |= {"k": merge.k, "power": merge.power, "geometry": merge.geometry}
+        if (calibration := merge.calibration) is not None:
+            calibration.complete()
+            inputs = {"text": calibration.index["text"], "tokens": calibration.index["tokens"]}
+            settings["inputs"] = inputs | {"calibration": calibration.index.get("key")}
         settings["epsilon"] = {module: merge.epsilon(module) for module in merge.modules}
     return {
         "hiplora": __version__,
@@ -113,7 +116,7 @@ def report_of(
                 "method": placement.update.method,
                 "from": placement.update.source,
                 "weight": weight,
-                "sha256": _hashes(placement.update.folder),
+                "sha256": hashes(placement.update.folder),
             }
             for placement, weight in zip(merge.placements, merge.weights, strict=True)
         ],
@@ -126,17 +129,4 @@ def report_of(
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=15))
-    return found
-
-
-def _hashes(folder: Path | None) -> dict[str, str]:
-    """Return the SHA-256 of each file of an adapter."""
-    if folder is None:
-        return {}
-    files = [folder] if folder.is_file() else sorted(folder.iterdir())
-    found = {}
-    for path in files:
-        if path.is_file() and path.suffix in (".safetensors", ".json"):
-            with path.open("rb") as file:
-                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return found

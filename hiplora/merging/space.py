@@ -1,4 +1,4 @@
-"""The space that low-rank updates of one weight have in common: all of them as small matrices, without loss."""
+"""The space that updates of one weight have in common: low-rank ones as small matrices, without loss."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +16,9 @@ class CoreSpace:
     changes of basis on either side gives the same result on the cores as on the matrices, at the cost of a LoRA.
 
     The bases are the left singular vectors of `[B_1 ... B_T]` and the right ones of `[A_1; ...; A_T]`, with the
-    balanced factors of each update, `B = P sqrt(S)` and `A = sqrt(S) Q^T` of its own SVD: other factors of one update
-    may be of any scale, and the merge must not depend on it (our choice).
+    balanced factors of each update, `B = P sqrt(S)` and `A = sqrt(S) Q^T` of its own SVD at its numerical rank: other
+    factors of one update may be of any scale and number, and the merge must not depend on it (our choice). Updates of
+    zeros have no directions and are left out.
 
     Attributes:
         U: (m, p).
@@ -28,18 +29,17 @@ class CoreSpace:
     V: np.ndarray
 
     @classmethod
-    def of(cls, deltas: Sequence[LowRankDelta]) -> "CoreSpace":
+    def of(cls, deltas: Sequence[Delta]) -> "CoreSpace":
         """Return the space of updates of one shape.
 
         Args:
             deltas: at least one.
         """
-        columns, rows = [], []
-        for delta in deltas:
-            P, s, Qt = delta.compact_svd
-            columns.append(P * np.sqrt(s))
-            rows.append(Qt.T * np.sqrt(s))
-        return cls(_basis(np.hstack(columns)), _basis(np.hstack(rows)))
+        triplets = [thin_svd(delta) for delta in deltas]
+        # Zeros alone keep one direction, which any will do for.
+        held = [each for each in triplets if each[1][0] > 0] or triplets[:1]
+        columns = np.hstack([P * np.sqrt(s) for P, s, _ in held])
+        return cls(_basis(columns), _basis(np.hstack([Qt.T * np.sqrt(s) for _, s, Qt in held])))
 
     def core(self, delta: Delta) -> np.ndarray:
         """Return `U^T tau V`, (p, q)."""
@@ -72,12 +72,12 @@ def thin_svd(delta: Delta) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return P[:, :held], s[:held], Qt[:held]
 
 
-def numerical_rank(s: np.ndarray, size: int) -> int:
+def numerical_rank(s: np.ndarray, size: float) -> int:
     """Return how many singular values are above the rounding of the largest, at least 1.
 
     Args:
         s: falling.
-        size: the larger side of the matrix.
+        size: the larger side of the matrix, times the condition of what it was made from.
     """
     return max(int(np.sum(s > s[0] * size * np.finfo(np.float64).eps)), 1)
 

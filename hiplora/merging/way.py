@@ -14,7 +14,7 @@ class Site:
 
     Attributes:
         module: its name in tables.
-        names: of the updates that change it, in the order of their deltas.
+        keys: tell the updates that change it apart in draws, in the order of their deltas.
         density: share of the entries that a way that prunes keeps, above 0 and at most 1.
         seed: of ways that draw.
         bases: gives the principal directions of outputs, (k, m), and of inputs, (k, n), as rows.
@@ -22,7 +22,7 @@ class Site:
     """
 
     module: str
-    names: tuple[str, ...]
+    keys: tuple[str, ...]
     density: float = 1.0
     seed: int = 0
     bases: Callable[[], tuple[np.ndarray, np.ndarray]] = lambda: (np.empty((0, 0)), np.empty((0, 0)))

@@ -55,18 +55,24 @@ class Merges(Edits):
             seen_as=self.seen_as,
         )
 
-    def conflicts(self) -> pd.DataFrame:
+    def conflicts(self, weights: Sequence[float] | None = None, *, names: Sequence[str] | None = None) -> pd.DataFrame:
         """Return how the updates meet, by module, pair and block, each beside what independent updates have.
 
         See `hiplora.merging.conflict_table`; `hiplora.merging.conflict_summary` sums it up over modules.
 
+        Args:
+            weights: as for `merged`, by which the updates are scaled first.
+            names: of the updates; all by default.
+
         Raises:
-            HiploraError: the study has fewer than two updates, or one of them cannot be read or holds NaN.
+            HiploraError: there are fewer than two updates, one of them cannot be read or holds NaN, or as `merged`.
         """
-        if len(self.placements) < 2:
+        chosen = self.placements if names is None else [self._placement(name) for name in names]
+        if len(chosen) < 2:
             raise HiploraError("A conflict needs two updates: open the study with more adapters.")
 
         def make() -> pd.DataFrame:
-            return conflict_table(self.spectra, self.placements, self.k, epsilon=self.epsilon, power=self.power)
+            return conflict_table(self.spectra, chosen, self.k, epsilon=self.epsilon, power=self.power, weights=weights)
 
-        return self._table("conflicts", (), make)
+        which = tuple(each.update.name for each in chosen), None if weights is None else tuple(weights)
+        return self._table("conflicts", which, make)

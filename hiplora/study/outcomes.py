@@ -44,7 +44,7 @@ class Outcomes(Merges):
             scores: how to score, such as `ExactScores(400)`; by default `ExactScores()` of the demo world.
 
         Raises:
-            HiploraError: as `merged`, or the base cannot be scored in this way.
+            HiploraError: as `merged`, the base cannot be scored in this way, or an update is called `all`.
         """
         *_, table = self.score_merges(ways, weights, names=names, scores=scores)
         return table
@@ -110,7 +110,7 @@ class Outcomes(Merges):
             scores: as for `merge_outcomes`.
 
         Raises:
-            HiploraError: fewer than two updates, or as `merge_outcomes`.
+            HiploraError: fewer than two updates, no way, or as `merge_outcomes`.
         """
         *_, table = self.score_sets(ways, weight, names=names, scores=scores)
         return table
@@ -128,6 +128,8 @@ class Outcomes(Merges):
         sets = merge_groups(chosen)
         if not sets:
             raise HiploraError("A merge needs two updates: open the study with more adapters, or name more of them.")
+        if ways is not None and not ways:
+            raise HiploraError(f"There is no way to merge by: name at least one of {', '.join(WAYS)}.")
         merges = [(each, self._ways(ways, [weight] * len(each), each)) for each in sets]
         tables = set_table(self._merges(chosen, scores), merges)
         return (self._marked(table) for table in tables)
@@ -163,6 +165,10 @@ class Outcomes(Merges):
         return MergeBench(self.merged("sum", names=names), scores, self._memory.get(key, lambda: Memory(_OUTCOMES)))
 
     def _named(self, tables: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        if ALL in self.names:
+            raise HiploraError(
+                f"An adapter called {ALL!r} cannot be told from the rows of all adapters together: rename its folder."
+            )
         # The order of all updates determines their colors.
         order = pd.CategoricalDtype([*self.names, ALL])
         return (self._marked(table.astype({"adapter": order})) for table in tables)

@@ -110,3 +110,9 @@ def test_the_geometry_of_the_inputs_has_a_ledger_too():
     table = hiplora.open("demo", THREE[:2], k=16, geometry="inputs").ledger()
     assert (table["inputs"] != "").all()
     assert (table["together"] > 0).all()
+
+
+def test_a_study_without_updates_has_an_empty_ledger():
+    table = hiplora.open("demo").ledger()
+    assert table.empty
+    assert {"adapter", "position", "together", "left"} <= set(table.columns)

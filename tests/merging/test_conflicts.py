@@ -148,6 +148,34 @@ def test_a_study_has_conflicts_in_its_geometry():
         np.testing.assert_array_equal(pair[pair["block"] == block]["cosine"], compared[column])
 
 
+def test_conflicts_of_a_weighted_merge_are_those_of_the_scaled_updates():
+    study = hiplora.open("demo", ["swap-lora", "rot-lora", "edit-lora"], k=16)
+    names = ["swap-lora", "edit-lora"]
+    alone, found = study.conflicts(names=names), study.conflicts([2.0, -0.5], names=names)
+    assert set(found["first"]) | set(found["second"]) == set(names)
+    np.testing.assert_allclose(found["first_norm"], 2 * alone["first_norm"])
+    np.testing.assert_allclose(found["second_norm"], 0.5 * alone["second_norm"])
+    whole = found["block"] == "all"
+    np.testing.assert_allclose(found[whole]["cosine"], -alone[whole]["cosine"])
+    scaled = study.on([study.merged(weights=[2.0], names=names[:1]), study.merged(weights=[-0.5], names=names[1:])])
+    np.testing.assert_allclose(found["joint_tightness"], scaled.conflicts()["joint_tightness"], rtol=1e-6)
+    silent = study.conflicts([1.0, 0.0], names=names)
+    assert silent["cosine"].isna().all()
+    with pytest.raises(HiploraError, match="1 weight for 2 adapters"):
+        study.conflicts([1.0], names=names)
+
+
+def test_updates_without_a_common_module_have_an_empty_summary(llama_base, make_adapter, tmp_path):
+    import peft
+
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder, module in zip(folders, ("q_proj", "v_proj"), strict=True):
+        make_adapter(llama_base, folder, peft.LoraConfig(r=2, target_modules=[module]))
+    summary = conflict_summary(hiplora.open(llama_base, folders, k=4).conflicts())
+    assert summary.empty
+    assert {"first", "second", "block", "cosine", "joint_tightness"} <= set(summary.columns)
+
+
 def test_one_update_has_no_conflict():
     with pytest.raises(HiploraError, match="A conflict needs two updates"):
         hiplora.open("demo", ["swap-lora"]).conflicts()

@@ -131,6 +131,27 @@ def test_the_joint_budget_is_the_smallest_of_the_updates_own(study):
     assert study.at(epsilon=0.3).merged("core").epsilon(shared) == 0.3
 
 
+def test_an_adapter_of_weight_zero_has_no_budget(study):
+    merge = study.merged("core", weights=[1, 1, 1, 1, 0])
+    assert merge.epsilon("model.layers.0.self_attn.q_proj") == study.merged("core", names=["lora"]).epsilon(
+        "model.layers.0.self_attn.q_proj"
+    )
+
+
+def test_draws_do_not_change_with_the_name(llama_base, lora_folder, changed_copy, tmp_path):
+    def halved(tensors):
+        return {key: value / 2 for key, value in tensors.items()}
+
+    name, module = lora_folder.name, "model.layers.0.self_attn.q_proj"
+    (tmp_path / "other").mkdir()
+    alone = hiplora.open(llama_base, [lora_folder], k=4)
+    both = hiplora.open(llama_base, [lora_folder, changed_copy(lora_folder, f"other/{name}", halved)], k=4)
+    assert both.names[0] != name
+    first, again = (each.merged("dare", names=each.names[:1]).delta(module).dense() for each in (alone, both))
+    np.testing.assert_array_equal(first, again)
+    assert ((both.merged("dare", names=both.names[1:]).delta(module).dense() != 0) != (first != 0)).any()
+
+
 def test_the_identity_of_a_merge_tells_all_that_changes_it(study):
     names = ["lora", "rslora"]
     merges = [

@@ -1,6 +1,7 @@
 """Merged models as they are written, against PEFT's merge, and checkpoints told from what they are not."""
 
 import json
+import shutil
 
 import numpy as np
 import peft
@@ -227,6 +228,46 @@ def test_what_the_adapter_leaves_alone_is_compared_too(llama_base, second, tmp_p
     assert not found.agrees
     assert "1 maps that it leaves alone differ (model.layers.0.self_attn.k_proj)" in found.finding
     assert "1 other tensors differ (model.norm.weight)" in found.finding
+
+
+def test_a_tied_head_is_a_copy_of_its_embedding_or_told(llama_base, lora_folder, tmp_path):
+    placement = merged_placement(llama_base, lora_folder)
+    save_model(placement, tmp_path / "out")
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, tmp_path / "out" / "model.safetensors", {"format": "pt"})
+    assert verify(placement, open_base(tmp_path / "out")).agrees
+    tensors["lm_head.weight"] += 1
+    save_file(tensors, tmp_path / "out" / "model.safetensors", {"format": "pt"})
+    config = tmp_path / "out" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"tie_word_embeddings": False}))
+    found = verify(placement, open_base(tmp_path / "out"))
+    assert not found.agrees
+    assert found.others == ["lm_head.weight"]
+    with pytest.raises(HiploraError, match=r"out is a whole model that has another lm_head\.weight than"):
+        hiplora.open(llama_base, [tmp_path / "out"], k=4).merged()
+
+
+def test_folders_of_settings_travel_with_the_model(llama_base, lora_folder, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(llama_base, base)
+    for name in ("1_Pooling/config.json", "2_Norm/deep/config.json", "2_Norm/model.safetensors", ".cache/config.json",
+                 "onnx/config.json", "openvino/config.json", "inputs/notes.json"):  # fmt: skip
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).write_text("{}")
+    save_model(merged_placement(base, lora_folder), tmp_path / "out")
+    found = {
+        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").glob("*/**/*") if path.is_file()
+    }
+    assert found == {"1_Pooling/config.json", "2_Norm/deep/config.json"}
+
+
+def test_the_report_of_a_budget_on_inputs_names_them(tmp_path):
+    study = hiplora.open("demo", ["swap-lora", "rot-lora"], k=16, geometry="inputs")
+    save_merge(study.merged("core"), study.base, tmp_path / "out")
+    found = json.loads((tmp_path / "out" / REPORT_FILE).read_text())["settings"]["inputs"]
+    index = study.calibration.index
+    assert found == {"text": index["text"], "tokens": index["tokens"], "calibration": index["key"]}
 
 
 def test_an_update_below_rounding_is_not_called_verified(llama_base, write_adapter, tmp_path):

@@ -1,5 +1,7 @@
 """What merges of the shipped adapters keep, against the saved merge in plain PEFT and against counting by hand."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import peft
@@ -175,3 +177,24 @@ def test_bad_requests_get_one_sentence(study, llama_base, lora_folder):
         study.merge_sets(names=["swap-lora"], scores=EXACT)
     with pytest.raises(HiploraError, match="has no exact scores: they belong to the demo world"):
         hiplora.open(llama_base, [lora_folder]).merge_outcomes(scores=EXACT)
+
+
+@pytest.mark.parametrize("how", ["core", "tsv", "core-space", "dare"])
+def test_an_adapter_of_weight_zero_is_left_out(study, how):
+    """At both ends of the balance a merge is that of one adapter, and so it is with a weight of zero."""
+    ends = study.merge_balance(*NAMES, how, scores=EXACT)
+    for weights in ([1.0, 0.0], [0.0, 1.0]):
+        table = study.merge_outcomes([how], weights, scores=EXACT)
+        row = table[(table["outcome"] == how) & (table["adapter"] == ALL)].iloc[0]
+        end = ends[(ends["first_weight"] == weights[0]) & (ends["second_weight"] == weights[1])]
+        end = end[end["adapter"] == ALL].iloc[0]
+        assert (row["task_kept"], row["retention"]) == (end["task_kept"], end["retention"])
+
+
+def test_what_cannot_be_told_is_one_sentence(study, tmp_path):
+    with pytest.raises(HiploraError, match="There is no way to merge by: name at least one of sum, core"):
+        study.merge_sets([], scores=EXACT)
+    shutil.copytree(study[NAMES[0]].folder, tmp_path / "all")
+    called_all = hiplora.open("demo", [tmp_path / "all", NAMES[1]])
+    with pytest.raises(HiploraError, match="An adapter called 'all' cannot be told from the rows of all adapters"):
+        called_all.merge_outcomes(["sum"], scores=EXACT)

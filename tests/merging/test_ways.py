@@ -121,7 +121,7 @@ def test_a_way_is_its_published_definition(key, ranks, shape):
     agree(found, REFERENCES[key]([delta.dense() for delta in deltas], 0.3))
 
 
-@pytest.mark.parametrize("key", [key for key in REFERENCES if key != "core-space"])
+@pytest.mark.parametrize("key", REFERENCES)
 def test_dense_updates_are_merged_by_the_same_definition(key):
     """Of dense updates of low rank: in the full space the result is that of the core space."""
     deltas = updates(2, (3, 4))
@@ -129,9 +129,39 @@ def test_dense_updates_are_merged_by_the_same_definition(key):
     agree(WAYS[key].merge(dense, site(density=0.4)), WAYS[key].merge(deltas, site(density=0.4)).dense())
 
 
-def test_ties_in_core_space_is_ties_where_there_is_no_smaller_space():
-    deltas = [DenseDelta(delta.dense()) for delta in updates()]
-    agree(WAYS["core-space"].merge(deltas, site(density=0.4)), ties([d.dense() for d in deltas], 0.4))
+def test_updates_that_fill_the_weight_are_merged_in_square_bases():
+    deltas = updates(3, (10, 12))
+    found = WAYS["core-space"].merge(deltas, site(density=0.3))
+    agree(found, core_space([delta.dense() for delta in deltas], 0.3))
+
+
+@pytest.mark.parametrize("key", ["knots", "core-space", "tsv", "iso-c", "orthogonal"])
+def test_parts_that_cancel_change_nothing(key, rng):
+    """An update written with a part that is added and taken off again is the same update."""
+    first, second = updates(4)
+    part = LowRankDelta(rng.normal(size=(M, 2)), rng.normal(size=(2, N)))
+    found, expected = (WAYS[key].merge([each, second], site(density=0.3)) for each in (first + part - part, first))
+    agree(found, expected.dense())
+
+
+@pytest.mark.parametrize("key", list(REFERENCES))
+@pytest.mark.parametrize("zero", [LowRankDelta.zero((M, N)), 0 * updates(5)[0], DenseDelta(np.zeros((M, N)))])
+def test_an_update_of_zeros_has_no_say(key, zero):
+    deltas = updates(5, (3, 4))
+    agree(WAYS[key].merge([deltas[0], zero, deltas[1]], site(3, density=0.3)),
+          WAYS[key].merge(deltas, site(density=0.3)).dense())  # fmt: skip
+    assert not WAYS[key].merge([zero, zero], site(density=0.3)).dense().any()
+
+
+def test_singular_vectors_of_one_row_space_are_not_completed_at_random():
+    """Where adapters share their `A`, the result stays in its rows; an update given twice comes out once."""
+    rng = np.random.default_rng(6)
+    R = np.geomspace(1, 1e-4, 3)[:, None] * rng.normal(size=(3, N))
+    deltas = [LowRankDelta(rng.normal(size=(M, 3)), R) for _ in range(2)]
+    found = WAYS["tsv"].merge(deltas, site()).dense()
+    Q = svd(R)[2].T
+    agree(DenseDelta(found @ Q @ Q.T), found)
+    agree(WAYS["tsv"].merge([deltas[0], deltas[0]], site()), deltas[0].dense())
 
 
 @pytest.mark.parametrize("key", ["sum", "core", "knots", "core-space", "tsv", "iso-c", "orthogonal"])
