@@ -110,7 +110,9 @@ def test_the_geometry_of_the_inputs_is_one_switch_for_all_pages(visit: Visit) ->
     expect(page.get_by_text("Through the base's inputs on lines of its own skills").first).to_be_visible()
     page.get_by_label("Text", exact=True).fill("no/such/text.txt")
     page.get_by_label("Text", exact=True).press("Enter")
-    expect(page.get_by_test_id("stAlert")).to_contain_text("no/such/text.txt is not a file: pass the path of a text file")
+    expect(page.get_by_test_id("stAlert")).to_contain_text(
+        "no/such/text.txt is not a file: pass the path of a text file"
+    )
     visit.assert_sound()
 
 
