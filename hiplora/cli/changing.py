@@ -5,7 +5,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 from hiplora.cli.console import INTERRUPTED, asked_to_stop, say, say_result
-from hiplora.cli.options import GAIN_OPTIONS, geometry, scores
+from hiplora.cli.options import GAIN_OPTIONS, opened, scores
 
 if TYPE_CHECKING:
     from hiplora.adapters import EditedUpdate
@@ -14,18 +14,14 @@ if TYPE_CHECKING:
 
 def edit(args: argparse.Namespace) -> None:
     """`hiplora edit`: change the blocks of an adapter, and save it as a LoRA."""
-    from hiplora.study import open_study
-
-    study = open_study(args.base, [args.adapter], args.k, **geometry(args), download=args.download)
+    study = opened(args)
     [name] = study.names
     _save_edited(study.edit(name, **{block: getattr(args, block) for block in GAIN_OPTIONS}), study, args)
 
 
 def rebudget(args: argparse.Namespace) -> None:
     """`hiplora rebudget`: hold an adapter within a budget, and save it as a LoRA."""
-    from hiplora.study import open_study
-
-    study = open_study(args.base, [args.adapter], args.k, power=args.power, **geometry(args), download=args.download)
+    study = opened(args)
     [name] = study.names
     _save_edited(study.rebudget(name, args.epsilon), study, args)
 
@@ -36,10 +32,10 @@ def repair(args: argparse.Namespace) -> int | None:
 
     from hiplora.adapters import Gains
     from hiplora.effects import BLOCKS, count
-    from hiplora.study import REPAIR_BUDGETS, open_study
+    from hiplora.study import REPAIR_BUDGETS
 
     how = scores(args)
-    study = open_study(args.base, [args.adapter], args.k, **geometry(args), download=args.download)
+    study = opened(args)
     [name] = study.names
     total, table = count(study.placements[0], len(REPAIR_BUDGETS)), None
     with asked_to_stop("this edit") as asked, tqdm(total=total, desc="edits", disable=None) as bar:

@@ -17,7 +17,7 @@ from hiplora.cli.console import (
     show_progress,
     size_of,
 )
-from hiplora.cli.options import geometry, scores
+from hiplora.cli.options import opened, scores
 from hiplora.errors import HiploraError
 from hiplora.printable import for_spreadsheet
 
@@ -33,19 +33,7 @@ if TYPE_CHECKING:
 def analyze(args: argparse.Namespace) -> int:
     """`hiplora analyze`: measure adapters on their base."""
     save = table_writer(args.out)
-    from hiplora.study import open_study
-
-    study = open_study(
-        args.base,
-        args.adapters,
-        args.k,
-        epsilon=args.epsilon,
-        power=args.power,
-        **geometry(args),
-        download=args.download,
-        device=args.device,
-        strict=False,
-    )
+    study = opened(args, strict=False)
     for refusal in study.refusals:
         say(f"hiplora: {refusal}")
     if not study.updates:
@@ -75,18 +63,8 @@ def ledger(args: argparse.Namespace) -> int:
     """`hiplora ledger`: what adapters spend of a shared budget, one on top of another."""
     save = table_writer(args.out)
     from hiplora.measures import ledger_summary
-    from hiplora.study import open_study
 
-    study = open_study(
-        args.base,
-        args.adapters,
-        args.k,
-        epsilon=args.epsilon,
-        power=args.power,
-        **geometry(args),
-        download=args.download,
-        device=args.device,
-    )
+    study = opened(args)
     _spectra_of(study, study.k)
     table = study.ledger()
     for row in ledger_summary(table).to_dict("records"):
@@ -108,10 +86,9 @@ def ablate(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from hiplora.effects import edits, indicator_table, removals
-    from hiplora.study import open_study
 
     how = scores(args)
-    study = open_study(args.base, [args.adapter], args.k, **geometry(args), download=args.download)
+    study = opened(args)
     [name] = study.names
     blocks = args.by == "block"
     _spectra_of(study, study.k)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hiplora.cli.console import INTERRUPTED, asked_to_stop, peak_memory, say, say_result, show_progress
 from hiplora.cli.measuring import table_writer
-from hiplora.cli.options import geometry
+from hiplora.cli.options import opened
 from hiplora.settings import DEFAULT_TOKENS
 
 if TYPE_CHECKING:
@@ -21,19 +21,9 @@ def merge(args: argparse.Namespace) -> int | None:
     from tqdm import tqdm
 
     from hiplora.merging import require_new, save_merge
-    from hiplora.study import open_study
 
     require_new(args.out)
-    study = open_study(
-        args.base,
-        args.adapters,
-        args.k,
-        epsilon=args.epsilon,
-        power=args.power,
-        **geometry(args),
-        download=args.download,
-        device=args.device,
-    )
+    study = opened(args)
     merged = study.merged(args.how, args.weights, density=args.density, seed=args.seed)
     for caveat in merged.caveats:
         say(f"hiplora: {caveat}")

@@ -10,6 +10,7 @@ from hiplora.settings import COUNT, DEFAULT_TOKENS, LOSS_TOKENS, Rule
 
 if TYPE_CHECKING:
     from hiplora.effects import Scores
+    from hiplora.study import Study
 
 BASE_HELP = (
     "a transformers folder, a known name (demo, SmolLM2-135M-Instruct, all-MiniLM-L6-v2) or a hub name (owner/model)"
@@ -74,11 +75,27 @@ def add_settings(command: argparse.ArgumentParser) -> None:
         )
 
 
-def geometry(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the choices of `open_study` that belong to the geometry."""
+def opened(args: argparse.Namespace, *, strict: bool = True) -> "Study":
+    """Return the study of the adapters of a command, with what its options say of it.
+
+    Args:
+        args: of a command with a base, adapters, `--k` and a geometry.
+        strict: as in `open_study`.
+
+    Raises:
+        HiploraError: as `open_study`.
+    """
+    from hiplora.study import open_study
+
+    adapters = args.adapters if hasattr(args, "adapters") else [args.adapter]
     # Of a command that scores texts too, the number is theirs, unless inputs are observed as well.
     scored = args.tokens is None or (args.geometry == "weights" and getattr(args, "task_text", None) is not None)
-    return {"geometry": args.geometry, "text": args.text, "tokens": DEFAULT_TOKENS if scored else args.tokens}
+    tokens = DEFAULT_TOKENS if scored else args.tokens
+    chosen = {name: getattr(args, name) for name in ("epsilon", "power", "device") if hasattr(args, name)}
+    return open_study(
+        args.base, adapters, args.k, geometry=args.geometry, text=args.text, tokens=tokens, download=args.download,
+        strict=strict, **chosen,
+    )  # fmt: skip
 
 
 def add_scores(command: argparse.ArgumentParser) -> None:

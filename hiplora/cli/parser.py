@@ -61,37 +61,39 @@ def build_parser() -> argparse.ArgumentParser:
         )
         add_text(command, scored)
 
-    def add_study(command: argparse.ArgumentParser, table: str) -> None:
-        add_base(command)
-        command.add_argument(
-            "adapters", metavar="ADAPTER", nargs="+", help="adapter folder, run, or one of the demo's adapters by name"
-        )
-        command.add_argument(
-            "--k",
-            type=typed(COUNT),
-            default=HipLoraSettings.principal_rank,
-            help="principal rank (default: %(default)s)",
-        )
-        command.add_argument(
-            "--epsilon",
-            type=typed(POSITIVE),
-            help=f"budget for all adapters (default: each adapter's own, else {HipLoraSettings.epsilon:g})",
-        )
+    def add_k(command: argparse.ArgumentParser, uses: str = "principal rank") -> None:
+        default = HipLoraSettings.principal_rank
+        command.add_argument("--k", type=typed(COUNT), default=default, help=f"{uses} (default: {default})")
+
+    def add_budget(command: argparse.ArgumentParser, epsilon: str) -> None:
+        command.add_argument("--epsilon", type=typed(POSITIVE), help=epsilon)
         command.add_argument(
             "--power",
             type=typed(NOT_NEGATIVE),
             default=HipLoraSettings.budget_power,
             help="p of the budget's weights (s_i/s_1)^p (default: %(default)g)",
         )
-        command.add_argument("--out", type=Path, metavar="FILE", help=f"write the {table}: .csv, .json or .parquet")
+
+    def add_study(command: argparse.ArgumentParser, epsilon: str, k: str = "principal rank") -> None:
+        add_base(command)
+        command.add_argument(
+            "adapters", metavar="ADAPTER", nargs="+", help="adapter folder, run, or one of the demo's adapters by name"
+        )
+        add_k(command, k)
+        add_budget(command, epsilon)
         add_geometry(command)
 
+    def add_table(command: argparse.ArgumentParser, table: str = "the table") -> None:
+        command.add_argument("--out", type=Path, metavar="FILE", help=f"write {table}: .csv, .json or .parquet")
+
     command = add("analyze", analyze, "measure adapters against the spectrum of their base")
-    add_study(command, "layer table")
+    add_study(command, f"budget for all adapters (default: each adapter's own, else {HipLoraSettings.epsilon:g})")
+    add_table(command, "the layer table")
     command.add_argument("--intruders", action="store_true", help="count intruder dimensions too (needs complete SVDs)")
 
     command = add("ledger", ledger, "say what adapters, one put on top of another, spend of a budget that they share")
-    add_study(command, "table")
+    add_study(command, f"the budget (default: the smallest own, else {HipLoraSettings.epsilon:g})")
+    add_table(command)
 
     command = add(
         "inspect", inspect, "say what is read of an adapter: tensors, scaling, ranks, and whether it fits a base"
@@ -119,12 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("adapter", metavar="ADAPTER", help="adapter folder, run, or one of the demo's by name")
         command.add_argument("--base", metavar="BASE", required=True, help=BASE_HELP)
         command.add_argument("--download", action="store_true", help="allow downloading a model by its hub name")
-        command.add_argument(
-            "--k",
-            type=typed(COUNT),
-            default=HipLoraSettings.principal_rank,
-            help="principal rank (default: %(default)s)",
-        )
+        add_k(command)
         add_geometry(command, scored)
 
     def add_edit(command: argparse.ArgumentParser, scored: bool = False) -> None:
@@ -145,7 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="block",
         help="remove blocks, or one part at a time beside what the indicators said of it (default: %(default)s)",
     )
-    command.add_argument("--out", type=Path, metavar="FILE", help="write the table: .csv, .json or .parquet")
+    add_table(command)
 
     command = add("edit", edit, "change the four blocks of an adapter, and save it as an ordinary LoRA")
     add_edit(command)
@@ -165,9 +162,8 @@ def build_parser() -> argparse.ArgumentParser:
         merge,
         "merge adapters of one base, and save the merge as an ordinary LoRA or as a whole model, with a report",
     )
-    add_base(command)
-    command.add_argument(
-        "adapters", metavar="ADAPTER", nargs="+", help="adapter folder, run, or one of the demo's adapters by name"
+    add_study(
+        command, "joint budget of core (default: the smallest own)", "principal rank of core and of the conflicts"
     )
     command.add_argument("--how", choices=MERGE_WAYS, default="sum", help="the way to merge (default: %(default)s)")
     command.add_argument(
@@ -175,23 +171,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--density", type=typed(DENSITY), help="share of entries that a pruning way keeps")
     command.add_argument("--seed", type=typed(WHOLE), default=0, help="of a way that draws (default: 0)")
-    command.add_argument("--epsilon", type=typed(POSITIVE), help="joint budget of core (default: the smallest own)")
-    command.add_argument(
-        "--power",
-        type=typed(NOT_NEGATIVE),
-        default=HipLoraSettings.budget_power,
-        help="p of the budget's weights (default: %(default)g)",
-    )
-    command.add_argument(
-        "--k",
-        type=typed(COUNT),
-        default=HipLoraSettings.principal_rank,
-        help="principal rank of core and of the conflicts (default: %(default)s)",
-    )
     command.add_argument("--rank", type=typed(COUNT), help="cut each module back to this rank (default: exact)")
     command.add_argument("--save-model", action="store_true", help="write the merged model in the place of a LoRA")
     command.add_argument("--out", metavar="DIR", type=Path, required=True, help="new folder to write")
-    add_geometry(command)
 
     command = add(
         "verify", verify, "say whether a checkpoint is really a base with an adapter merged into it (exit code 0 or 1)"
@@ -200,17 +182,11 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("adapter", metavar="ADAPTER", help="adapter folder, run, or one of the demo's by name")
     command.add_argument("merged", metavar="MERGED", help="folder of the checkpoint")
     command.add_argument("--download", action="store_true", help="allow downloading a model by its hub name")
-    command.add_argument("--out", type=Path, metavar="FILE", help="write one row per map: .csv, .json or .parquet")
+    add_table(command, "one row per map")
 
     command = add("rebudget", rebudget, "scale an adapter's principal block down to a budget, and save it as a LoRA")
     add_edit(command)
-    command.add_argument("--epsilon", type=typed(POSITIVE), help="the budget (default: the adapter's own, else 0.05)")
-    command.add_argument(
-        "--power",
-        type=typed(NOT_NEGATIVE),
-        default=HipLoraSettings.budget_power,
-        help="p of the budget's weights (default: %(default)g)",
-    )
+    add_budget(command, f"the budget (default: the adapter's own, else {HipLoraSettings.epsilon:g})")
 
     command = add(
         "calibrate", calibrate, "observe what reaches each map of a base on a text, for the geometry of the inputs"
