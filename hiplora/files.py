@@ -1,11 +1,12 @@
 """Reading and writing of users' files: safetensors and JSON only, whole files or nothing."""
 
 import ctypes
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -318,3 +319,20 @@ def check_writable(cache: Path) -> None:
         raise HiploraError(
             f"The cache folder {cache} cannot be written: set HIPLORA_CACHE to a folder that can."
         ) from None
+
+
+def hashes_of(folder: Path | None, suffixes: Collection[str] = (".safetensors", ".json")) -> dict[str, str]:
+    """Return the SHA-256 of each file of an adapter, as hex; nothing for one that exists in memory only.
+
+    Args:
+        folder: that it was read from, or its one file.
+        suffixes: of the files that count.
+    """
+    if folder is None:
+        return {}
+    found = {}
+    for path in [folder] if folder.is_file() else sorted(folder.iterdir()):
+        if path.is_file() and path.suffix in suffixes:
+            with path.open("rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found

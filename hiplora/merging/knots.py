@@ -28,7 +28,7 @@ def _columns(deltas: Sequence[Delta]) -> np.ndarray:
         parts = [delta.dense() for delta in deltas]
     stack = np.hstack(parts)
     if stack.shape[1] > stack.shape[0]:
-        # The triangle of the transposed stack has the same left vectors, and is no larger than m x m.
+        # The triangle of the transposed stack has the same left vectors, and at most m x m entries.
         stack = np.asarray(np.linalg.qr(stack.T, mode="r")).T
     U, s, _ = np.linalg.svd(stack, full_matrices=False)
     return U[:, : numerical_rank(s, max(stack.shape))]

@@ -1,10 +1,8 @@
 """Several updates of one base merged into one: itself an update, made one module at a time."""
 
-import hashlib
 import math
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import cached_property, partial
-from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +10,7 @@ from hiplora.adapters import Delta, Placement, Update
 from hiplora.budget import budget_cost, joint_epsilon, tightness
 from hiplora.card import Card
 from hiplora.errors import HiploraError
+from hiplora.files import hashes_of
 from hiplora.geometry import Calibration, InputSpectra, effect
 from hiplora.merging.beside import unmergeable
 from hiplora.merging.registry import WAYS
@@ -105,7 +104,7 @@ class MergedUpdate(Update):
         updates = [placement.update for placement in self.placements]
         if not self.way.random:
             return [update.name for update in updates]
-        found = (hashes(update.folder if update.source else None, (".safetensors",)) for update in updates)
+        found = (hashes_of(update.folder if update.source else None, (".safetensors",)) for update in updates)
         return [" ".join(each.values()) or update.name for each, update in zip(found, updates, strict=True)]
 
     def tightness(self, module: str, delta: Delta) -> float:
@@ -226,23 +225,6 @@ def merge(
         spectra, placements, way, weights, name, k=k, epsilon=epsilon, power=power, density=density, seed=seed,
         seen_as=seen_as,
     )  # fmt: skip
-
-
-def hashes(folder: Path | None, suffixes: Collection[str] = (".safetensors", ".json")) -> dict[str, str]:
-    """Return the SHA-256 of each file of an adapter, as hex; nothing for one that exists in memory only.
-
-    Args:
-        folder: that it was read from, or its one file.
-        suffixes: of the files that count.
-    """
-    if folder is None:
-        return {}
-    found = {}
-    for path in [folder] if folder.is_file() else sorted(folder.iterdir()):
-        if path.is_file() and path.suffix in suffixes:
-            with path.open("rb") as file:
-                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
 
 
 def checked_weights(weights: Sequence[float] | None, count: int) -> list[float]:

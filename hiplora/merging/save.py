@@ -12,8 +12,8 @@ from hiplora import __version__
 from hiplora.adapters import place, save_lora
 from hiplora.adapters.save import check_replaceable
 from hiplora.errors import HiploraError
-from hiplora.files import atomic_path
-from hiplora.merging.merge import MergedUpdate, hashes
+from hiplora.files import atomic_path, hashes_of
+from hiplora.merging.merge import MergedUpdate
 from hiplora.merging.model import save_model
 from hiplora.sources import BaseModel
 
@@ -116,7 +116,7 @@ def report_of(
                 "method": placement.update.method,
                 "from": placement.update.source,
                 "weight": weight,
-                "sha256": hashes(placement.update.folder),
+                "sha256": hashes_of(placement.update.folder),
             }
             for placement, weight in zip(merge.placements, merge.weights, strict=True)
         ],

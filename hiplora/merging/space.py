@@ -83,7 +83,7 @@ def numerical_rank(s: np.ndarray, size: float) -> int:
 
 
 def as_delta(core: np.ndarray, space: CoreSpace | None) -> Delta:
-    """Return a merged core as the update that it stands for, or a merged matrix as it is where there is no space."""
+    """Return the update that a merged core stands for; a merged matrix, where there is no space, stands for itself."""
     return DenseDelta(core) if space is None else space.back(core)
 
 

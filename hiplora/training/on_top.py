@@ -1,15 +1,17 @@
 """Train on top of earlier adapters: the base with their updates added, and what they leave of each layer's budget."""
 
-import hashlib
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from hiplora.adapters import Placement, Update, place, read_adapter
+from hiplora.card import CARD_FILE
 from hiplora.errors import HiploraError
+from hiplora.files import hashes_of
 from hiplora.geometry import seen
 from hiplora.measures import ledger_table
 from hiplora.merging.beside import unmergeable
-from hiplora.settings import LEAST_EPSILON
+from hiplora.settings import LEAST_EPSILON, HipLoraSettings
 from hiplora.sources import BaseModel
 from hiplora.spectrum import BaseSpectra
 from hiplora.training.config import RunConfig
@@ -52,24 +54,6 @@ def earlier_updates(base: BaseModel, config: RunConfig) -> list[Placement]:
     return list(found.values())
 
 
-def digest_of(update: Update) -> str:
-    """Return the SHA-256 of the files of an update, as hex.
-
-    Raises:
-        HiploraError: it cannot be read.
-    """
-    assert update.folder is not None, "an update of a run lies in files"
-    found = hashlib.sha256()
-    # The config tells the scale of an update.
-    named = ("*.safetensors", "*config.json")
-    own = sorted(path for pattern in named for path in update.folder.glob(pattern))
-    files = [update.folder] if update.folder.is_file() else own
-    for path in files:
-        with path.open("rb") as file:
-            found.update(hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest()
-
-
 def add_updates(model: Any, placements: Sequence[Placement]) -> None:
     """Add updates to the frozen weights of a model in memory, one weight at a time, in float32.
 
@@ -100,6 +84,12 @@ def add_updates(model: Any, placements: Sequence[Placement]) -> None:
             weight.data.copy_((weight.to(whole) + delta.to(weight.device, whole)).to(weight.dtype))
 
 
+def digest_of(update: Update) -> str:
+    """Return the hashes of an update's files as one text: of its weights, and of its config, which tells the scale."""
+    found = hashes_of(update.folder)
+    return " ".join(digest for name, digest in found.items() if name != CARD_FILE)
+
+
 def budgets_left(spectra: BaseSpectra, placements: Sequence[Placement], config: RunConfig) -> dict[str, float]:
     """Return `{module: epsilon}`: what earlier updates leave of `config.epsilon`, for any next one.
 
@@ -118,3 +108,20 @@ def budgets_left(spectra: BaseSpectra, placements: Sequence[Placement], config: 
     last = table[table["position"] == len(earlier)]
     left = (last["left"].fillna(1.0) * config.epsilon).clip(lower=LEAST_EPSILON)
     return dict(zip(last["module"], left.tolist(), strict=True))
+
+
+def within_what_is_left(config: RunConfig, spectra: BaseSpectra, earlier: Sequence[Placement]) -> HipLoraSettings:
+    """Return the settings of a run's adapter: `epsilon` of each module is what earlier updates leave of it.
+
+    Args:
+        config: of the run.
+        spectra: as for `budgets_left`.
+        earlier: updates; the settings stay as they are without one.
+
+    Raises:
+        HiploraError: as `budgets_left`.
+    """
+    if not earlier:
+        return config
+    own = {each.name: getattr(config, each.name) for each in fields(HipLoraSettings)}
+    return HipLoraSettings(**own | {"epsilon_pattern": budgets_left(spectra, earlier, config)})

@@ -7,9 +7,8 @@ import platform
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,9 @@ from hiplora import __version__
 from hiplora.adapters import INITIAL_FILE, read_adapter
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path
-from hiplora.geometry import Calibration, InputSpectra, read_text
+from hiplora.geometry import read_text
 from hiplora.settings import HipLoraSettings
-from hiplora.sources import BaseModel, Weight, layer_and_kind, open_base
+from hiplora.sources import BaseModel, layer_and_kind, open_base
 from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer, outline_causal_lm
 from hiplora.spectrum.prepare import BaseSpectra, resolve_device
 from hiplora.training.checkpoints import keep_adapters, require_resumable, write_adapter
@@ -28,8 +27,9 @@ from hiplora.training.config import RunConfig
 from hiplora.training.data.files import read_texts
 from hiplora.training.data.tasks import TrainingData, load_data, require_demo_base
 from hiplora.training.events import Caveat, Event, Phase
+from hiplora.training.inputs import as_at_the_start, prepare_inputs
 from hiplora.training.methods import Match, Method, find_method, match_parameters
-from hiplora.training.on_top import add_updates, budgets_left, digest_of, earlier_updates
+from hiplora.training.on_top import add_updates, digest_of, earlier_updates, within_what_is_left
 from hiplora.training.run import Run, Status
 
 if TYPE_CHECKING:
@@ -204,21 +204,19 @@ def _train(run: Run, stopped: Callable[[], bool], report: Callable[[Event], None
     weights = [base.weights[module] for module in match.ranks]
     for progress in spectra.prepare(weights, config.principal_rank, stopped):
         phase(f"Decomposing the base: {progress.done} of {progress.total} weights")
-    inputs = _prepare_inputs(config, spectra, weights, stopped, phase, report)
+    inputs = prepare_inputs(config, spectra, weights, stopped, phase, report)
     if stopped():
         run.set_status(Status("stopped", "", "Stopped before the first step.", device))
         return
+    # The geometry that the method trains in.
+    own: BaseSpectra = spectra
     if config.on_inputs and inputs is not None:
+        own = inputs
         observe_inputs(model, inputs.calibration)
     _record_origin(run, [spectra.weight_hash(weight) for weight in weights])
-    inputs = _as_at_the_start(run, inputs)
     phase("Adding the adapter")
     earlier = earlier_updates(base, config)
-    settings: HipLoraSettings = config
-    if earlier and method.has_core:
-        left = budgets_left(inputs if config.on_inputs and inputs is not None else spectra, earlier, config)
-        own = {each.name: getattr(config, each.name) for each in fields(HipLoraSettings)}
-        settings = HipLoraSettings(**own | {"epsilon_pattern": left})
+    settings = within_what_is_left(config, own, earlier) if method.has_core else config
     set_seed(config.seed)
     adapted = _adapt(run, model, method, match, settings)
     if earlier and checkpoint and method.has_core:
@@ -231,7 +229,8 @@ def _train(run: Run, stopped: Callable[[], bool], report: Callable[[Event], None
     past = run.rewind(checkpoint.step if checkpoint else -1)
     _require_room(run, adapted)
     prices = stack.enter_context(closing(ShadowPrices(adapted))) if method.has_core else None
-    recorder = Recorder(run, adapted, data, spectra, inputs, prices, report, past, checkpoint)
+    watched = as_at_the_start(run, inputs, resumed=checkpoint is not None)
+    recorder = Recorder(run, adapted, data, spectra, watched, prices, report, past, checkpoint)
     trainer = _trainer(run, adapted, data, method, device, [recorder, StopOnRequest(stopped)])
     if checkpoint and checkpoint.step >= config.steps:
         # Only the final card is missing.
@@ -246,48 +245,6 @@ def _train(run: Run, stopped: Callable[[], bool], report: Callable[[Event], None
     write_adapter(run, run.checkpoints[-1], recorder.card(done))
     keep_adapters(run)
     run.set_status(Status("finished", "", "", device))
-
-
-def _prepare_inputs(
-    config: RunConfig,
-    spectra: BaseSpectra,
-    weights: Sequence[Weight],
-    stopped: Callable[[], bool],
-    phase: Callable[[str], None],
-    report: Callable[[Event], None],
-) -> InputSpectra | None:
-    """Return the spectra on the base's inputs; None where a run that does not need them would have to wait for them.
-
-    Raises:
-        HiploraError: the method needs them, and the base cannot be observed.
-    """
-    try:
-        calibration = Calibration(spectra, read_text(config.text) if config.text else None)
-        if config.on_inputs:
-            for progress in calibration.run(stopped):
-                phase(f"Observing the inputs: {progress.done} of {progress.total} maps")
-            for note in calibration.notes if calibration.ready else []:
-                report(Caveat(note))
-        if stopped() or not calibration.ready or not any(weight.module in calibration for weight in weights):
-            return None
-        inputs = InputSpectra(spectra, calibration)
-        for progress in inputs.prepare(weights, config.principal_rank, stopped):
-            phase(f"Decomposing the base on its inputs: {progress.done} of {progress.total} weights")
-    except HiploraError as error:
-        if config.on_inputs:
-            raise
-        report(Caveat(f"The drift on inputs is not recorded: {error}"))
-        return None
-    return inputs
-
-
-def _as_at_the_start(run: Run, inputs: InputSpectra | None) -> InputSpectra | None:
-    """Return the spectra on inputs if the run began with the same ones: its drift has no other half."""
-    digests = sorted(each["digest"] for each in inputs.calibration.index["inputs"].values()) if inputs else []
-    now = hashlib.sha256("".join(digests).encode()).hexdigest() if digests else ""
-    if "inputs" not in run.facts:
-        run.record_facts(inputs=now)
-    return inputs if run.facts["inputs"] == now else None
 
 
 @contextmanager
