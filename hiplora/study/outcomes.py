@@ -129,7 +129,7 @@ class Outcomes(Merges):
         if not sets:
             raise HiploraError("A merge needs two updates: open the study with more adapters, or name more of them.")
         if ways is not None and not ways:
-            raise HiploraError(f"There is no way to merge by: name at least one of {', '.join(WAYS)}.")
+            raise HiploraError(f"ways is empty: name at least one of {', '.join(WAYS)}.")
         merges = [(each, self._ways(ways, [weight] * len(each), each)) for each in sets]
         tables = set_table(self._merges(chosen, scores), merges)
         return (self._marked(table) for table in tables)

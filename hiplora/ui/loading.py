@@ -1,6 +1,5 @@
 """From the sidebar's choices to a study: opened once, prepared in the background, stoppable."""
 
-import gc
 import logging
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from hiplora.training.run import Run, list_runs
 from hiplora.ui import runs
 from hiplora.ui.background import BackgroundTask
 from hiplora.ui.session import Session
+from hiplora.ui.shell import freeze_imports
 from hiplora.ui.text import plain
 
 _LOG = logging.getLogger(__name__)
@@ -278,7 +278,7 @@ def _until(made: Iterator[pd.DataFrame], rows: int, stopped: Callable[[], bool])
     for place, table in enumerate(made):
         if place == 0:
             # The last of what it imports: see `_show_rows`.
-            gc.freeze()
+            freeze_imports()
         yield rows, table
         if stopped():
             return
@@ -290,9 +290,8 @@ def _show_rows(task: BackgroundTask[_Growing], label: str, unit: str) -> None:
     if not snapshot.running:
         st.rerun()
     if snapshot.latest is None:
-        # Streamlit collects garbage after each run, and would look through all that the work is importing: see
-        # `shell.run`.
-        gc.freeze()
+        # Streamlit collects garbage after each run, and would look through all that the work is importing.
+        freeze_imports()
         st.progress(0.0, f"{label}: getting ready…")
     else:
         rows, table = snapshot.latest

@@ -38,7 +38,7 @@ _FRAME, _SESSION = "_frame_runs", "_session"
 
 def run() -> None:
     """Run the app: called by `app.py` and nothing else."""
-    _freeze_imports(len(sys.modules))
+    freeze_imports()
     page = _navigation()
     st.session_state[_FRAME] = True
     try:
@@ -97,6 +97,11 @@ def link(name: str, label: str = "") -> None:
 def show_error(error: HiploraError) -> None:
     """Show the sentence of an error, as plain text."""
     st.error(plain(str(error)), icon=":material/error:")
+
+
+def freeze_imports() -> None:
+    """Exclude the modules imported so far from every later garbage collection, once for each that is new."""
+    _freeze_imports(len(sys.modules))
 
 
 @cache

@@ -192,7 +192,7 @@ def test_an_adapter_of_weight_zero_is_left_out(study, how):
 
 
 def test_what_cannot_be_told_is_one_sentence(study, tmp_path):
-    with pytest.raises(HiploraError, match="There is no way to merge by: name at least one of sum, core"):
+    with pytest.raises(HiploraError, match="ways is empty: name at least one of sum, core"):
         study.merge_sets([], scores=EXACT)
     shutil.copytree(study[NAMES[0]].folder, tmp_path / "all")
     called_all = hiplora.open("demo", [tmp_path / "all", NAMES[1]])
