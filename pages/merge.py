@@ -222,11 +222,22 @@ how = st.selectbox("Merge by", list(WAYS), key="merge-way", format_func=lambda k
 st.latex(WAYS[how].formula)
 st.caption(f"{plain(WAYS[how].meaning)} Source: {plain(WAYS[how].source)}.")
 merge = study.merged(how, weights, names=names)
+r = st.number_input(
+    "Cut to rank",
+    1,
+    None,
+    None,
+    key="merge-rank",
+    placeholder="exact",
+    help="Of each module, at most; the report says what that loses. Empty: exact. TIES, DARE and magnitude pruning "
+    "have full rank, and their exact LoRA is larger than the weights themselves.",
+)
 
 
 def save(out: Path) -> None:
     """Write the merge, with the conflicts of what is merged in its report."""
-    save_merge(merge, study.base, out, conflicts=study.conflicts(weights, names=names) if len(names) > 1 else None)
+    conflicts = study.conflicts(weights, names=names) if len(names) > 1 else None
+    save_merge(merge, study.base, out, r, conflicts=conflicts)
 
 
 st.download_button(
@@ -238,7 +249,7 @@ st.download_button(
     on_click="ignore",
     help="A zip of adapter_config.json, adapter_model.safetensors and merge.json, the report of how it was made.",
 )
-options = f"--how {how} --weights {' '.join(f'{weight:g}' for weight in weights)}"
+options = f"--how {how} --weights {' '.join(f'{weight:g}' for weight in weights)}" + (f" --rank {r}" if r else "")
 if merge.way.needs_spectrum:
     options += f" --k {study.k} --epsilon {study.epsilon:g}"
     if session.geometry == "inputs":

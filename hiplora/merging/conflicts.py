@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hiplora.adapters import Placement
-from hiplora.budget import DEFAULT_EPSILON, budget_cost, tightness
+from hiplora.budget import budget_cost, joint_epsilon, tightness
 from hiplora.geometry import seen
 from hiplora.measures import changed_weights, split_expert
 from hiplora.measures.null import bands
@@ -73,8 +73,7 @@ def conflict_table(
             sd = _null_sd(head)
             blocks = {each.update.name: Blocks.of(scale[each.update.name] * each.delta(module), head) for each in here}
             for a, b in combinations(here, 2):
-                stated = [own for each in (a, b) if (own := each.epsilon(module)) is not None]
-                budget = min(stated, default=DEFAULT_EPSILON) if epsilon is None else epsilon
+                budget = joint_epsilon((each.epsilon(module) for each in (a, b)), epsilon)
                 first, second = blocks[a.update.name], blocks[b.update.name]
                 found = {"module": module, "layer": layer, "kind": kind, "first": a.update.name}
                 beside = {"all": _overlap(first, second, head), "pp": _joint(first, second, head, budget, power)}

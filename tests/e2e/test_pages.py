@@ -275,6 +275,9 @@ def test_two_adapters_are_merged_scored_and_taken_away(visit: Visit) -> None:
     expect(
         page.get_by_text("hiplora merge demo swap-lora edit-lora --how sum --weights 1 1 --out merged")
     ).to_be_visible()
+    page.get_by_label("Cut to rank").fill("4")
+    page.get_by_label("Cut to rank").press("Enter")
+    expect(page.get_by_text("--weights 1 1 --rank 4 --out merged")).to_be_visible()
     with page.expect_download() as download:
         page.get_by_role("button", name="Save as LoRA").click()
     with zipfile.ZipFile(download.value.path()) as packed:
@@ -283,6 +286,8 @@ def test_two_adapters_are_merged_scored_and_taken_away(visit: Visit) -> None:
             "adapter_model.safetensors",
             "merge.json",
         }
+        config = next(name for name in packed.namelist() if name.endswith("adapter_config.json"))
+        assert json.loads(packed.read(config))["r"] == 4
     visit.assert_sound()
 
 
