@@ -74,13 +74,16 @@ def ledger(table: pd.DataFrame) -> go.Figure:
             "<br>left for any next one %{customdata[3]}",
             [part[column].map(two_digits) for column in ("tightness", "independent", "left")],
         )  # fmt: skip
+    last = table[table["position"] == table["position"].max()]
+    bar = {"color": NULL, "symbol": "line-ew", "size": 9, "line": {"width": 2, "color": NULL}}
+    chance = last[last["layer"].notna()]
+    _draw_marks(figure, chance, kinds, "independent", "all, if independent", bar, "if independent %{y:.3g}")
     figure.add_hline(y=1, line={"color": BUDGET, "width": 2}, name="budget spent", showlegend=True)
     values = numbered["together"]
     figure.update_xaxes(**layer_axis(numbered["layer"].astype(int).tolist()))
     figure.update_yaxes(
         title="Spent together, √cost / ε (1 = budget spent)", range=[0, 1.1 * max([1.0, *values.dropna()])]
     )
-    last = table[table["position"] == table["position"].max()]
     fullest, over = row_of_max(last, "together"), int((last["together"] > 1).sum())
     title = f"Together they overspend a shared budget in {over} of {len(last)} modules"
     if not over and fullest is not None:

@@ -275,8 +275,8 @@ def test_two_adapters_are_merged_scored_and_taken_away(visit: Visit) -> None:
     expect(
         page.get_by_text("hiplora merge demo swap-lora edit-lora --how sum --weights 1 1 --out merged")
     ).to_be_visible()
-    page.get_by_label("Cut to rank").fill("4")
-    page.get_by_label("Cut to rank").press("Enter")
+    page.get_by_label("Cut to rank", exact=True).fill("4")
+    page.get_by_label("Cut to rank", exact=True).press("Enter")
     expect(page.get_by_text("--weights 1 1 --rank 4 --out merged")).to_be_visible()
     with page.expect_download() as download:
         page.get_by_role("button", name="Save as LoRA").click()
