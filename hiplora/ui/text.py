@@ -4,7 +4,8 @@ import re
 
 # No-break spaces stay, so that numbers keep their units.
 _SPACES = re.compile("[^\\S\N{NO-BREAK SPACE}]+")
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&^=])")
+# A hyphen within a word is none of Markdown's; escaped, it is read out in the label of a control.
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+.!|~$:&^=]|(?<!\w)-|-(?!\w))")
 
 
 def plain(text: str) -> str:
