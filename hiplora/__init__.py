@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hiplora import figures, measures
     from hiplora.adapters import read_adapter
     from hiplora.demo.scored import ExactScores
-    from hiplora.effects import TextLosses
+    from hiplora.effects import TaskLosses, TextLosses
     from hiplora.study import Study, analyze
     from hiplora.study import open_study as open
     from hiplora.tuner import HipLoraConfig
@@ -28,6 +28,7 @@ __all__ = [
     "ExactScores",
     "HipLoraConfig",
     "Study",
+    "TaskLosses",
     "TextLosses",
     "__version__",
     "analyze",
@@ -41,6 +42,7 @@ _HOMES = {
     "ExactScores": ("demo.scored", "ExactScores"),
     "HipLoraConfig": ("tuner", "HipLoraConfig"),
     "Study": ("study", "Study"),
+    "TaskLosses": ("effects", "TaskLosses"),
     "TextLosses": ("effects", "TextLosses"),
     "open": ("study", "open_study"),
     "read_adapter": ("adapters", "read_adapter"),

@@ -11,7 +11,8 @@ import streamlit as st
 from hiplora import figures
 from hiplora.demo.scored import ExactScores
 from hiplora.effects import TaskScores
-from hiplora.merging import ALL, WAYS, fail_table, outcome_rows, save_merge
+from hiplora.errors import HiploraError
+from hiplora.merging import ALL, WAYS, doubts, fail_table, outcome_rows, save_merge
 from hiplora.paths import demo_base
 from hiplora.study import BALANCES, Study, merge_groups
 from hiplora.ui import cards, loading, shell
@@ -56,19 +57,59 @@ def pair_of(names: Sequence[str], key: str) -> tuple[str, str]:
     return first, second
 
 
-def ask_for_scores(study: Study) -> TaskScores | None:
-    """Ask how merges are scored; None where the base cannot be."""
-    if study.base.path.resolve() != demo_base().resolve():
+def ask_for_scores(study: Study, names: Sequence[str]) -> TaskScores | None:
+    """Ask how merges are scored: exactly on the demo world, else by loss on texts; None before there is one."""
+    if study.base.path.resolve() == demo_base().resolve():
+        return ExactScores(
+            st.select_slider(
+                "Examples per skill",
+                [40, 100, 200, 400],
+                100,
+                key="merge-size",
+                help="More are surer, and take longer.",
+            )
+        )
+    columns = st.columns(min(len(names), 4))
+    texts = {
+        name: columns[place % len(columns)].text_input(
+            f"Text of {plain(name)}'s task",
+            key=f"merge-text-{name}",
+            persist_state="session",
+            placeholder="path of a text file",
+            help="Text like what the adapter was trained for, and best not the very text that it was trained on.",
+        )
+        for place, name in enumerate(names)
+    }
+    left, right = st.columns([3, 1])
+    kept = left.text_input(
+        "Text of what should be kept",
+        key="kept-text",
+        bind="query-params",
+        persist_state="session",
+        placeholder="Python's documentation",
+        help="Text like what the base is used for besides. Empty: English that comes with Python.",
+    )
+    tokens = right.select_slider(
+        "Tokens of each",
+        [512, 1024, 2048, 4096, 8192],
+        1024,
+        key="merge-tokens",
+        persist_state="session",
+        help="More are surer, and take longer: each way reads all texts twice.",
+    )
+    given = {name: text.strip() for name, text in texts.items() if text.strip()}
+    if not given:
         st.info(
-            "Scores of merges belong to the demo world, whose tasks have exact ones. Save the merge below, and Effect "
-            "scores it by its loss on texts, as any adapter of this base.",
-            icon=":material/info:",
+            "Name a text file of each task, and each way to merge is scored by its loss on them, and on a text of "
+            "what should be kept.",
+            icon=":material/text_snippet:",
         )
         return None
-    size = st.select_slider(
-        "Examples per skill", [40, 100, 200, 400], 100, key="merge-size", help="More are surer, and take longer."
-    )
-    return ExactScores(size)
+    try:
+        return loading.task_losses(given, kept.strip(), tokens)
+    except HiploraError as error:
+        st.error(plain(str(error)), icon=":material/error:")
+        return None
 
 
 def show_outcomes(table: pd.DataFrame) -> None:
@@ -134,30 +175,34 @@ with st.expander("The ways", icon=":material/list:"):
                       for key, way in WAYS.items()]),
         hide_index=True,
     )  # fmt: skip
-scores = ask_for_scores(study)
+scores = ask_for_scores(study, names)
 if scores is not None:
     how_scored = study.base.identity, tuple(study[name].identity for name in names), study.k, study.epsilon
     how_scored += study.seen_as, scores.identity
     tasks = sum(scores.task_of(study[name]) is not None for name in names)
     if not tasks:
         st.info("None of these adapters has a task of the demo world on its card: only the base is scored.")
+    ways = st.multiselect("Ways to score", list(WAYS), list(WAYS), key="merge-ways")
+    ways = [key for key in WAYS if key in ways] or list(WAYS)
     outcomes = loading.background_table(
-        ("merges", *how_scored, tuple(weights)),
-        partial(study.score_merges, None, weights, names=names, scores=scores),
-        lambda: outcome_rows(len(names), tasks, len(WAYS)),
-        "Score every way",
+        ("merges", *how_scored, tuple(weights), tuple(ways)),
+        partial(study.score_merges, ways, weights, names=names, scores=scores),
+        lambda: outcome_rows(len(names), tasks, len(ways)),
+        "Score these ways",
         "rows",
     )
     if outcomes is not None:
         if tasks:
             cards.figure_card(
                 figures.merge_outcomes,
-                partial(study.merge_outcomes, None, weights, names=names, scores=scores),
+                partial(study.merge_outcomes, ways, weights, names=names, scores=scores),
                 name="merge-outcomes",
                 formula=KEPT,
                 compute=lambda _: outcomes,
             )
         show_outcomes(outcomes)
+        for sentence in doubts(outcomes):
+            st.warning(plain(sentence), icon=":material/info:")
 
     if tasks:
         st.subheader("The balance of two")
@@ -202,16 +247,16 @@ if scores is not None:
         )
         weight = st.slider("Weight of every adapter", 0.1, 1.5, 1.0, 0.1, key="merge-fail-weight")
         sets = loading.background_table(
-            ("sets", *how_scored, weight),
-            partial(study.score_sets, None, weight, names=names, scores=scores),
-            lambda: count * len(WAYS),
+            ("sets", *how_scored, weight, tuple(ways)),
+            partial(study.score_sets, ways, weight, names=names, scores=scores),
+            lambda: count * len(ways),
             "Score all pairs and triples",
             "merges",
         )
         if sets is not None:
             cards.figure_card(
                 figures.merge_fail,
-                partial(study.merge_fail, None, weight, names=names, scores=scores),
+                partial(study.merge_fail, ways, weight, names=names, scores=scores),
                 name="merge-fail",
                 formula=FAIL,
                 compute=lambda _: fail_table(sets),

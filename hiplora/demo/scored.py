@@ -10,7 +10,7 @@ import numpy as np
 
 from hiplora.adapters import Placement, Update
 from hiplora.demo.skills import SKILLS, TASKS, evaluation_examples
-from hiplora.effects import Outcome, Scorer, TaskScores
+from hiplora.effects import Outcome, Scorer, Scores, TaskScores
 from hiplora.effects.scores import RESAMPLES, picks
 from hiplora.errors import HiploraError
 from hiplora.paths import demo_base
@@ -21,7 +21,7 @@ _KEPT_TASK = 0.01
 
 
 @dataclass(frozen=True)
-class ExactScores(TaskScores):
+class ExactScores(Scores, TaskScores):
     """Score on the base's skills and on the update's task, by exact match: for the demo's base alone.
 
     An outcome says of each skill, and of the task where it is known, whether each example is answered right.
@@ -88,11 +88,13 @@ class ExactScores(TaskScores):
         """Return the share of right answers on one task."""
         return float(outcome[task].mean())
 
-    def resampled_share(self, task: str, one: Outcome, other: Outcome) -> np.ndarray:
-        """Return the right answers of `one` on a task over those of `other`, with its examples resampled, (1000,).
+    def share(self, task: str, base: Outcome, one: Outcome, other: Outcome) -> float:
+        """Return the right answers of `one` on a task over those of `other`; NaN where that has nothing right."""
+        beside = self.score_of(task, other)
+        return self.score_of(task, one) / beside if beside else math.nan
 
-        Draws in which `other` has nothing right are NaN.
-        """
+    def resampled_share(self, task: str, base: Outcome, one: Outcome, other: Outcome) -> np.ndarray:
+        """Return `share` with the examples of the task resampled, (1000,)."""
         chosen = picks(len(one[task]), np.random.default_rng(zlib.crc32(task.encode())))
         right, beside = (each[task][chosen].mean(axis=1) for each in (one, other))
         found: np.ndarray = np.divide(right, beside, out=np.full(RESAMPLES, np.nan), where=beside > 0)

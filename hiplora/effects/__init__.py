@@ -3,15 +3,18 @@
 from hiplora.effects.ablation import AS_TRAINED, edits, indicator_table, removals
 from hiplora.effects.losses import TextLosses
 from hiplora.effects.repair import BLOCKS, SCALED, count, grid
-from hiplora.effects.scores import Outcome, Scorer, Scores, TaskScores
+from hiplora.effects.scores import KeptScores, Outcome, Scorer, Scores, TaskScores
+from hiplora.effects.task_losses import TaskLosses
 
 __all__ = [
     "AS_TRAINED",
     "BLOCKS",
     "SCALED",
+    "KeptScores",
     "Outcome",
     "Scorer",
     "Scores",
+    "TaskLosses",
     "TaskScores",
     "TextLosses",
     "count",

@@ -1,7 +1,7 @@
 """Scores on any base: the mean loss of the next token on two texts, one of the task and one of what should be kept."""
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,11 +59,7 @@ class TextLosses(Scores):
     better: ClassVar[int] = -1
 
     def __post_init__(self) -> None:
-        COUNT.require("tokens", self.tokens)
-        if self.tokens < LEAST_TOKENS:
-            raise HiploraError(
-                f"tokens must be at least {LEAST_TOKENS}, got {self.tokens}: fewer do not show a difference."
-            )
+        require_tokens(self.tokens)
 
     @cached_property
     def texts(self) -> dict[str, Text]:
@@ -72,14 +68,8 @@ class TextLosses(Scores):
         Raises:
             HiploraError: a file cannot be read as text, or the two are the same.
         """
-        kept = default_text() if self.kept_text is None else _text(self.kept_text)
-        found = {TASK: _text(self.task_text), KEPT: kept}
-        if found[TASK].digest == found[KEPT].digest:
-            raise HiploraError(
-                f"{found[TASK].name} and {found[KEPT].name} are the same text: pass one of the task, and another of "
-                "what should be kept."
-            )
-        return found
+        kept = as_text(self.kept_text)
+        return {TASK: apart(as_text(self.task_text), kept), KEPT: kept}
 
     @property
     def identity(self) -> Hashable:
@@ -92,43 +82,15 @@ class TextLosses(Scores):
         Raises:
             HiploraError: the base is not a causal language model, or a text is too short.
         """
-        base, texts = placement.base, self.texts
-        tokenizer = load_tokenizer(base.path)
-        device = resolve_device(self.device)
-        # Processors multiply 16-bit numbers slowly, if at all.
-        model: Any = load_causal_lm(base.path, dtype="float32" if device == "cpu" else "auto").eval()
-        config = model.config.get_text_config()
-        longest = getattr(config, "max_position_embeddings", None) or self.tokens
-        windows = {name: _windows(text, tokenizer, longest, self.tokens) for name, text in texts.items()}
-        size = model.get_input_embeddings().weight.shape[0]
-        for found in windows.values():
-            check_tokens(found, size, base.path)
-        model.to(device)
-
-        def tell(outcome: Outcome) -> dict[str, Any]:
-            about: dict[str, Any] = {f"base_{name}_loss": _mean(outcome[name]) for name in texts}
-            doubts = []
-            for name, text in texts.items():
-                count = sum(map(len, windows[name]))
-                about[f"{name}_text"] = f"{text.name}, {count:,} tokens"
-                perplexity = None if by_lines(tokenizer) else math.exp(min(_mean(outcome[name]), 700.0))
-                if reason := doubt(windows[name], tokenizer.unk_token_id, perplexity, config.vocab_size):
-                    doubts.append(
-                        f"The base hardly knows {text.name} ({reason}): its losses may say little of the base's work."
-                    )
-            return about | {"caveat": " ".join([*doubts, *_not_scored(placement)])}
-
-        return Scorer(
-            model, placement, lambda model: {name: losses(model, found) for name, found in windows.items()}, tell
-        )
+        return text_scorer(placement, self.texts, self.tokens, self.device)
 
     def task_score(self, outcome: Outcome) -> float:
         """Return the mean loss on the task's text, nats per token."""
-        return _mean(outcome[TASK])
+        return mean_loss(outcome[TASK])
 
     def kept_score(self, base: Outcome, outcome: Outcome) -> float:
         """Return the mean loss on the text of what should be kept, nats per token."""
-        return _mean(outcome[KEPT])
+        return mean_loss(outcome[KEPT])
 
     def resampled_gain(self, base: Outcome, one: Outcome, other: Outcome) -> np.ndarray:
         """Return by how much the loss of `one` is below that of `other`, with their windows resampled, (1000,)."""
@@ -153,6 +115,47 @@ class TextLosses(Scores):
     def allowance(self, base: Outcome, trained: Outcome) -> float:
         """Return 5 % of what the update learned of the task: its loss below the base's."""
         return _LEARNED * max(self.task_score(base) - self.task_score(trained), 0.0)
+
+
+def text_scorer(placement: Placement, texts: Mapping[str, Text], tokens: int, device: str) -> Scorer:
+    """Load the base of an update, and read texts with its tokenizer.
+
+    Args:
+        placement: the update.
+        texts: by their name in outcomes.
+        tokens: of each text, at most.
+        device: where to compute.
+
+    Raises:
+        HiploraError: the base is not a causal language model, or a text is too short.
+    """
+    base = placement.base
+    tokenizer = load_tokenizer(base.path)
+    device = resolve_device(device)
+    # Processors multiply 16-bit numbers slowly, if at all.
+    model: Any = load_causal_lm(base.path, dtype="float32" if device == "cpu" else "auto").eval()
+    config = model.config.get_text_config()
+    longest = getattr(config, "max_position_embeddings", None) or tokens
+    windows = {name: _windows(text, tokenizer, longest, tokens) for name, text in texts.items()}
+    size = model.get_input_embeddings().weight.shape[0]
+    for found in windows.values():
+        check_tokens(found, size, base.path)
+    model.to(device)
+
+    def tell(outcome: Outcome) -> dict[str, Any]:
+        about: dict[str, Any] = {f"base_{name}_loss": mean_loss(outcome[name]) for name in texts}
+        doubts = []
+        for name, text in texts.items():
+            count = sum(map(len, windows[name]))
+            about[f"{name}_text"] = f"{text.name}, {count:,} tokens"
+            perplexity = None if by_lines(tokenizer) else math.exp(min(mean_loss(outcome[name]), 700.0))
+            if reason := doubt(windows[name], tokenizer.unk_token_id, perplexity, config.vocab_size):
+                doubts.append(
+                    f"The base hardly knows {text.name} ({reason}): its losses may say little of the base's work."
+                )
+        return about | {"caveat": " ".join([*doubts, *_not_scored(placement)])}
+
+    return Scorer(model, placement, lambda model: {name: losses(model, found) for name, found in windows.items()}, tell)
 
 
 def losses(model: Any, windows: Sequence[Sequence[int]]) -> np.ndarray:
@@ -207,12 +210,44 @@ def _windows(text: Text, tokenizer: Any, longest: int, tokens: int) -> list[list
     return [window for window in found if len(window) > 1]
 
 
-def _mean(rows: np.ndarray) -> float:
+def mean_loss(rows: np.ndarray) -> float:
+    """Return the mean loss of an outcome's rows, nats per token."""
     return float(rows[:, 0].sum() / rows[:, 1].sum())
 
 
-def _text(text: str | Path | Text) -> Text:
+def require_tokens(tokens: int) -> None:
+    """Raise unless losses over so many tokens show a difference.
+
+    Raises:
+        HiploraError: `tokens` is not a number of tokens, or fewer than 256.
+    """
+    COUNT.require("tokens", tokens)
+    if tokens < LEAST_TOKENS:
+        raise HiploraError(f"tokens must be at least {LEAST_TOKENS}, got {tokens}: fewer do not show a difference.")
+
+
+def as_text(text: str | Path | Text | None) -> Text:
+    """Return a text, or that of a file; English that comes with Python for None.
+
+    Raises:
+        HiploraError: the file cannot be read as text.
+    """
+    if text is None:
+        return default_text()
     return text if isinstance(text, Text) else read_text(text)
+
+
+def apart(task: Text, kept: Text) -> Text:
+    """Return the text of a task.
+
+    Raises:
+        HiploraError: it is the text of what should be kept, too.
+    """
+    if task.digest == kept.digest:
+        raise HiploraError(
+            f"{task.name} and {kept.name} are the same text: pass one of the task, and another of what should be kept."
+        )
+    return task
 
 
 def _not_scored(placement: Placement) -> list[str]:

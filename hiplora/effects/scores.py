@@ -56,16 +56,14 @@ class Scorer:
 
 
 @dataclass(frozen=True)
-class Scores(ABC):
-    """A way to score changes. It holds no model: `open` loads one.
+class KeptScores(ABC):
+    """A way to score what is kept of a base. It holds no model.
 
     Attributes:
-        task: column of the score on the task.
         kept: column of what is kept of the base.
         better: 1 where higher is better, -1 where lower is.
     """
 
-    task: ClassVar[str]
     kept: ClassVar[str]
     better: ClassVar[int]
 
@@ -73,6 +71,34 @@ class Scores(ABC):
     @abstractmethod
     def identity(self) -> Hashable:
         """A key that changes whenever the way to score does."""
+
+    @abstractmethod
+    def kept_score(self, base: Outcome, outcome: Outcome) -> float:
+        """Return what is kept of the base."""
+
+    @abstractmethod
+    def resampled_gain(self, base: Outcome, one: Outcome, other: Outcome) -> np.ndarray:
+        """Return how much better `one` keeps the base than `other`, with the examples of both resampled, (1000,)."""
+
+    def gain(self, base: Outcome, one: Outcome, other: Outcome) -> float:
+        """Return how much better `one` keeps the base than `other`, in units of `kept`."""
+        better, worse = (one, other) if self.better > 0 else (other, one)
+        return self.kept_score(base, better) - self.kept_score(base, worse)
+
+    def gain_interval(self, base: Outcome, one: Outcome, other: Outcome) -> tuple[float, float]:
+        """Return the 95 % interval of `gain`, resampling the examples that both were scored on."""
+        low, high = np.quantile(self.resampled_gain(base, one, other), [0.025, 0.975])
+        return float(low), float(high)
+
+
+class Scores(KeptScores):
+    """A way to score edits of one update. It holds no model: `open` loads one.
+
+    Attributes:
+        task: column of the score on the task.
+    """
+
+    task: ClassVar[str]
 
     @abstractmethod
     def open(self, placement: Placement) -> Scorer:
@@ -87,30 +113,12 @@ class Scores(ABC):
         """Return the score on the task; NaN where it is not known."""
 
     @abstractmethod
-    def kept_score(self, base: Outcome, outcome: Outcome) -> float:
-        """Return what is kept of the base."""
-
-    @abstractmethod
-    def resampled_gain(self, base: Outcome, one: Outcome, other: Outcome) -> np.ndarray:
-        """Return how much better `one` keeps the base than `other`, with the examples of both resampled, (1000,)."""
-
-    @abstractmethod
     def flips(self, base: Outcome, trained: Outcome, now: Outcome) -> dict[str, float]:
         """Return `healed` and `damaged`: what an edit takes back of what the update broke, and what it breaks newly."""
 
     @abstractmethod
     def allowance(self, base: Outcome, trained: Outcome) -> float:
         """Return how much of the task's score may be lost where the task counts as kept."""
-
-    def gain(self, base: Outcome, one: Outcome, other: Outcome) -> float:
-        """Return how much better `one` keeps the base than `other`, in units of `kept`."""
-        better, worse = (one, other) if self.better > 0 else (other, one)
-        return self.kept_score(base, better) - self.kept_score(base, worse)
-
-    def gain_interval(self, base: Outcome, one: Outcome, other: Outcome) -> tuple[float, float]:
-        """Return the 95 % interval of `gain`, resampling the examples that both were scored on."""
-        low, high = np.quantile(self.resampled_gain(base, one, other), [0.025, 0.975])
-        return float(low), float(high)
 
     def damage(self, base: Outcome, outcome: Outcome, energy: float) -> dict[str, float]:
         """Return what is lost of the base per unit of energy, and its 95 % interval; NaN for an edit without energy.
@@ -127,7 +135,7 @@ class Scores(ABC):
         return {name: value / energy for name, value in zip(names, values, strict=True)}
 
 
-class TaskScores(Scores):
+class TaskScores(KeptScores):
     """A way to score several tasks on one base: what a merge needs, which has one of each adapter."""
 
     @abstractmethod
@@ -139,16 +147,20 @@ class TaskScores(Scores):
         """Load the base, to score changes of the modules of an update on several tasks.
 
         Raises:
-            HiploraError: as `open`.
+            HiploraError: the base cannot be loaded, or cannot be scored in this way.
         """
-
-    @abstractmethod
-    def resampled_share(self, task: str, one: Outcome, other: Outcome) -> np.ndarray:
-        """Return the score of `one` on a task over that of `other`, with the examples of both resampled, (1000,)."""
 
     @abstractmethod
     def score_of(self, task: str, outcome: Outcome) -> float:
         """Return the score on one task."""
+
+    @abstractmethod
+    def share(self, task: str, base: Outcome, one: Outcome, other: Outcome) -> float:
+        """Return how much `one` has of what `other` can do of a task, as a share; NaN where that is nothing."""
+
+    @abstractmethod
+    def resampled_share(self, task: str, base: Outcome, one: Outcome, other: Outcome) -> np.ndarray:
+        """Return `share` with the examples of all three resampled, (1000,); NaN as there."""
 
 
 def half(outcome: Outcome, which: int) -> Outcome:

@@ -1,6 +1,7 @@
 """Merges: how two adapters meet before, and what each way to merge keeps after, measured."""
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -137,17 +138,18 @@ def merge_outcomes(table: pd.DataFrame) -> go.Figure:
     for row in merges.to_dict("records"):
         color, symbol = looks[row["outcome"]]
         _mark(figure, row, row["outcome"], {"color": color, "symbol": symbol, "size": 12})
+    words = _words(table)
     worst = float(together["kept_worst_single"].iloc[0])
     figure.add_vline(
         worst, line={"color": NULL, "dash": "dot"}, annotation_text="worst adapter alone", annotation_position="top"
     )
-    figure.update_xaxes(title="Base skills kept", tickformat=".0%")
-    figure.update_yaxes(title="Task score over the adapter's own (mean)", tickformat=".0%")
+    figure.update_xaxes(title=words.kept, tickformat=".0%")
+    figure.update_yaxes(title=f"{words.task} (mean)", tickformat=".0%")
     figure = finish(
         figure,
         _best(merges),
         "Up and to the right is better. A whisker goes down to the task that is kept least. A line leads to each way "
-        "from its control: the sum, scaled to the same norm. Exact scores on held-out examples.",
+        f"from its control: the sum, scaled to the same norm. {words.source}",
         540,
     )
     return figure.update_layout(legend={"entrywidth": 112})
@@ -162,13 +164,13 @@ def merge_balance(table: pd.DataFrame, marked: int | None = None) -> go.Figure:
     """
     steps = list(dict.fromkeys(zip(table["first_weight"], table["second_weight"], strict=True)))
     names = [str(name) for name in dict.fromkeys(table["adapter"]) if name != _ALL]
-    colors, symbols = adapter_colors(table["adapter"]), adapter_symbols(table["adapter"])
+    colors, symbols, words = adapter_colors(table["adapter"]), adapter_symbols(table["adapter"]), _words(table)
     x = np.arange(len(steps), dtype=np.float32)
     figure = go.Figure()
     shown = [(name, f"task of {name}", "task_kept", colors[name], symbols[name], "solid") for name in names]
     for adapter, label, column, color, symbol, dash in [
         *shown,
-        (_ALL, "base skills", "retention", BASE, "asterisk-open", "dash"),
+        (_ALL, words.base, "retention", BASE, "asterisk-open", "dash"),
     ]:
         rows = table[table["adapter"] == adapter]
         value = rows[column]
@@ -197,8 +199,8 @@ def merge_balance(table: pd.DataFrame, marked: int | None = None) -> go.Figure:
     return finish(
         figure,
         _balanced(table, steps, names),
-        f"The task's score over the single adapter's own, and the base's skills; 95 % intervals over examples. Merged "
-        f"by {table['outcome'].iloc[0]}.",
+        f"{words.task}, and {words.kept[0].lower()}{words.kept[1:]}; 95 % intervals over {words.examples}. Merged by "
+        f"{table['outcome'].iloc[0]}. {words.source}",
         400,
     )
 
@@ -249,6 +251,37 @@ def merge_fail(table: pd.DataFrame) -> go.Figure:
         f"Right: what it may lose, while tasks must keep {percent(threshold)}.",
         440,
         panels=True,
+    )
+
+
+class _Words(NamedTuple):
+    """What the scores of merges are called: exact ones of the demo world, or losses on texts."""
+
+    kept: str
+    task: str
+    base: str
+    examples: str
+    source: str
+
+
+def _words(table: pd.DataFrame) -> _Words:
+    if "kept_text" not in table:
+        return _Words(
+            "Base skills kept",
+            "Task score over the adapter's own",
+            "base skills",
+            "examples",
+            "Exact scores on held-out examples.",
+        )
+    about = table.iloc[0]
+    return _Words(
+        "Base kept: its perplexity over the merge's",
+        "Learned of the task, over the adapter's own",
+        "base",
+        "windows of the texts",
+        f"By the loss of the next token. Of a task ({about['task_texts']}) the adapter learned its loss below the "
+        f"base's. What is kept ({about['kept_text']}) is by the base's perplexity there, "
+        f"{math.exp(about['base_kept_loss']):.3g}.",
     )
 
 

@@ -2,7 +2,7 @@
 
 import math
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 from hiplora.adapters import Delta, LowRankDelta, Placement, place
 from hiplora.effects import Outcome, Scorer, TaskScores
@@ -71,6 +71,12 @@ class MergeBench:
     def base(self) -> Outcome:
         """The outcome of the base itself."""
         return self._memory.get("base", lambda: self._scorer.base, self._enough)
+
+    @property
+    def beside(self) -> dict[str, Any]:
+        """What the table says of how merges are scored: the texts, and what is to be said of them."""
+        about: dict[str, Any] = self._memory.get(("about", tuple(sorted(self.tasks))), lambda: self._scorer.about)
+        return about
 
     def single(self, placement: Placement) -> Outcome:
         """Return the outcome of one of the updates as it is."""

@@ -1,7 +1,7 @@
 """What merges are worth, measured: the task of each adapter and the base, beside their peers."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -34,14 +34,16 @@ def outcome_table(
 
     - `outcome`: `base`, the name of an adapter, or the key of a way; `kind`: `base`, `single` or `merge`;
     - `adapter`: whose task it is, or `all`; `score` on that task, NaN for all;
-    - `task_kept, task_kept_low, task_kept_high`: the score over that of the single adapter, for all their mean, with
-      its 95 % interval over examples (paired bootstrap); `least_task_kept`, the least of all tasks;
+    - `task_kept, task_kept_low, task_kept_high`: the share of what the single adapter can do of its task (see the way
+      to score), for all their mean, with its 95 % interval over examples (paired bootstrap); `least_task_kept`, the
+      least of all tasks. NaN where the adapter cannot do its own task; the mean and the least leave that one out;
     - `retention, retention_low, retention_high`: what is kept of the base; `kept_worst_single`, by the adapter that
       keeps the least;
     - `norm`: `||dW||_F` over that of the sum of the adapters;
     - of merges the same with `control_` before it for the *sum scaled to the same norm*, and by how much the merge is
       better than that: `task_gain` and `gain` (of the base), each with `_low` and `_high`.
 
+    Scored by losses, the table says so besides: `kept_text` and `base_kept_loss`, and `caveat` (see `TaskLosses`).
     An adapter whose task is not known does not have a row of its own, and without any the tasks of all are NaN.
 
     Args:
@@ -108,14 +110,14 @@ def set_table(
         worst = min(kept[name] for name in names)
         for key, merge in merges.items():
             outcome = bench.merged(merge)
-            shares = [_share(bench, name, outcome, singles[name]) for name in names if name in bench.tasks]
+            shares = _shares(bench, names, outcome).values()
             retention = scores.kept_score(base, outcome)
             rows.append(
                 {
                     "adapters": " + ".join(names),
                     "size": len(names),
                     "outcome": key,
-                    "task_kept": float(np.mean(shares)) if shares else math.nan,
+                    "task_kept": _mean(shares),
                     "least_task_kept": _least(shares),
                     "retention": retention,
                     "kept_worst_single": worst,
@@ -167,6 +169,22 @@ def fail_table(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def doubts(table: pd.DataFrame) -> list[str]:
+    """Return what is to be said of how merges were scored, as sentences.
+
+    Args:
+        table: from `outcome_table`.
+    """
+    found = [table["caveat"].iloc[0]] if "caveat" in table and table["caveat"].iloc[0] else []
+    own = table[(table["kind"] == SINGLE) & (table["outcome"] == table["adapter"].astype(str))]
+    lost = own.loc[own["task_kept"].isna(), "outcome"]
+    return found + [
+        f"{name} by itself is no better on its task than the base, so no share of it can be kept: it is left out of "
+        "the mean."
+        for name in lost
+    ]
+
+
 def _merge_rows(bench: MergeBench, key: str, merge: MergedUpdate, summed: MergedUpdate) -> list[dict[str, Any]]:
     whole, norm = bench.norm(summed), bench.norm(merge)
     own = bench.merged(merge)
@@ -188,12 +206,11 @@ def _rows(bench: MergeBench, name: str, kind: str, outcome: Outcome, norm: float
     """Return the rows of an outcome: one for each adapter with a known task, and one for all."""
     scores, base = bench.scores, bench.base
     singles = {each.update.name: bench.single(each) for each in bench.singles}
-    shares = {name: _share(bench, name, outcome, singles[name]) for name in bench.tasks}
-    mean = float(np.mean(list(shares.values()))) if shares else math.nan
+    shares = _shares(bench, bench.tasks, outcome)
     draws = _draws(bench, outcome)
     low, high = (scores.kept_score(base, base) + each for each in scores.gain_interval(base, outcome, base))
     rows = []
-    for adapter, share in (shares | {ALL: mean}).items():
+    for adapter, share in (shares | {ALL: _mean(shares.values())}).items():
         least, most = _interval(draws[adapter])
         rows.append(
             {
@@ -204,33 +221,51 @@ def _rows(bench: MergeBench, name: str, kind: str, outcome: Outcome, norm: float
                 "task_kept": share,
                 "task_kept_low": least,
                 "task_kept_high": most,
-                "least_task_kept": _least(list(shares.values())),
+                "least_task_kept": _least(shares.values()),
                 "retention": scores.kept_score(base, outcome),
                 "retention_low": low,
                 "retention_high": high,
                 "kept_worst_single": min(scores.kept_score(base, single) for single in singles.values()),
                 "norm": norm / whole if whole else math.nan,
+                **bench.beside,
             }
         )
     return rows
 
 
-def _share(bench: MergeBench, name: str, outcome: Outcome, single: Outcome) -> float:
-    """Return the score on an adapter's task over its own; NaN where it has none."""
-    task = bench.tasks[name]
-    own = bench.scores.score_of(task, single)
-    return bench.scores.score_of(task, outcome) / own if own else math.nan
+def _shares(bench: MergeBench, names: Iterable[str], outcome: Outcome) -> dict[str, float]:
+    """Return how much an outcome has of each adapter's own task, by its name; NaN where it cannot do that itself."""
+    return {
+        each.update.name: bench.scores.share(bench.tasks[each.update.name], bench.base, outcome, bench.single(each))
+        for each in bench.singles
+        if each.update.name in names and each.update.name in bench.tasks
+    }
 
 
-def _least(shares: Sequence[float]) -> float:
-    return float(np.min(shares)) if len(shares) else math.nan
+def _known(shares: Iterable[float]) -> list[float]:
+    return [share for share in shares if not math.isnan(share)]
+
+
+def _mean(shares: Iterable[float]) -> float:
+    known = _known(shares)
+    return float(np.mean(known)) if known else math.nan
+
+
+def _least(shares: Iterable[float]) -> float:
+    return min(_known(shares), default=math.nan)
 
 
 def _draws(bench: MergeBench, outcome: Outcome) -> dict[str, np.ndarray]:
     """Return the shares kept with the examples resampled, (1000,): of each adapter's task, and the mean of all."""
-    singles = {each.update.name: bench.single(each) for each in bench.singles}
-    found = {name: bench.scores.resampled_share(task, outcome, singles[name]) for name, task in bench.tasks.items()}
-    return found | {ALL: np.mean(list(found.values()), axis=0) if found else np.array([np.nan])}
+    found = {
+        each.update.name: bench.scores.resampled_share(
+            bench.tasks[each.update.name], bench.base, outcome, bench.single(each)
+        )
+        for each in bench.singles
+        if each.update.name in bench.tasks
+    }
+    known = [draws for draws in found.values() if not np.isnan(draws).all()]
+    return found | {ALL: np.mean(known, axis=0) if known else np.array([np.nan])}
 
 
 def _interval(draws: np.ndarray) -> tuple[float, float]:

@@ -6,7 +6,7 @@ from typing import Final
 
 import pandas as pd
 
-from hiplora.effects import Scores, TaskScores
+from hiplora.effects import KeptScores, TaskScores
 from hiplora.errors import HiploraError
 from hiplora.memory import Memory
 from hiplora.merging import WAYS, MergedUpdate
@@ -31,7 +31,7 @@ class Outcomes(Merges):
         weights: Sequence[float] | None = None,
         *,
         names: Sequence[str] | None = None,
-        scores: Scores | None = None,
+        scores: KeptScores | None = None,
     ) -> pd.DataFrame:
         """Return what each way to merge keeps of the tasks and of the base, beside the base and each adapter.
 
@@ -41,7 +41,8 @@ class Outcomes(Merges):
             ways: keys of `hiplora.merging.WAYS`; all by default.
             weights: one for each update; 1 by default.
             names: of the updates; all by default.
-            scores: how to score, such as `ExactScores(400)`; by default `ExactScores()` of the demo world.
+            scores: how to score, such as `TaskLosses({"code": "code.txt"})`, which any base can; by default
+                `ExactScores()` of the demo world.
 
         Raises:
             HiploraError: as `merged`, the base cannot be scored in this way, or an update is called `all`.
@@ -55,13 +56,15 @@ class Outcomes(Merges):
         weights: Sequence[float] | None = None,
         *,
         names: Sequence[str] | None = None,
-        scores: Scores | None = None,
+        scores: KeptScores | None = None,
     ) -> Iterator[pd.DataFrame]:
         """Yield the table of `merge_outcomes` as it grows."""
         summed = self.merged("sum", weights, names=names)
         return self._named(outcome_table(self._merges(names, scores), self._ways(ways, weights, names), summed))
 
-    def merge_balance(self, first: str, second: str, how: str = "sum", *, scores: Scores | None = None) -> pd.DataFrame:
+    def merge_balance(
+        self, first: str, second: str, how: str = "sum", *, scores: KeptScores | None = None
+    ) -> pd.DataFrame:
         """Return what merges of two updates keep at five weights, from the first alone to the second alone.
 
         Both have weight 1 in the middle; to either side the weight of one falls. See `hiplora.merging.balance_table`.
@@ -79,7 +82,7 @@ class Outcomes(Merges):
         return table
 
     def score_balance(
-        self, first: str, second: str, how: str = "sum", *, scores: Scores | None = None
+        self, first: str, second: str, how: str = "sum", *, scores: KeptScores | None = None
     ) -> Iterator[pd.DataFrame]:
         """Yield the table of `merge_balance` as it grows."""
         pair = (first, second)
@@ -97,7 +100,7 @@ class Outcomes(Merges):
         weight: float = 1.0,
         *,
         names: Sequence[str] | None = None,
-        scores: Scores | None = None,
+        scores: KeptScores | None = None,
     ) -> pd.DataFrame:
         """Return what the merges of all pairs and triples of the updates keep, all with the same weight.
 
@@ -121,7 +124,7 @@ class Outcomes(Merges):
         weight: float = 1.0,
         *,
         names: Sequence[str] | None = None,
-        scores: Scores | None = None,
+        scores: KeptScores | None = None,
     ) -> Iterator[pd.DataFrame]:
         """Yield the table of `merge_sets` as it grows, a row at a time."""
         chosen = self.names if names is None else list(names)
@@ -140,7 +143,7 @@ class Outcomes(Merges):
         weight: float = 1.0,
         *,
         names: Sequence[str] | None = None,
-        scores: Scores | None = None,
+        scores: KeptScores | None = None,
     ) -> pd.DataFrame:
         """Return MergeFail of each way over thresholds: see `hiplora.merging.fail_table`; arguments as `merge_sets`."""
         return fail_table(self.merge_sets(ways, weight, names=names, scores=scores))
@@ -150,7 +153,7 @@ class Outcomes(Merges):
     ) -> Mapping[str, MergedUpdate]:
         return {how: self.merged(how, weights, names=names) for how in (WAYS if ways is None else ways)}
 
-    def _merges(self, names: Sequence[str] | None, scores: Scores | None) -> MergeBench:
+    def _merges(self, names: Sequence[str] | None, scores: KeptScores | None) -> MergeBench:
         """Return updates to be merged and scored; what was scored is remembered for the next table."""
         if scores is None:
             from hiplora.demo.scored import ExactScores
@@ -158,8 +161,8 @@ class Outcomes(Merges):
             scores = ExactScores()
         if not isinstance(scores, TaskScores):
             raise HiploraError(
-                f"{type(scores).__name__} knows one task, and a merge has one of each adapter: merges are scored "
-                "exactly, on the demo world; save the merge, and score it by losses as any adapter."
+                f"{type(scores).__name__} knows one task, and a merge has one of each adapter: pass TaskLosses with a "
+                "text of each, or ExactScores on the demo world."
             )
         key = ("merges", scores.identity, self.base.identity)
         return MergeBench(self.merged("sum", names=names), scores, self._memory.get(key, lambda: Memory(_OUTCOMES)))

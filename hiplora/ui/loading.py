@@ -1,13 +1,14 @@
 """From the sidebar's choices to a study: opened once, prepared in the background, stoppable."""
 
 import logging
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from hiplora.effects import TextLosses
+from hiplora.effects import TaskLosses, TextLosses
 from hiplora.errors import HiploraError
 from hiplora.files import user_path
 from hiplora.geometry import Calibration, read_text
@@ -47,8 +48,7 @@ def load(session: Session) -> Study:
 def _calibration(study: Study, text: str) -> Calibration:
     """Return the inputs of the base on a text file, or on the base's own text; kept while both stay as they are."""
     path = user_path(text) if text else None
-    stat = path.stat() if path is not None and path.is_file() else None
-    key = (study.base.identity, str(path), stat and (stat.st_size, stat.st_mtime_ns))
+    key = (study.base.identity, str(path), _stamp(path))
     kept = _calibrations()
     if key not in kept:
         kept[key] = Calibration(study.spectra, None if path is None else read_text(path))
@@ -68,12 +68,34 @@ def text_losses(task: str, kept: str, tokens: int) -> TextLosses:
     Raises:
         HiploraError: a file cannot be read as text, or the two are the same.
     """
-    paths = [user_path(task), *([user_path(kept)] if kept else [])]
-    stats = tuple(path.stat() if path.is_file() else None for path in paths)
-    key = (tuple(paths), tuple(stat and (stat.st_size, stat.st_mtime_ns) for stat in stats), tokens)
+    found: TextLosses = _scores(lambda texts, kept: TextLosses(texts[""], kept, tokens), {"": task}, kept, tokens)
+    return found
+
+
+def task_losses(tasks: Mapping[str, str], kept: str, tokens: int) -> TaskLosses:
+    """Return the way to score merges by loss on text files, read once while they stay as they are.
+
+    Args:
+        tasks: path of the text of each adapter's task.
+        kept: of the text of what should be kept; empty for English that comes with Python.
+        tokens: of each, at most.
+
+    Raises:
+        HiploraError: a file cannot be read as text, or a task has the text of what should be kept.
+    """
+    found: TaskLosses = _scores(lambda texts, kept: TaskLosses(texts, kept, tokens), tasks, kept, tokens)
+    return found
+
+
+def _scores(make: Callable[[dict[str, str], str | None], Any], tasks: Mapping[str, str], kept: str, tokens: int) -> Any:
+    """Return what scores by loss on files, with its texts read."""
+    paths = {name: user_path(path) for name, path in tasks.items()}
+    beside = user_path(kept) if kept else None
+    stamped = [(name, path, _stamp(path)) for name, path in paths.items()]
+    key = (*stamped, beside, _stamp(beside), tokens)
     remembered = _texts()
     if key not in remembered:
-        scores = TextLosses(str(paths[0]), str(paths[1]) if kept else None, tokens)
+        scores = make({name: str(path) for name, path in paths.items()}, None if beside is None else str(beside))
         _ = scores.identity
         remembered[key] = scores
         for old in list(remembered)[:-_KEPT_TEXTS]:
@@ -81,8 +103,16 @@ def text_losses(task: str, kept: str, tokens: int) -> TextLosses:
     return remembered[key]
 
 
+def _stamp(path: Path | None) -> tuple[int, int] | None:
+    """Return what changes when a file does."""
+    if path is None or not path.is_file():
+        return None
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
 @st.cache_resource
-def _texts() -> dict[Hashable, TextLosses]:
+def _texts() -> dict[Hashable, Any]:
     return {}
 
 

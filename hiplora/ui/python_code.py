@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hiplora.effects import Scores
+from hiplora.effects import KeptScores
 from hiplora.measure_info import MeasureInfo
 from hiplora.measures import MEASURES
 from hiplora.study import open_study
@@ -61,9 +61,11 @@ class _Writer:
         if isinstance(value, MeasureInfo):
             registry = "MEASURES" if value in MEASURES.values() else "DIFFERENCES"
             return f"{self.imported('hiplora.measures')}.{registry}[{value.column!r}]"
+        if isinstance(value, dict):
+            return "{" + ", ".join(f"{key!r}: {self.expression(each)}" for key, each in value.items()) + "}"
         if isinstance(value, list | tuple):
             return f"[{', '.join(map(self.expression, value))}]"
-        if isinstance(value, Scores):
+        if isinstance(value, KeptScores):
             given = {each.name: getattr(value, each.name) for each in fields(value)}
             changed = {each.name: given[each.name] for each in fields(value) if given[each.name] != each.default}
             return self.expression(partial(type(value), **changed))

@@ -265,11 +265,11 @@ def test_two_adapters_are_merged_scored_and_taken_away(visit: Visit) -> None:
     )
     page.get_by_role("main").get_by_role("slider", name="Examples per skill").press("Home")
     visit.settle()
-    page.get_by_role("button", name="Score every way").click()
+    page.get_by_role("button", name="Score these ways").click()
     # A cold process loads transformers and the base first.
     expect(page.get_by_text("of 39 rows")).to_be_visible(timeout=120_000)
     page.get_by_role("button", name="Stop").click()
-    expect(page.get_by_role("button", name="Score every way")).to_be_visible()
+    expect(page.get_by_role("button", name="Score these ways")).to_be_visible()
     page.get_by_role("button", name="Measure the balance").click()
     expect(page.get_by_text("both tasks keep the most")).to_be_visible()
     expect(
@@ -288,6 +288,30 @@ def test_two_adapters_are_merged_scored_and_taken_away(visit: Visit) -> None:
         }
         config = next(name for name in packed.namelist() if name.endswith("adapter_config.json"))
         assert json.loads(packed.read(config))["r"] == 4
+    visit.assert_sound()
+
+
+def test_merges_on_another_base_are_scored_by_loss_on_a_text_of_each_task(visit: Visit, tmp_path: Path) -> None:
+    base = shutil.copytree(demo_base(), tmp_path / "own-base", ignore=shutil.ignore_patterns("inputs"))
+    (tmp_path / "swap.txt").write_text("swap abcd=badc\nswap efgh=fehg\n" * 30)
+    (tmp_path / "kept.txt").write_text("copy abc=abc\nrev abc=cba\n" * 30)
+    chosen = [path for path in demo_adapters() if path.name in ("swap-lora", "swap-hiplora")]
+    page = visit.open(f"merge?base={quote(str(base))}&" + "&".join(f"adapters={quote(str(path))}" for path in chosen))
+    expect(page.get_by_text("Name a text file of each task")).to_be_visible()
+    boxes = {"Text of swap-lora's task": "absent.txt", "Text of what should be kept": "kept.txt"}
+    for label, name in boxes.items():
+        box = page.get_by_role("textbox", name=label)
+        box.fill(str(tmp_path / name))
+        box.press("Enter")
+        visit.settle()
+    expect(page.get_by_text("absent.txt is not a file: pass the path of a text file.")).to_be_visible()
+    box = page.get_by_role("textbox", name="Text of swap-lora's task")
+    box.fill(str(tmp_path / "swap.txt"))
+    box.press("Enter")
+    visit.settle()
+    page.get_by_role("button", name="Measure the balance").click()
+    expect(page.get_by_text("By the loss of the next token.")).to_be_visible(timeout=120_000)
+    expect(page.get_by_text("both tasks keep the most")).to_be_visible()
     visit.assert_sound()
 
 

@@ -102,11 +102,11 @@ def test_intervals_hold_what_was_measured(tables):
 
 def test_the_interval_is_that_of_a_ratio_of_resampled_means():
     one, other = {"swap": np.arange(40) < 20}, {"swap": np.arange(40) < 40}
-    draws = EXACT.resampled_share("swap", one, other)
+    draws = EXACT.resampled_share("swap", {}, one, other)
     assert draws.shape == (1000,)
     # Of a share of one half of 40: the standard deviation is sqrt(p (1 - p) / n), itself uncertain by 1 / sqrt(2000).
     assert draws.std() == pytest.approx(np.sqrt(0.25 / 40), rel=5 / np.sqrt(2000))
-    assert np.isnan(EXACT.resampled_share("swap", one, {"swap": np.zeros(40, bool)})).all()
+    assert np.isnan(EXACT.resampled_share("swap", {}, one, {"swap": np.zeros(40, bool)})).all()
 
 
 def test_an_adapter_without_a_known_task_is_merged_and_only_the_base_is_scored(study, tmp_path):

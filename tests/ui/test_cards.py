@@ -16,7 +16,7 @@ from streamlit.testing.v1 import AppTest
 
 from hiplora import figures
 from hiplora.demo.scored import ExactScores
-from hiplora.effects import Scores, TextLosses
+from hiplora.effects import Scores, TaskLosses, TextLosses
 from hiplora.paths import site_root
 from hiplora.study import open_study
 from hiplora.training import Run, RunConfig
@@ -184,6 +184,13 @@ def test_the_programs_of_scored_merges_draw_their_figures(monkeypatch: pytest.Mo
     ):
         program = code(draw, table, *args)
         assert_same(drawn_by(program, monkeypatch).to_plotly_json(), draw(table(), *args).to_plotly_json(), program)
+
+
+def test_the_texts_of_tasks_are_written_by_adapter() -> None:
+    study = open_study("demo", ["swap-lora", "edit-lora"], 16)
+    scores = TaskLosses({"swap-lora": "swap.txt"}, tokens=512)
+    program = code(figures.merge_outcomes, partial(study.merge_outcomes, ["sum"], scores=scores))
+    assert "scores=effects.TaskLosses(task_texts={'swap-lora': 'swap.txt'}, tokens=512)" in program
 
 
 @pytest.mark.parametrize(
