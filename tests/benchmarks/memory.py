@@ -63,7 +63,7 @@ def memory_lines(blocks: dict[Shape, Sequence[int]], threads: int) -> Iterator[L
     """
     for shape, counts in blocks.items():
         found = {count: measure(shape, count, threads) for count in counts}
-        for command in ("svd", "analyze"):
+        for command in found[counts[0]][0]:
             for count, (peaks, seconds) in found.items():
                 per_block = seconds[command] / count
                 largest = 8 * max(m * n for m, n in shape.maps.values())
@@ -88,12 +88,21 @@ def memory_lines(blocks: dict[Shape, Sequence[int]], threads: int) -> Iterator[L
 
 
 def measure(shape: Shape, blocks: int, threads: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the peak RSS in bytes of `hiplora svd`, and of `hiplora analyze` after it, and the seconds they took."""
+    """Return the peak RSS in bytes of `hiplora svd`, of `analyze` and ways to `merge` after it, and their seconds."""
     with tempfile.TemporaryDirectory(prefix="hiplora-benchmark-") as folder:
-        base, adapter, cache = (Path(folder) / name for name in ("base", "adapter", "cache"))
+        base, adapter, other, cache = (Path(folder) / name for name in ("base", "adapter", "other", "cache"))
         write_checkpoint(base, shape, blocks)
-        write_adapter(adapter, shape, blocks)
-        commands = {"svd": ["svd", str(base)], "analyze": ["analyze", str(base), str(adapter), "--k", "16"]}
+        write_adapter(adapter, shape, blocks, seed=1)
+        write_adapter(other, shape, blocks, seed=2)
+        both = ["merge", str(base), str(adapter), str(other), "--k", "16"]
+        commands = {
+            "svd": ["svd", str(base)],
+            "analyze": ["analyze", str(base), str(adapter), "--k", "16"],
+            "merge": [*both, "--out", f"{folder}/sum"],
+            "merge --how core": [*both, "--how", "core", "--out", f"{folder}/core"],
+            "merge --how core-space": [*both, "--how", "core-space", "--out", f"{folder}/core-space"],
+            "merge --save-model": [*both, "--save-model", "--out", f"{folder}/model"],
+        }
         peaks, seconds = {}, {}
         for name, arguments in commands.items():
             start = time.perf_counter()
@@ -121,10 +130,10 @@ def write_checkpoint(folder: Path, shape: Shape, blocks: int) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
 
 
-def write_adapter(folder: Path, shape: Shape, blocks: int) -> None:
+def write_adapter(folder: Path, shape: Shape, blocks: int, seed: int) -> None:
     """Write a LoRA on all maps."""
     folder.mkdir()
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     tensors = {}
     for block in range(blocks):
         for name, (m, n) in shape.maps.items():

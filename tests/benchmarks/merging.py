@@ -1,12 +1,13 @@
-"""How exact ways to merge are, ours and PEFT's, for each kind of adapter, and what Core Space saves.
+"""How exact ways to merge are, ours, PEFT's and mergekit's, for each kind of adapter, and what Core Space saves.
 
-`python -m tests.benchmarks.merging`, or with `--speed` the second alone.
+`python -m tests.benchmarks.merging`, or with `--speed` the second alone. mergekit has a row where it is installed.
 """
 
 import copy
 import sys
 import tempfile
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,26 @@ def combined_by_peft(base: Path, adapters: list[Path], way: str) -> dict[str, np
     return {name: after[name] - W0 for name, W0 in before.items()}
 
 
+def combined_by_mergekit(base: Path, adapters: list[Path]) -> dict[str, np.ndarray] | str:
+    """Return the same of mergekit's task arithmetic of adapters, each on the base; a word where it refuses."""
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import run_merge
+    from mergekit.options import MergeOptions
+
+    models = [{"model": f"{base}+{adapter}", "parameters": {"weight": 1.0}} for adapter in adapters]
+    settings = {"merge_method": "task_arithmetic", "base_model": str(base), "dtype": "float32", "models": models}
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name)
+        options = MergeOptions(copy_tokenizer=False, write_model_card=False, lora_merge_cache=str(out / "cache"))
+        try:
+            run_merge(MergeConfiguration.model_validate(settings), str(out / "merged"), options)
+        except (ValueError, NotImplementedError, AttributeError, TypeError, KeyError, RuntimeError) as error:
+            print(f"  mergekit of {', '.join(path.name for path in adapters)}: {error}", file=sys.stderr)
+            return "refused"
+        after = state(load_causal_lm(out / "merged"))
+    return {key: after[key] - W0 for key, W0 in state(load_causal_lm(base)).items()}
+
+
 def error(found: dict[str, np.ndarray] | str, expected: dict[str, np.ndarray]) -> str:
     """Return the relative error over all tensors, in words."""
     if isinstance(found, str):
@@ -148,6 +169,9 @@ def main() -> None:
         for way in ("linear", "cat", "svd", "ties", "dare_linear", "magnitude_prune"):
             row = [error(combined_by_peft(bases[kind], [folder / kind], way), single[kind]) for kind in KINDS]
             print(f"| PEFT `{way}` | {' | '.join(row)} |", flush=True)
+        if find_spec("mergekit"):
+            row = [error(combined_by_mergekit(bases[kind], [folder / kind]), single[kind]) for kind in KINDS]
+            print(f"| mergekit `task_arithmetic` | {' | '.join(row)} |", flush=True)
         print(f"\n| sum with a LoRA | {' | '.join(KINDS)} |\n|---|{'---|' * len(KINDS)}")
         others = {kind: OTHER.get(kind, "other") for kind in KINDS}
         sums = {
@@ -161,6 +185,12 @@ def main() -> None:
                 for kind in KINDS
             ]
             print(f"| PEFT `{way}` | {' | '.join(row)} |", flush=True)
+        if find_spec("mergekit"):
+            row = [
+                error(combined_by_mergekit(bases[kind], [folder / kind, folder / others[kind]]), sums[kind])
+                for kind in KINDS
+            ]
+            print(f"| mergekit `task_arithmetic` | {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":
