@@ -38,7 +38,7 @@ def analyze(args: argparse.Namespace) -> int:
         say(f"hiplora: {refusal}")
     if not study.updates:
         return 2
-    optional = ["intruders"] if args.intruders else []
+    optional = ["intruders", "intruder_scale"] if args.intruders else []
     computed, total, spectra_seconds = _spectra_of(study, None if optional else study.k)
     start = time.monotonic()
     left = study.measurable(optional=optional)

@@ -91,10 +91,10 @@ def analyze(
         k: principal rank.
         epsilon: budget for all; None for each adapter's own.
         power: `p` of the budget's weights.
-        intruders: whether to count intruder dimensions too, which needs complete spectra.
+        intruders: whether to count intruder dimensions too, and say how far the next one is; needs complete spectra.
 
     Raises:
         HiploraError: something cannot be read or does not fit, or a value is out of range.
     """
     study = open_study(base, adapters, k, epsilon=epsilon, power=power)
-    return study.layers(optional=["intruders"] if intruders else [])
+    return study.layers(optional=["intruders", "intruder_scale"] if intruders else [])

@@ -81,7 +81,7 @@ def test_the_layer_table_is_written_as_the_suffix_says(run, llama_base, lora_fol
     assert set(table["adapter"]) == {"plain-lora"}
     assert table["module"].iloc[1] == "model.layers.0.self_attn.k_proj"
     assert (table["epsilon"] == 0.01).all()
-    assert table["intruders"].notna().all()
+    assert table[["intruders", "intruder_scale"]].notna().all(axis=None)
     assert os.listdir(path.parent) == [path.name]  # noqa: PTH208
 
 
