@@ -333,6 +333,11 @@ def hashes_of(folder: Path | None, suffixes: Collection[str] = (".safetensors", 
     found = {}
     for path in [folder] if folder.is_file() else sorted(folder.iterdir()):
         if path.is_file() and path.suffix in suffixes:
-            with path.open("rb") as file:
-                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+            found[path.name] = hash_of(path)
     return found
+
+
+def hash_of(path: Path) -> str:
+    """Return the SHA-256 of a file, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

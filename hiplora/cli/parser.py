@@ -89,7 +89,11 @@ def build_parser() -> argparse.ArgumentParser:
     command = add("analyze", analyze, "measure adapters against the spectrum of their base")
     add_study(command, f"budget for all adapters (default: each adapter's own, else {HipLoraSettings.epsilon:g})")
     add_table(command, "the layer table")
-    command.add_argument("--intruders", action="store_true", help="count intruder dimensions too, and the intruder scale (needs complete SVDs)")
+    command.add_argument(
+        "--intruders",
+        action="store_true",
+        help="count intruder dimensions too, and the intruder scale (needs complete SVDs)",
+    )
 
     command = add("ledger", ledger, "say what adapters, one put on top of another, spend of a budget that they share")
     add_study(command, f"the budget (default: the smallest own, else {HipLoraSettings.epsilon:g})")

@@ -12,7 +12,7 @@ from hiplora import __version__
 from hiplora.adapters import place, save_lora
 from hiplora.adapters.save import check_replaceable
 from hiplora.errors import HiploraError
-from hiplora.files import atomic_path, hashes_of
+from hiplora.files import atomic_path, hash_of, hashes_of
 from hiplora.merging.merge import MergedUpdate
 from hiplora.merging.model import save_model
 from hiplora.sources import BaseModel
@@ -32,8 +32,9 @@ def save_merge(
 ) -> pd.DataFrame:
     """Write a merge as an ordinary LoRA, or as the merged model, with `merge.json` beside it; return its modules.
 
-    The folder appears whole or not at all. The report holds the SHA-256 of each file of the adapters, weights, way and
-    settings, the error of each module, and the conflicts. Columns of what is returned: as `save_lora` or `save_model`.
+    The folder appears whole or not at all. The report holds the SHA-256 of each file of the base and the adapters,
+    weights, way and settings, the error of each module, and the conflicts. Columns of what is returned: as `save_lora`
+    or `save_model`.
 
     Args:
         merge: the merge.
@@ -109,7 +110,7 @@ def report_of(
         "how": merge.way.key,
         "source": merge.way.source,
         "settings": settings,
-        "base": {"name": base.name, "files": {file.path.name: file.path.stat().st_size for file in base.files}},
+        "base": {"name": base.name, "sha256": {file.path.name: hash_of(file.path) for file in base.files}},
         "adapters": [
             {
                 "name": placement.update.name,

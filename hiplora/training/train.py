@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hiplora import __version__
 from hiplora.adapters import INITIAL_FILE, read_adapter
 from hiplora.errors import HiploraError
-from hiplora.files import atomic_path
+from hiplora.files import atomic_path, hash_of
 from hiplora.geometry import read_text
 from hiplora.settings import HipLoraSettings
 from hiplora.sources import BaseModel, layer_and_kind, open_base
@@ -290,8 +290,7 @@ def _record_origin(run: Run, weight_hashes: list[str]) -> None:
     found = {"base": hashlib.sha256("".join(weight_hashes).encode()).hexdigest()}
     for name in ("data", "probe", "text"):
         if path := getattr(run.config, name):
-            with Path(path).open("rb") as file:
-                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+            found[name] = hash_of(Path(path))
     for name in run.config.on_top:
         found[f"earlier adapter {name}"] = digest_of(read_adapter(name))
     before = run.facts.get("sha256")

@@ -1,5 +1,6 @@
 """Merged models as they are written, against PEFT's merge, and checkpoints told from what they are not."""
 
+import hashlib
 import json
 import shutil
 
@@ -136,6 +137,8 @@ def test_a_report_says_how_it_was_made(llama_base, lora_folder, second, tmp_path
     assert report["settings"] == {"density": 0.5, "seed": 3}
     assert [(each["name"], each["weight"]) for each in report["adapters"]] == [("plain-lora", 1), ("second", 2)]
     assert set(report["adapters"][0]["sha256"]) == {"adapter_config.json", "adapter_model.safetensors"}
+    weights = hashlib.sha256((llama_base / "model.safetensors").read_bytes()).hexdigest()
+    assert report["base"]["sha256"] == {"model.safetensors": weights}
     assert [row["module"] for row in report["modules"]] == list(table["module"])
     both = np.sqrt(((table["error"] * table["norm"]) ** 2).sum() / (table["norm"] ** 2).sum())
     assert report["error"] == pytest.approx(both)
