@@ -19,8 +19,10 @@ _FLOATS = {"F64", "F32", "F16", "BF16"}
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".onnx", ".gguf", ".ot")
 _OF_THE_BASE = ("card.json", "README.md")
 """Files that say how the base was made and what it scored, which does not hold for the merged model."""
-_OTHER_FOLDERS = (SHIPPED, "onnx", "openvino")
+_OTHER_FOLDERS = (SHIPPED, "onnx", "openvino", "original", "metal", "coreml", "gguf")
 """Folders of the inputs of the base's own weights, and of those weights in other forms."""
+_MODULE_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Weights of further modules, each in a folder of its own, as those of sentence-transformers."""
 
 
 def save_model(
@@ -48,7 +50,7 @@ def save_model(
     base = placement.base
     files = {file.path: file for file in base.files}
     places = {module: _stored_at(base, weight, files) for module, weight in placement.places.items()}
-    kept = [*files, *_beside(base.path)]
+    kept = [*files, *(path for path in _beside(base.path) if path not in files)]
     rows = []
     with atomic_path(out) as draft:
         draft.mkdir()
@@ -109,13 +111,14 @@ def _stored_at(base: BaseModel, weight: Weight, files: dict[Path, Tensors]) -> t
 
 
 def _beside(folder: Path) -> Iterator[Path]:
-    """Yield the files beside the weights that belong to the merged model too: settings and tokenizer."""
+    """Yield the files beside the weights that belong to the merged model too: settings, tokenizer, further modules."""
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
         if path.is_dir():
             if path.name not in _OTHER_FOLDERS and not path.is_symlink():
                 yield from _beside(path)
+                yield from (path / name for name in _MODULE_FILES if (path / name).is_file())
         elif path.is_file() and path.suffix not in _WEIGHTS and path.name not in _OF_THE_BASE:
             yield path
 

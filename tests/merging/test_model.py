@@ -251,18 +251,19 @@ def test_a_tied_head_is_a_copy_of_its_embedding_or_told(llama_base, lora_folder,
         hiplora.open(llama_base, [tmp_path / "out"], k=4).merged()
 
 
-def test_folders_of_settings_travel_with_the_model(llama_base, lora_folder, tmp_path):
+def test_folders_of_settings_and_of_further_modules_travel_with_the_model(llama_base, lora_folder, tmp_path):
     base = tmp_path / "base"
     shutil.copytree(llama_base, base)
-    for name in ("1_Pooling/config.json", "2_Norm/deep/config.json", "2_Norm/model.safetensors", ".cache/config.json",
-                 "onnx/config.json", "openvino/config.json", "inputs/notes.json"):  # fmt: skip
+    kept = {"1_Pooling/config.json", "2_Norm/deep/config.json", "2_Norm/model.safetensors"}
+    others = {".cache/config.json", "onnx/config.json", "original/model.safetensors", "inputs/notes.json"}
+    for name in kept | others:
         (base / name).parent.mkdir(parents=True, exist_ok=True)
         (base / name).write_text("{}")
     save_model(merged_placement(base, lora_folder), tmp_path / "out")
     found = {
         path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").glob("*/**/*") if path.is_file()
     }
-    assert found == {"1_Pooling/config.json", "2_Norm/deep/config.json"}
+    assert found == kept
 
 
 def test_the_report_of_a_budget_on_inputs_names_them(tmp_path):
