@@ -32,9 +32,9 @@ def save_merge(
 ) -> pd.DataFrame:
     """Write a merge as an ordinary LoRA, or as the merged model, with `merge.json` beside it; return its modules.
 
-    The folder appears whole or not at all. The report holds the SHA-256 of each file of the base and the adapters,
-    weights, way and settings, the error of each module, and the conflicts. Columns of what is returned: as `save_lora`
-    or `save_model`.
+    The folder appears whole or not at all. The report holds the SHA-256 of each file of the adapters, and of the base
+    where the result depends on its weights, the way and its settings, the error of each module, and the conflicts.
+    Columns of what is returned: as `save_lora` or `save_model`.
 
     Args:
         merge: the merge.
@@ -56,7 +56,7 @@ def save_merge(
     placement = place(base, merge)
     with atomic_path(out) as draft:
         table = save_model(placement, draft, progress) if model else save_lora(placement, draft, r, progress)
-        report = report_of(merge, base, table, conflicts)
+        report = report_of(merge, base, table, conflicts, whole=model)
         (draft / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return table
 
@@ -82,7 +82,12 @@ def total_error(table: pd.DataFrame) -> float:
 
 
 def report_of(
-    merge: MergedUpdate, base: BaseModel, table: pd.DataFrame, conflicts: pd.DataFrame | None = None
+    merge: MergedUpdate,
+    base: BaseModel,
+    table: pd.DataFrame,
+    conflicts: pd.DataFrame | None = None,
+    *,
+    whole: bool = False,
 ) -> dict[str, Any]:
     """Return how a merge was made, as plain data for JSON.
 
@@ -91,7 +96,10 @@ def report_of(
         base: its base.
         table: from `save_merge`.
         conflicts: from `conflict_table`.
+        whole: whether a model was written, and not a LoRA.
     """
+    depends = whole or merge.way.needs_spectrum
+    hashes = {"sha256": {file.path.name: hash_of(file.path) for file in base.files}} if depends else {}
     settings: dict[str, Any] = {}
     if merge.way.density is not None:
         settings["density"] = merge.density
@@ -110,7 +118,8 @@ def report_of(
         "how": merge.way.key,
         "source": merge.way.source,
         "settings": settings,
-        "base": {"name": base.name, "sha256": {file.path.name: hash_of(file.path) for file in base.files}},
+        "base": {"name": base.name, "files": {file.path.name: file.path.stat().st_size for file in base.files}}
+        | hashes,
         "adapters": [
             {
                 "name": placement.update.name,
