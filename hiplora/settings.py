@@ -137,7 +137,7 @@ class HipLoraSettings:
     )
     principal_rank: int | float = setting(
         16,
-        "k, or a share of spectral energy in (0, 1) (paper: dominant subspace; the number is our choice).",
+        "Rank k, or a share of spectral energy in (0, 1) (paper: dominant subspace; the number is our choice).",
         _RANK_OR_SHARE,
         pattern="principal_rank_pattern",
     )
@@ -177,7 +177,7 @@ class HipLoraSettings:
         metadata={"help": "Module name or regular expression -> epsilon (our choice).", "rule": _EPSILON},
     )
     budget_power: float = setting(
-        1.0, "p of (s_i / s_1)^p (paper: singular-value-weighted; the number is our choice).", NOT_NEGATIVE
+        1.0, "Exponent p of (s_i / s_1)^p (paper: singular-value-weighted; the number is our choice).", NOT_NEGATIVE
     )
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
 """Find the folder of an adapter named by a path, a training run, or a demo adapter's name."""
 
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
@@ -28,13 +29,24 @@ def locate(where: str | Path) -> tuple[Path, Path]:
     if not home.is_dir():
         home = next((shipped for shipped in demo_adapters() if shipped.name == str(where)), home)
     if not home.is_dir():
-        raise HiploraError(f"{home} is not a folder: pass the adapter's folder, as `save_pretrained` wrote it.")
+        raise HiploraError(_not_there(home))
     if not (home / RUN_FILE).is_file() or (home / "adapter_model.safetensors").is_file():
         return home, home
     folder = home / RUN_ADAPTER
     if not folder.is_dir():
         raise HiploraError(f"{home} has no checkpoint yet: wait for its first one, or choose another run.")
     return folder, home
+
+
+def _not_there(path: Path) -> str:
+    """Return what to do about an adapter that is not there: the demo's are meant by names alone."""
+    what = f"{path} is not a folder: pass the adapter's folder, as `save_pretrained` wrote it"
+    names = [shipped.name for shipped in demo_adapters()]
+    if path.parent != Path() or not names:
+        return f"{what}."
+    if near := get_close_matches(path.name, names, 1):
+        return f"{path} is not a folder, nor an adapter of the demo: did you mean {near[0]}?"
+    return f"{what}, or an adapter of the demo ({', '.join(names)})."
 
 
 def adapter_files(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 
 from hiplora.cli.console import INTERRUPTED, say, show_warning
-from hiplora.cli.parser import build_parser
+from hiplora.cli.parser import build_parser, mistyped
 from hiplora.cli.running import app
 from hiplora.errors import HiploraError
 
@@ -23,10 +23,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process by default.
 
     Returns:
-        Exit code: 0; 2 if none of the input can be used (one sentence on stderr); 130 if stopped on request.
+        Exit code: 0; 1 if something that was checked is not so; 2 if none of the input can be used (one sentence on
+        stderr); 130 if stopped on request.
     """
     parser = build_parser()
-    args, extra = parser.parse_known_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    if not given:
+        parser.print_help(sys.stderr)
+        return 2
+    if meant := mistyped(given):
+        parser.error(meant)
+    args, extra = parser.parse_known_args(given)
     if extra and args.run is not app:
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
     args.extra = extra

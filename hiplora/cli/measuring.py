@@ -18,6 +18,7 @@ from hiplora.cli.console import (
     size_of,
 )
 from hiplora.cli.options import opened, scores
+from hiplora.cli.tables import lines_of
 from hiplora.errors import HiploraError
 from hiplora.printable import for_spreadsheet
 
@@ -48,7 +49,7 @@ def analyze(args: argparse.Namespace) -> int:
         return 2
     layers = left.layers(optional=optional)
     seconds = time.monotonic() - start
-    say_result(*left.findings(optional=optional))
+    say_result(*_lines_on(left, optional, args.worst))
     if save:
         save(layers)
         say_result(f"{len(layers)} rows in {args.out}")
@@ -57,6 +58,20 @@ def analyze(args: argparse.Namespace) -> int:
         f"measures {seconds:.1f} s{peak_memory()}"
     )
     return 0
+
+
+def _lines_on(study: "Study", optional: Sequence[str], worst: int) -> list[str]:
+    """Return the tables of a study, with what they say of each adapter and its caveats below them."""
+    from hiplora.measures import summary_words, worst_words
+
+    lines = lines_of(summary_words(study.summary(optional=optional), study.geometry))
+    lines += ["", "95 % of random: where 95 % of random updates of the same size and rank lie, as times chance."]
+    for name, judged in study.judgements().items():
+        lines += ["", f"{name}: {judged.verdict} {judged.advice}", *(f"  {each}" for each in study.caveats[name])]
+    modules = worst_words(study.layers(optional=optional), worst, study.geometry)
+    if len(modules):
+        lines += ["", "Highest tightness (1 = budget spent):", "", *lines_of(modules)]
+    return lines
 
 
 def ledger(args: argparse.Namespace) -> int:

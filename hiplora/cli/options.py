@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hiplora.study import Study
 
 BASE_HELP = (
-    "a transformers folder, a known name (demo, SmolLM2-135M-Instruct, all-MiniLM-L6-v2) or a hub name (owner/model)"
+    "A transformers folder, a known name (demo, SmolLM2-135M-Instruct, all-MiniLM-L6-v2) or a hub name (owner/model)"
 )
 
 GAIN_OPTIONS = {
@@ -62,7 +62,7 @@ def add_settings(command: argparse.ArgumentParser) -> None:
     for each in run_settings():
         rule, text = each.metadata["rule"], each.metadata["help"].rstrip(".")
         if each.name == "method":
-            text = ", ".join(METHODS)
+            text = f"How to train: {', '.join(METHODS)}"
         if words := default_words(each.name):
             text += f" (default: {words})"
         command.add_argument(
@@ -71,7 +71,7 @@ def add_settings(command: argparse.ArgumentParser) -> None:
             type=str if rule.choices else typed(rule),
             choices=rule.choices or None,
             default=argparse.SUPPRESS,
-            help=(text[0].lower() + text[1:]).replace("%", "%%"),
+            help=text.replace("%", "%%"),
         )
 
 
@@ -101,13 +101,15 @@ def opened(args: argparse.Namespace, *, strict: bool = True) -> "Study":
 def add_scores(command: argparse.ArgumentParser) -> None:
     """Add the options that say how edits are scored; `scores` reads them."""
     command.add_argument(
-        "--task-text", metavar="FILE", help="score by loss, on this text of the task (default: exactly, on the demo)"
+        "--task-text", metavar="FILE", help="Score by loss, on this text of the task (default: exactly, on the demo)"
     )
     command.add_argument(
-        "--kept-text", metavar="FILE", help="and on this text of what should be kept (default: Python's documentation)"
+        "--kept-text",
+        metavar="FILE",
+        help="Score on this text of what should be kept, too (default: Python's documentation)",
     )
     command.add_argument(
-        "--size", type=typed(COUNT), default=200, help="examples per skill of the demo world (default: %(default)s)"
+        "--size", type=typed(COUNT), default=200, help="Examples per skill of the demo world (default: %(default)s)"
     )
 
 

@@ -24,6 +24,7 @@ from hiplora.measures.ranks import effective_rank, stable_rank
 from hiplora.measures.registry import MEASURES
 from hiplora.measures.scores import card_table, frontier_table, skill_table
 from hiplora.measures.summary import Judgement, channel_table, cut_table, finding, judgement, summary_table
+from hiplora.measures.words import beside_band, summary_words, worst_words
 
 __all__ = [
     "DEFAULT_EPSILON",
@@ -37,6 +38,7 @@ __all__ = [
     "MeasureInfo",
     "Measurement",
     "Null",
+    "beside_band",
     "budget_cost",
     "card_table",
     "caveats_on",
@@ -73,8 +75,10 @@ __all__ = [
     "split_expert",
     "stable_rank",
     "summary_table",
+    "summary_words",
     "sweep_table",
     "tensor_table",
     "tightness",
     "with_expert_sums",
+    "worst_words",
 ]

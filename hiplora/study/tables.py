@@ -65,16 +65,19 @@ class Tables(Measured):
         """
         return self._marked(expert_table(self.layers(optional=optional)))
 
-    def summary(self) -> pd.DataFrame:
+    def summary(self, *, optional: Sequence[str] = ()) -> pd.DataFrame:
         """Return one row per update: its layers summed up, and `task_score` and `retention` where a card has them.
 
         The other columns are those of `hiplora.measures.summary_table`.
+
+        Args:
+            optional: as in `layers`.
 
         Raises:
             HiploraError: as `layers`.
         """
         scores = self.cards().set_index("adapter")[["task_score", "retention"]]
-        return self._marked(summary_table(self.layers()).join(scores, on="adapter"))
+        return self._marked(summary_table(self.layers(optional=optional)).join(scores, on="adapter"))
 
     def channels(self, kind: str | None = None) -> pd.DataFrame:
         """Return the norms of the channels per update and layer: see `hiplora.measures.channel_table`.

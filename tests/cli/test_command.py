@@ -1,6 +1,8 @@
 """What all commands share, and those that start something: bad input in one line, usage, demo, app."""
 
+import argparse
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,10 @@ from safetensors.numpy import load_file, save_file
 
 from hiplora.cli import main
 from hiplora.cli.console import duration, size_of
+from hiplora.cli.examples import EXAMPLES
+from hiplora.cli.parser import build_parser
 from tests.cli.commands import hiplora
+from tests.cli.reading import tables
 from tests.waiting import LIMIT
 
 pytestmark = pytest.mark.usefixtures("cache_folder")
@@ -125,7 +130,7 @@ def test_an_adapter_that_cannot_be_used_does_not_stop_the_others(run, llama_base
     bad, diverged = tmp_path / "pointer", tmp_path / "nan"
     code, out, err = run("analyze", llama_base, bad, "swap-lora", lora_folder, diverged, "--k", 4)
     assert code == 0
-    assert [line.split(" ")[0] for line in out] == ["plain-lora"]
+    assert tables(out)[0]["Adapter"].tolist() == ["plain-lora"]
     says = ["swap-lora belongs to another base", f"{bad}/adapter_model.safetensors is a Git LFS pointer",
             f"{diverged}/adapter_model.safetensors: "]  # fmt: skip
     assert [line.startswith(f"hiplora: {start}") for line, start in zip(err, says)] == [True] * 3, err
@@ -143,13 +148,64 @@ def test_so_it_is_on_a_real_command_line(llama_base, lora_folder, tmp_path, monk
 
 @pytest.mark.parametrize("arguments", [
     ["analyze", "demo"], ["analyze", "demo", "x", "--k", "0"], ["analyze", "demo", "x", "--epsilon", "-1"],
-    ["svd", "demo", "--unknown"], ["demo", "sell"], [],
+    ["svd", "demo", "--unknown"], ["demo", "sell"], ["zzz"], ["--unknown"],
 ])  # fmt: skip
 def test_a_wrong_command_line_gives_its_usage(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
     assert "usage: hiplora" in capsys.readouterr().err
+
+
+def test_without_a_command_the_help_is_shown(run):
+    code, out, err = run()
+    assert (code, out) == (2, [])
+    assert err[0].startswith("usage: hiplora")
+    assert any(line.split()[:1] == ["analyze"] for line in err)
+
+
+def test_a_mistyped_command_is_answered_with_the_nearest(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["analize", "demo", "swap-lora"])
+    assert stop.value.code == 2
+    assert "there is no command 'analize': did you mean analyze?" in capsys.readouterr().err
+
+
+def test_a_mistyped_adapter_of_the_demo_is_answered_with_the_nearest_or_with_all(run):
+    assert run("analyze", "demo", "swap-lorra")[2] == [
+        "hiplora: swap-lorra is not a folder, nor an adapter of the demo: did you mean swap-lora?"
+    ]
+    [line] = run("analyze", "demo", "nosuch")[2]
+    assert line.endswith(
+        "or an adapter of the demo (edit-hiplora, edit-lora, rot-hiplora, rot-lora, swap-hiplora, swap-lora)."
+    )
+
+
+def test_every_command_has_examples_that_can_be_typed():
+    parser = build_parser()
+    commands = commands_of(parser)
+    assert set(EXAMPLES) == {"", *commands}
+    for name, lines in EXAMPLES.items():
+        for line in lines:
+            program, *words = re.split(r" {2,}", line)[0].split()
+            assert program == "hiplora"
+            assert not name or words[0] == name
+            if "COMMAND" not in words:
+                parser.parse_known_args(words)
+        if name:
+            assert lines[0] in commands[name].format_help()
+
+
+def test_every_line_of_help_begins_as_a_sentence():
+    for name, command in commands_of(build_parser()).items():
+        for action in command._actions:
+            if not isinstance(action, argparse._HelpAction):
+                assert action.help, (name, action.dest)
+                assert action.help[0].isupper(), (name, action.help)
+
+
+def commands_of(parser):
+    return next(each for each in parser._actions if isinstance(each, argparse._SubParsersAction)).choices
 
 
 def test_a_reader_that_has_gone_is_no_error(llama_base, lora_folder):

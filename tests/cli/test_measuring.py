@@ -15,22 +15,43 @@ import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
+import hiplora
 from tests.cli.commands import refuse
+from tests.cli.reading import tables
 from tests.waiting import LIMIT, until
 
 pytestmark = pytest.mark.usefixtures("cache_folder")
 
 
-def test_analyze_says_one_line_per_adapter_with_null_and_size_beside_the_share(run, llama_base, lora_folder):
+def test_analyze_shows_the_band_and_the_size_beside_the_share(run, llama_base, lora_folder):
     code, out, err = run("analyze", llama_base, lora_folder, "--k", 4)
     assert code == 0
-    (line,) = out
-    assert line.startswith("plain-lora (LoRA, 14 maps, k = 4): ")
-    for part in ("times a random update's share", "95 % of random updates", "relative norm", "max tightness"):
-        assert part in line
+    row = tables(out)[0].iloc[0]
+    found = hiplora.open(llama_base, [lora_folder], k=4).summary().iloc[0]
+    assert (row["Adapter"], row["Method"]) == ("plain-lora", "LoRA")
+    assert float(row["Times chance"]) == pytest.approx(found["enrichment"], abs=0.005)
+    low, high = (float(end) for end in row["95 % of random"].split(" to "))
+    assert low == pytest.approx(found["pp_null_low"] / found["pp_null"], abs=0.005)
+    assert high == pytest.approx(found["pp_null_high"] / found["pp_null"], abs=0.005)
+    assert float(row["Norm"]) == pytest.approx(found["relative_norm"], rel=0.005)
+    assert float(row["Highest tightness"]) == pytest.approx(found["max_tightness"], rel=0.005)
+    assert row["Over budget"] == f"{found['over_budget']} of 14"
+    assert "plain-lora: It is spread out like a random update" in "\n".join(out)
     assert err[-1].startswith("14 maps, spectra ")
     assert "(0 from cache)" in err[-1]
     assert "peak memory" in err[-1]
+
+
+def test_analyze_lists_the_modules_with_the_highest_tightness(run):
+    layers = hiplora.open("demo", ["swap-lora", "swap-hiplora"]).layers()
+    expected = [
+        module
+        for name in ("swap-lora", "swap-hiplora")
+        for module in layers[layers["adapter"] == name].nlargest(2, "tightness")["module"]
+    ]
+    _, out, _ = run("analyze", "demo", "swap-lora", "swap-hiplora", "--worst", 2)
+    assert tables(out)[1]["Module"].tolist() == expected
+    assert len(tables(run("analyze", "demo", "swap-lora", "--worst", 0)[1])) == 1
 
 
 def test_the_second_run_takes_its_spectra_from_the_cache(run, llama_base, lora_folder):
@@ -46,8 +67,10 @@ def test_analyze_tells_what_a_reader_must_know(run, llama_base, make_adapter, tm
     make_adapter(llama_base, tmp_path / "idle", LoraConfig(r=2, target_modules=["q_proj"]), zero=True)
     code, out, _ = run("analyze", llama_base, tmp_path / "idle", "--k", 4)
     assert code == 0
-    assert out == [
-        "idle (LoRA, 2 maps, k = 4): does nothing, its update is zero.",
+    row = tables(out)[0].iloc[0]
+    assert (row["Times chance"], row["Norm"]) == ("–", "0")
+    assert out[-2:] == [
+        "idle: It changes nothing. Check that the right file was saved.",
         "  2 of its modules do nothing: their update is zero.",
     ]
 
@@ -66,8 +89,8 @@ def test_adapters_keep_the_order_they_were_given_in(run, llama_base, lora_folder
 
     make_adapter(llama_base, tmp_path / "late", LoraConfig(r=2, target_modules=["down_proj"], layers_to_transform=[1]))
     _, out, _ = run("analyze", llama_base, tmp_path / "late", lora_folder, "--k", 4)
-    assert [line.split(" ")[0] for line in out] == ["late", "plain-lora"]
-    assert "(LoRA, 1 maps," in out[0]
+    assert tables(out)[0]["Adapter"].tolist() == ["late", "plain-lora"]
+    assert tables(out)[0]["Over budget"].iloc[0].endswith(" of 1")
 
 
 @pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
@@ -91,7 +114,7 @@ def test_two_adapters_of_one_name_keep_their_own_rows(run, llama_base, lora_fold
     path = tmp_path / "layers.csv"
     code, out, _ = run("analyze", llama_base, lora_folder, other, "--k", 4, "--out", path)
     assert code == 0
-    assert len(out) == 3
+    assert tables(out)[0]["Adapter"].nunique() == 2
     assert pd.read_csv(path).groupby("adapter").size().tolist() == [14, 14]
 
 
@@ -100,7 +123,8 @@ def test_names_reach_a_terminal_and_a_spreadsheet_as_text(run, llama_base, lora_
     shutil.copytree(lora_folder, folder)
     code, out, _ = run("analyze", llama_base, folder, "--k", 4, "--out", path)
     assert code == 0
-    assert out[0].startswith("=cmd|'\\x1b[31m (LoRA, 14 maps")
+    assert "\x1b" not in "\n".join(out)
+    assert tables(out)[0]["Adapter"].tolist() == ["=cmd|'\\x1b[31m"]
     assert set(pd.read_csv(path)["adapter"]) == {"'=cmd|'\\x1b[31m"}
     shutil.rmtree(folder)
     _, _, err = run("analyze", llama_base, folder, "--k", 4)
@@ -201,8 +225,8 @@ def test_spectra_that_cannot_be_removed_are_counted(run, llama_base, cache_folde
 
 
 def test_intruders_that_were_asked_for_stand_in_the_summary(run):
-    assert run("analyze", "demo", "swap-lora", "--intruders")[1][0].endswith("; 0 intruder dimensions")
-    assert "intruder" not in run("analyze", "demo", "swap-lora")[1][0]
+    assert tables(run("analyze", "demo", "swap-lora", "--intruders")[1])[0]["Intruders"].tolist() == ["0"]
+    assert "Intruders" not in tables(run("analyze", "demo", "swap-lora")[1])[0]
 
 
 def test_inspect_says_what_was_read(run, llama_base, lora_folder):
@@ -227,8 +251,8 @@ def test_the_geometry_of_the_inputs_changes_what_is_measured(run):
     _, weights, _ = run("analyze", "demo", "swap-lora")
     code, inputs, _ = run("analyze", "demo", "swap-lora", "--geometry", "inputs")
     assert code == 0
-    assert "relative norm 0.096" in weights[0]
-    assert "relative effect on the inputs 0.0" in inputs[0]
+    assert tables(weights)[0]["Norm"].tolist() == ["0.0957"]
+    assert tables(inputs)[0]["Effect on inputs"].iloc[0].startswith("0.0")
 
 
 def test_inputs_are_observed_on_a_text_once(run, cache_folder, tmp_path):

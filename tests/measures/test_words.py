@@ -1,0 +1,49 @@
+"""Tables of words: what is read there is so of the numbers behind."""
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import hiplora
+from hiplora.measures import beside_band, summary_words, worst_words
+
+RATIOS = st.floats(0.01, 100)
+
+
+# Nearer than six decimals tell, two numbers are the same to a reader.
+@given(RATIOS, RATIOS, st.floats(1e-5, 0.02), st.sampled_from([-1, 1]), st.booleans())
+def test_a_value_reads_on_the_side_of_its_band_on_which_it_lies(one, other, apart, side, at_low):
+    low, high = sorted((one, other))
+    value = (low if at_low else high) + side * apart
+    shown, least, most = map(float, beside_band(value, low, high))
+    if min(abs(value - low), abs(value - high)) >= 1e-5:
+        assert (shown < least, shown > most) == (value < low, value > high)
+
+
+def test_what_is_not_known_is_a_dash_beside_its_band():
+    assert beside_band(float("nan"), 0.9, 1.1) == ("–", "0.9", "1.1")
+
+
+def test_columns_that_nothing_is_known_of_are_left_out():
+    summary = hiplora.open("demo", ["swap-lora"]).summary()
+    assert {"Task score", "Base skills kept"} <= set(summary_words(summary))
+    unknown = summary.assign(task_score=float("nan"), retention=float("nan"))
+    assert not {"Task score", "Base skills kept", "Intruders"} & set(summary_words(unknown))
+
+
+def test_modules_whose_tightness_is_not_known_are_not_among_the_worst():
+    layers = hiplora.open("demo", ["swap-lora"]).layers()
+    worst = layers["tightness"].idxmax()
+    assert worst_words(layers, 1)["Module"].tolist() == [layers.loc[worst, "module"]]
+    layers.loc[worst, "tightness"] = float("nan")
+    assert layers.loc[worst, "module"] not in set(worst_words(layers, 99)["Module"])
+    layers["norm"] = 0.0
+    assert worst_words(layers, 99).empty
+
+
+@pytest.mark.parametrize(("geometry", "size"), [("weights", "Norm"), ("inputs", "Effect on inputs")])
+def test_a_size_has_the_name_of_its_geometry(geometry, size):
+    study = hiplora.open("demo", ["swap-lora"])
+    assert isinstance(summary_words(study.summary(), geometry), pd.DataFrame)
+    assert size in summary_words(study.summary(), geometry)
