@@ -11,6 +11,9 @@ from hiplora.errors import HiploraError
 from hiplora.sources import BaseModel, Weight
 from hiplora.sources.base import in_data_order
 
+UNCHANGED = "it is a copy of the base's own weight, unchanged"
+"""The reason for which a module is left out although nothing of the update is lost with it."""
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -124,7 +127,7 @@ def _as_a_copy(base: BaseModel, update: Update, name: str, weight: Weight, maps:
     if (copy := update.whole(name)) is None:
         return None
     if np.array_equal(copy, base.read(weight)):
-        return "it is a copy of the base's own weight, unchanged"
+        return UNCHANGED
     return None if weight.module in maps else "it was trained whole, and an embedding is not a linear map"
 
 

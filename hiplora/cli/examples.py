@@ -12,6 +12,11 @@ EXAMPLES = {
         "hiplora analyze SmolLM2-135M-Instruct my-adapter --k 32 --out layers.csv",
         "hiplora analyze path/to/base run-1 run-2 --geometry inputs --text domain.txt",
     ),
+    "check": (
+        "hiplora check demo swap-hiplora --max-tightness 1",
+        "hiplora check path/to/base my-adapter --max-effect 0.2 --min retention=0.95 --sarif check.sarif",
+        "hiplora check path/to/base run-1 run-2 --max relative_norm=0.1 --max adapter:enrichment=3 --junit check.xml",
+    ),
     "ledger": ("hiplora ledger demo swap-hiplora rot-hiplora --epsilon 0.05",),
     "inspect": ("hiplora inspect my-adapter --base path/to/base", "hiplora inspect swap-lora --json"),
     "convert": (

@@ -40,7 +40,7 @@ def analyze(args: argparse.Namespace) -> int:
     if not study.updates:
         return 2
     optional = ["intruders", "intruder_scale"] if args.intruders else []
-    computed, total, spectra_seconds = _spectra_of(study, None if optional else study.k)
+    computed, total, spectra_seconds = spectra_of(study, None if optional else study.k)
     start = time.monotonic()
     left = study.measurable(optional=optional)
     for problem in left.problems[len(study.problems) :]:
@@ -80,7 +80,7 @@ def ledger(args: argparse.Namespace) -> int:
     from hiplora.measures import ledger_summary
 
     study = opened(args)
-    _spectra_of(study, study.k)
+    spectra_of(study, study.k)
     table = study.ledger()
     for row in ledger_summary(table).to_dict("records"):
         top = "" if row["position"] == 1 else "on top: "
@@ -106,7 +106,7 @@ def ablate(args: argparse.Namespace) -> int:
     study = opened(args)
     [name] = study.names
     blocks = args.by == "block"
-    _spectra_of(study, study.k)
+    spectra_of(study, study.k)
     total = len(edits() if blocks else removals(study.layers(), args.by))
     table = None
     with asked_to_stop("this edit") as asked, tqdm(total=total, desc="edits", disable=None) as bar:
@@ -133,7 +133,7 @@ def ablate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _spectra_of(study: "Study", k: int | None) -> tuple[int, int, float]:
+def spectra_of(study: "Study", k: int | None) -> tuple[int, int, float]:
     """Observe the inputs and compute the spectra that a study needs; return how many, of how many, and the seconds."""
     weights = study.weights
     if study.calibration is not None:

@@ -23,6 +23,12 @@ GAIN_OPTIONS = {
     "rr": "the rest",
 }
 
+LIMIT_OPTIONS = {
+    "effect": "relative change of a module's outputs on the base's inputs (geometry inputs)",
+    "tightness": "share of the stability budget that a module spends (1 = all of it)",
+    "enrichment": "share of a module's update in its principal block, in times of a random update's",
+}
+
 PORT = Rule("a port from 1 to 65535", (int,), lambda value: 1 <= value <= 65535)
 
 _SHORT_OPTIONS = {"principal_rank": "--k", "budget_power": "--power", "budget_lambda": "--lambda"}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hiplora import __version__
 from hiplora.cli.changing import convert, edit, export_lora, rebudget, repair
+from hiplora.cli.checking import add_limits, check
 from hiplora.cli.examples import EXAMPLES
 from hiplora.cli.measuring import ablate, analyze, cache, calibrate, inspect, ledger, svd
 from hiplora.cli.merging import merge, verify
@@ -146,6 +147,12 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--worst", type=typed(WHOLE), default=3, help="How many modules of each adapter to list (default: %(default)s)"
     )
+
+    command = add(
+        "check", check, "Hold adapters against limits, for CI: exit code 0 if all are within, 1 if not, 2 for bad input"
+    )
+    add_study(command, f"Budget for all adapters (default: each adapter's own, else {HipLoraSettings.epsilon:g})")
+    add_limits(command)
 
     command = add("ledger", ledger, "Say what adapters, one put on top of another, spend of a budget that they share")
     add_study(command, f"The budget (default: the smallest own, else {HipLoraSettings.epsilon:g})")

@@ -13,6 +13,7 @@ from hiplora.measures.intruder_scale import intruder_scale, intruder_threshold
 from hiplora.measures.intruders import Intruders, intruder_dimensions
 from hiplora.measures.layers import changed_weights, layer_table, measure_layers
 from hiplora.measures.ledger import ledger_summary, ledger_table
+from hiplora.measures.limits import Limit, read_limit
 from hiplora.measures.measure import Measure
 from hiplora.measures.measurement import Measurement, measure
 from hiplora.measures.null import Null, null_of
@@ -34,6 +35,7 @@ __all__ = [
     "Inspection",
     "Intruders",
     "Judgement",
+    "Limit",
     "Measure",
     "MeasureInfo",
     "Measurement",
@@ -71,6 +73,7 @@ __all__ = [
     "octave_table",
     "pair_table",
     "progress_table",
+    "read_limit",
     "skill_table",
     "split_expert",
     "stable_rank",

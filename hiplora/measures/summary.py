@@ -7,6 +7,8 @@ import pandas as pd
 
 from hiplora.measures.null import beta_band
 
+SCORES = ("task_score", "retention")
+"""Columns of `Study.summary` that come from cards."""
 SMALL = 0.02
 """Relative norm below which an update is called small: our choice."""
 _KEEPS = 0.98

@@ -7,10 +7,11 @@ from typing import Any
 
 from hiplora.adapters import Placement, Update
 from hiplora.errors import HiploraError
-from hiplora.geometry import seen
+from hiplora.geometry import Calibration, seen
 from hiplora.measures import (
     Inspection,
     Judgement,
+    Limit,
     caveats_on,
     finding,
     inspecting,
@@ -21,6 +22,7 @@ from hiplora.plots import Plots
 from hiplora.printable import printable
 from hiplora.settings import DEFAULT_TOKENS
 from hiplora.spectrum.prepare import Progress
+from hiplora.study.check import Check, check
 from hiplora.study.outcomes import Outcomes
 
 
@@ -121,6 +123,27 @@ class Study(Outcomes):
             HiploraError: as `layers`.
         """
         return {str(row["adapter"]): judgement(row, self.geometry) for _, row in self.summary().iterrows()}
+
+    def check(self, limits: Sequence[Limit], inputs: Calibration | None = None) -> Check:
+        """Hold the updates against limits.
+
+        >>> import hiplora
+        >>> from hiplora.measures import read_limit
+        >>> found = hiplora.open("demo", ["swap-lora"]).check([read_limit("tightness=1")])
+        >>> found.over[["module", "value"]].round(2)
+                                    module  value
+        2  model.layers.0.self_attn.v_proj   1.19
+        7  model.layers.1.self_attn.q_proj   1.16
+
+        Args:
+            limits: at least one; see `hiplora.measures.read_limit`.
+            inputs: those on which limits of the geometry `inputs` hold; by default the study's own, or those of the
+                text that the base brings along.
+
+        Raises:
+            HiploraError: there is no limit, or the spectra cannot be computed.
+        """
+        return check(self, limits, inputs)
 
     def findings(self, *, optional: Sequence[str] = ()) -> list[str]:
         """Return the finding of each update with its caveats below it, line by line.

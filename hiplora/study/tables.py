@@ -29,6 +29,7 @@ from hiplora.measures import (
     sweep_table,
     with_expert_sums,
 )
+from hiplora.measures.summary import SCORES
 from hiplora.study.core import Measured
 from hiplora.training import METHODS, Run, drift_history
 
@@ -76,7 +77,7 @@ class Tables(Measured):
         Raises:
             HiploraError: as `layers`.
         """
-        scores = self.cards().set_index("adapter")[["task_score", "retention"]]
+        scores = self.cards().set_index("adapter")[list(SCORES)]
         return self._marked(summary_table(self.layers(optional=optional)).join(scores, on="adapter"))
 
     def channels(self, kind: str | None = None) -> pd.DataFrame:
