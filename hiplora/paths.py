@@ -37,6 +37,30 @@ def demo_adapters() -> list[Path]:
     return sorted(path.parent for path in folder.glob("*/adapter_config.json"))
 
 
+def portable(where: str | Path) -> str:
+    """Return the form of a path that opens the same from the current folder, on other machines too where it can.
+
+    Args:
+        where: a path; a relative one stays as it is.
+
+    Returns:
+        The name of a part of the demo world, a path relative to the current folder or to the user's (`~`), or the path.
+    """
+    path = Path(where)
+    if not path.is_absolute():
+        return str(where)
+    names = {demo_base(): "demo", **{adapter: adapter.name for adapter in demo_adapters()}}
+    # A folder of that name here would be opened in its place.
+    if path in names and not Path(names[path]).exists():
+        return names[path]
+    for start, sign in ((Path.cwd(), "./"), (Path.home(), "~/")):
+        if path.is_relative_to(start) and path != start:
+            inside = path.relative_to(start).as_posix()
+            # A path of one part could be taken for a name.
+            return inside if sign == "./" and "/" in inside else sign + inside
+    return str(path)
+
+
 def cache_root() -> Path:
     """Return the user's cache folder: `$HIPLORA_CACHE`, or the system's place for caches."""
     chosen = os.environ.get("HIPLORA_CACHE")

@@ -7,7 +7,7 @@ import streamlit as st
 from hiplora import figures
 from hiplora.measures import MEASURES, module_table
 from hiplora.printable import for_spreadsheet
-from hiplora.ui import cards, loading, shell
+from hiplora.ui import cards, loading, report, shell
 from hiplora.ui.text import plain
 
 COLUMNS = {
@@ -79,6 +79,7 @@ if study.updates:
     for name, caveats in study.caveats.items():
         for caveat in caveats:
             st.warning(plain(f"{name}: {caveat}"), icon=":material/info:")
+    report.offer(study)
 
 for update, reason in study.strangers:
     st.subheader(plain(f"{update.name}, without its base"))

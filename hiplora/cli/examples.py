@@ -12,6 +12,10 @@ EXAMPLES = {
         "hiplora analyze SmolLM2-135M-Instruct my-adapter --k 32 --out layers.csv",
         "hiplora analyze path/to/base run-1 run-2 --geometry inputs --text domain.txt",
     ),
+    "report": (
+        "hiplora report demo swap-lora swap-hiplora --out report.html",
+        "hiplora report path/to/base my-adapter --geometry inputs --text domain.txt",
+    ),
     "check": (
         "hiplora check demo swap-hiplora --max-tightness 1",
         "hiplora check path/to/base my-adapter --max-effect 0.2 --min retention=0.95 --sarif check.sarif",

@@ -1,4 +1,4 @@
-"""Commands that look: analyze, ablate, inspect, calibrate, svd, cache."""
+"""Commands that look: analyze, report, ledger, ablate, inspect, calibrate, svd, cache."""
 
 import argparse
 import time
@@ -34,30 +34,52 @@ if TYPE_CHECKING:
 def analyze(args: argparse.Namespace) -> int:
     """`hiplora analyze`: measure adapters on their base."""
     save = table_writer(args.out)
+    optional = ["intruders", "intruder_scale"] if args.intruders else []
+    found = _measured(args, optional)
+    if found is None:
+        return 2
+    study, cost = found
+    say_result(*_lines_on(study, optional, args.worst))
+    if save:
+        layers = study.layers(optional=optional)
+        save(layers)
+        say_result(f"{len(layers)} rows in {args.out}")
+    say(f"{cost}{peak_memory()}")
+    return 0
+
+
+def report(args: argparse.Namespace) -> int:
+    """`hiplora report`: write a study as one HTML page."""
+    if args.out.is_dir():
+        raise HiploraError(f"{args.out} is a folder: name a file in it.")
+    found = _measured(args, [])
+    if found is None:
+        return 2
+    study, cost = found
+    size = len(study.to_html(args.out).encode())
+    say_result(f"{args.out} holds the report on {', '.join(study.names)} ({size / 1e6:.1f} MB): open it in a browser")
+    say(f"{cost}{peak_memory()}")
+    return 0
+
+
+def _measured(args: argparse.Namespace, optional: Sequence[str]) -> "tuple[Study, str] | None":
+    """Return the study of a command without its unusable adapters, measured, and what that took; None without any."""
     study = opened(args, strict=False)
     for refusal in study.refusals:
         say(f"hiplora: {refusal}")
     if not study.updates:
-        return 2
-    optional = ["intruders", "intruder_scale"] if args.intruders else []
+        return None
     computed, total, spectra_seconds = spectra_of(study, None if optional else study.k)
     start = time.monotonic()
     left = study.measurable(optional=optional)
     for problem in left.problems[len(study.problems) :]:
         say(f"hiplora: {problem}")
     if not left.updates:
-        return 2
-    layers = left.layers(optional=optional)
+        return None
+    left.layers(optional=optional)
     seconds = time.monotonic() - start
-    say_result(*_lines_on(left, optional, args.worst))
-    if save:
-        save(layers)
-        say_result(f"{len(layers)} rows in {args.out}")
-    say(
-        f"{total} maps, spectra {spectra_seconds:.1f} s ({total - computed} from cache), "
-        f"measures {seconds:.1f} s{peak_memory()}"
-    )
-    return 0
+    cached = f"{total} maps, spectra {spectra_seconds:.1f} s ({total - computed} from cache)"
+    return left, f"{cached}, measures {seconds:.1f} s"
 
 
 def _lines_on(study: "Study", optional: Sequence[str], worst: int) -> list[str]:

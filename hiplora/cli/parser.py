@@ -10,7 +10,7 @@ from hiplora import __version__
 from hiplora.cli.changing import convert, edit, export_lora, rebudget, repair
 from hiplora.cli.checking import add_limits, check
 from hiplora.cli.examples import EXAMPLES
-from hiplora.cli.measuring import ablate, analyze, cache, calibrate, inspect, ledger, svd
+from hiplora.cli.measuring import ablate, analyze, cache, calibrate, inspect, ledger, report, svd
 from hiplora.cli.merging import merge, verify
 from hiplora.cli.options import BASE_HELP, GAIN_OPTIONS, PORT, add_scores, add_settings, typed
 from hiplora.cli.running import app, demo_build, train
@@ -146,6 +146,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     command.add_argument(
         "--worst", type=typed(WHOLE), default=3, help="How many modules of each adapter to list (default: %(default)s)"
+    )
+
+    command = add("report", report, "Write what adapters do to their base as one HTML page, with figures and hashes")
+    add_study(command, f"Budget for all adapters (default: each adapter's own, else {HipLoraSettings.epsilon:g})")
+    command.add_argument(
+        "--out", type=Path, metavar="FILE", default=Path("report.html"), help="The page to write (default: %(default)s)"
     )
 
     command = add(

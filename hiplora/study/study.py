@@ -3,10 +3,12 @@
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from hiplora.adapters import Placement, Update
 from hiplora.errors import HiploraError
+from hiplora.files import atomic_path, user_path
 from hiplora.geometry import Calibration, seen
 from hiplora.measures import (
     Inspection,
@@ -179,6 +181,29 @@ class Study(Outcomes):
     def plot(self) -> Plots:
         """Figures of the tables: `study.plot.layer_map("enrichment")`."""
         return Plots(self)
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """Return a report of everything as one HTML page that needs nothing else, and write it where a path is given.
+
+        It has the tables, the figures with their Python, the caveats, and the hashes of all inputs. Scripts draw the
+        figures; without them their tables stand there. The same study gives the same page.
+
+        Args:
+            path: file to write.
+
+        Raises:
+            HiploraError: as `layers`, the study has no update, or the file cannot be written.
+        """
+        from hiplora.study.report import page
+
+        text = page(self)
+        if path is not None:
+            target = user_path(path)
+            if target.is_dir():
+                raise HiploraError(f"{target} is a folder: name a file in it.")
+            with atomic_path(target) as draft:
+                draft.write_text(text, encoding="utf-8")
+        return text
 
     def __repr__(self) -> str:
         head = printable(f"Study of {', '.join(self.names) or 'no update'} on {self.base.name} at k = {self.k}")

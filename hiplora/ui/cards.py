@@ -11,7 +11,7 @@ import streamlit as st
 from hiplora.figures.style import TITLE_HEIGHT
 from hiplora.measure_info import MeasureInfo
 from hiplora.printable import for_spreadsheet
-from hiplora.ui.python_code import code
+from hiplora.study.python_code import code
 from hiplora.ui.text import plain
 
 _CONFIG = {

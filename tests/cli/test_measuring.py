@@ -54,6 +54,22 @@ def test_analyze_lists_the_modules_with_the_highest_tightness(run):
     assert len(tables(run("analyze", "demo", "swap-lora", "--worst", 0)[1])) == 1
 
 
+def test_report_writes_one_page_and_says_where(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("report", "demo", "swap-lora", "nosuch", "--out", "here/report.html")
+    assert code == 0
+    assert out == ["here/report.html holds the report on swap-lora (1.9 MB): open it in a browser"]
+    assert "nosuch is not a folder" in err[0]
+    page = Path("here/report.html").read_text(encoding="utf-8")
+    assert page == hiplora.open("demo", ["swap-lora", "nosuch"], strict=False).to_html()
+
+
+def test_a_report_in_place_of_a_folder_is_said_before_any_work(run, tmp_path):
+    code, out, err = run("report", "absent", "absent", "--out", tmp_path)
+    assert (code, out) == (2, [])
+    assert err == [f"hiplora: {tmp_path} is a folder: name a file in it."]
+
+
 def test_the_second_run_takes_its_spectra_from_the_cache(run, llama_base, lora_folder):
     first = run("analyze", llama_base, lora_folder, "--k", 4)
     second = run("analyze", llama_base, lora_folder, "--k", 4)

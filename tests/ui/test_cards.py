@@ -17,13 +17,13 @@ from streamlit.testing.v1 import AppTest
 from hiplora import figures
 from hiplora.demo.scored import ExactScores
 from hiplora.effects import Scores, TaskLosses, TextLosses
-from hiplora.paths import site_root
+from hiplora.paths import demo_adapters, site_root
 from hiplora.study import open_study
+from hiplora.study.python_code import code
 from hiplora.training import Run, RunConfig
 from hiplora.training.prices import price_table
 from hiplora.training.train import train
 from hiplora.ui import cards
-from hiplora.ui.python_code import code
 from hiplora.ui.reallocation import Reallocation
 from tests import numerics
 from tests.waiting import LIMIT
@@ -191,6 +191,13 @@ def test_the_texts_of_tasks_are_written_by_adapter() -> None:
     scores = TaskLosses({"swap-lora": "swap.txt"}, tokens=512)
     program = code(figures.merge_outcomes, partial(study.merge_outcomes, ["sum"], scores=scores))
     assert "scores=effects.TaskLosses(task_texts={'swap-lora': 'swap.txt'}, tokens=512)" in program
+
+
+def test_the_adapters_of_the_demo_are_named_in_a_program_not_pointed_at() -> None:
+    study, beside = open_study("demo", ["swap-lora"], 16), [str(path) for path in demo_adapters()]
+    program = code(figures.frontier, partial(study.frontier, "swap", beside=beside), study.names)
+    assert f"beside={[path.name for path in demo_adapters()]}" in program
+    assert str(site_root()) not in program
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ from typing import Any
 from hiplora.effects import KeptScores
 from hiplora.measure_info import MeasureInfo
 from hiplora.measures import MEASURES
-from hiplora.study import open_study
+from hiplora.paths import portable
+from hiplora.study.opening import open_study
 from hiplora.training import Run
 
 
 def code(figure: Callable[..., Any], table: "partial[Any]", *args: Any) -> str:
-    """Return a program for showing `figure(table(), *args)`.
+    """Return a program for showing `figure(table(), *args)`, with names and relative paths where there are any.
 
     Args:
         figure: a public function of this package.
@@ -70,8 +71,10 @@ class _Writer:
             changed = {each.name: given[each.name] for each in fields(value) if given[each.name] != each.default}
             return self.expression(partial(type(value), **changed))
         if isinstance(value, Run):
-            return self.expression(partial(Run, str(value.path)))
-        return repr(str(value) if isinstance(value, Path) else value)
+            return self.expression(partial(Run, value.path))
+        if isinstance(value, Path) or (isinstance(value, str) and Path(value).is_absolute()):
+            return repr(portable(value))
+        return repr(value)
 
     def name_of(self, function: Callable[..., Any]) -> str:
         """Return the name of a function or method in the program."""
