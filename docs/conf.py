@@ -17,6 +17,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "generated",
+    "gallery",
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"

@@ -15,6 +15,7 @@ import pytest
 import hiplora
 from hiplora import training
 from hiplora.measures import DIFFERENCES, MEASURES
+from hiplora.paths import demo_adapters
 from hiplora.training import METHODS
 from tests.docs.reading import ROOT, tokens
 
@@ -62,6 +63,15 @@ def test_every_public_name_is_on_the_page_of_the_api(site: Path, package: Module
     constants = {name for name in package.__all__ if name.isupper() or name.startswith("_")}
     for name in set(package.__all__) - modules - constants:
         assert f'id="{package.__name__}.{name}"' in page
+
+
+def test_the_gallery_links_to_a_report_on_each_of_the_demos_adapters(site: Path) -> None:
+    page = (site / "gallery.html").read_text()
+    reports = [site / link for link in re.findall(r'href="(gallery/\w+\.html)"', page)]
+    titles = [unescape(re.findall("<title>(.*?)</title>", path.read_text())[0]) for path in reports]
+    named = {name for title in titles for name in title.removesuffix(" on demo").split(", ")}
+    assert named == {path.name for path in demo_adapters()}
+    assert len(named) == 6
 
 
 def test_picture_of_the_layers_shows_the_contract_from_top_to_bottom(site: Path) -> None:
