@@ -55,6 +55,7 @@ EXAMPLES = {
     "export-lora": ("hiplora export-lora swap-hiplora plain-lora",),
     "demo": ("hiplora demo build --out my-demo --seed 1",),
     "app": ("hiplora app", "hiplora app --port 8080 --server.headless true"),
+    "mcp": ("hiplora mcp",),
     "cache": ("hiplora cache", "hiplora cache --clear"),
 }
 """`{command: lines}`; those of the empty name are for `hiplora --help`."""

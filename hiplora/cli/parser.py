@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from hiplora import __version__
+from hiplora.cli.assistant import mcp
 from hiplora.cli.changing import convert, edit, export_lora, rebudget, repair
 from hiplora.cli.checking import add_limits, check
 from hiplora.cli.examples import EXAMPLES
@@ -315,6 +316,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     command = add("app", app, "Open the app in the browser; further options go to streamlit")
     command.add_argument("--port", type=typed(PORT), help="Port to serve on (default: 8501)")
+
+    add(
+        "mcp",
+        mcp,
+        "Let an assistant list, describe, analyze and compare adapters: a read-only server of the Model Context "
+        "Protocol on stdin and stdout",
+    )
 
     command = add("cache", cache, "Show where spectra are cached and how much space they take")
     command.add_argument("--clear", action="store_true", help="Remove them")
