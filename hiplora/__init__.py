@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from hiplora.effects import TaskLosses, TextLosses
     from hiplora.study import Study, analyze
     from hiplora.study import open_study as open
+    from hiplora.training.callback import SpectralCallback
+    from hiplora.training.spectral import SpectralRecorder
     from hiplora.tuner import HipLoraConfig
 
 __version__ = "0.1.0"
 __all__ = [
     "ExactScores",
     "HipLoraConfig",
+    "SpectralCallback",
+    "SpectralRecorder",
     "Study",
     "TaskLosses",
     "TextLosses",
@@ -41,6 +45,8 @@ __all__ = [
 _HOMES = {
     "ExactScores": ("demo.scored", "ExactScores"),
     "HipLoraConfig": ("tuner", "HipLoraConfig"),
+    "SpectralCallback": ("training.callback", "SpectralCallback"),
+    "SpectralRecorder": ("training.spectral", "SpectralRecorder"),
     "Study": ("study", "Study"),
     "TaskLosses": ("effects", "TaskLosses"),
     "TextLosses": ("effects", "TextLosses"),

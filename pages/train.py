@@ -59,7 +59,7 @@ def add_to_adapters(base: str, names: list[str]) -> None:
 def controls(shown: list[Run]) -> None:
     """Draw the buttons to stop and resume runs, and to use their adapters."""
     going = [run for run in shown if runs.phase(run)]
-    resumable = [run for run in shown if run not in going and run.status.resumable]
+    resumable = [run for run in shown if run not in going and run.resumable]
     done = [run for run in shown if run.adapter is not None]
     with st.container(horizontal=True, vertical_alignment="center"):
         if going:
@@ -94,8 +94,10 @@ def say_where(run: Run) -> None:
     words = [f"**{plain(run.name)}**: {doing}" if doing else f"**{plain(run.name)}**"]
     if at.step or doing == "Training":
         words.append(f"step {at.step} of {at.steps}")
-    if doing and at.tokens_per_second is not None and at.remaining is not None:
-        words += [f"{at.tokens_per_second:,.0f} tokens per second", f"about {at.remaining:.0f} s left"]
+    if doing and at.tokens_per_second is not None:
+        words.append(f"{at.tokens_per_second:,.0f} tokens per second")
+    if doing and at.remaining is not None:
+        words.append(f"about {at.remaining:.0f} s left")
     if status.device:
         words.append("on CUDA" if status.device == "cuda" else f"on the {status.device.upper()}")
     if doing or at.step < at.steps:
@@ -115,18 +117,27 @@ def live_curves(shown: list[Run], seen: tuple[object, ...]) -> None:
     for run in shown:
         say_where(run)
     steps, scores = runs.steps(shown), runs.scores(shown)
-    if scores.empty:
+    if scores.empty and steps.empty:
         return
     longest, shares = max(run.config.steps for run in shown), all(run.config.task for run in shown)
     left, right = st.columns(2, gap="large")
     with left:
         st.markdown(f"#### {plain(curves.loss_finding(steps))}")
-        st.caption("Per step, on the current batch, without the budget penalty.")
+        st.caption(about_losses(shown))
         st.altair_chart(curves.loss_curves(steps, longest), key="live-loss")
+    if scores.empty:
+        right.caption("No held-out loss has been recorded: it comes with each evaluation of your script.")
+        return
     with right:
         st.markdown(f"#### {plain(curves.score_finding(scores))}")
         st.caption(about_scores(shown))
         st.altair_chart(curves.score_curves(scores, longest, shares=shares), key="live-scores")
+
+
+def about_losses(shown: list[Run]) -> str:
+    """Return the definition of the losses."""
+    whose = "Per step, on the current batch, without the budget penalty."
+    return whose + " Of your own script: as often as it logs." if any(run.watched for run in shown) else whose
 
 
 def about_scores(shown: list[Run]) -> str:

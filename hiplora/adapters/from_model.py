@@ -31,7 +31,21 @@ class StateDict:
         return [np.asarray(self._state[key].detach().float().cpu().numpy()) for key in keys]
 
 
-def live_adapter(model: "PeftModel", folder: Path) -> Adapter:
+def adapter_state(model: "PeftModel") -> "dict[str, Tensor]":
+    """Return the tensors of a model's active adapter, by their names in `adapter_model.safetensors`.
+
+    Those that FSDP2 holds in parts are put together: all processes must call this at the same point.
+
+    Args:
+        model: with one adapter.
+    """
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {key: value.full_tensor() if hasattr(value, "full_tensor") else value for key, value in state.items()}
+
+
+def live_adapter(model: "PeftModel", folder: Path, state: "Mapping[str, Tensor] | None" = None) -> Adapter:
     """Return the active adapter of a model as it is now; nothing is written.
 
     The same code thus measures an adapter in training and the saved file.
@@ -39,11 +53,10 @@ def live_adapter(model: "PeftModel", folder: Path) -> Adapter:
     Args:
         model: with one adapter.
         folder: of the run, which holds the initial weights of methods that need them.
+        state: its tensors, or a part of them; those of `adapter_state` by default.
     """
-    from peft import get_peft_model_state_dict
-
     config = {
         name: value.value if isinstance(value, Enum) else value
         for name, value in model.peft_config[model.active_adapter].to_dict().items()
     }
-    return adapter_of(folder, config, StateDict(get_peft_model_state_dict(model, save_embedding_layers=False)))
+    return adapter_of(folder, config, StateDict(adapter_state(model) if state is None else state))

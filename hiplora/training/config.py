@@ -21,8 +21,8 @@ from hiplora.settings import (
 )
 from hiplora.training.methods import find_method
 
-_NAME = Rule("a name or a path", (str,))
-_NAME_OR_NONE = Rule("a name or a path, or left out", (str, type(None)), lambda value: value != "")
+NAME = Rule("a name or a path", (str,), lambda value: value != "")
+NAME_OR_NONE = Rule("a name or a path, or left out", (str, type(None)), lambda value: value != "")
 _NAMES = Rule(
     "names or paths of adapters",
     (tuple,),
@@ -80,15 +80,15 @@ class RunConfig(HipLoraSettings):
     r: int = shared("r", help="Rank of the LoRA whose parameter count all methods match.")
     lora_alpha: float = shared("lora_alpha", help="Updates are scaled by alpha / r.")
     principal_rank: int = shared("principal_rank", help="Principal rank k; all methods are measured at it.", rule=COUNT)
-    base: str = setting(dataclasses.MISSING, "Base model.", _NAME)
-    method: str = setting("hiplora", "Training method.", _NAME)
-    task: str | None = setting(None, "A task of the demo world.", _NAME_OR_NONE)
-    data: str | None = setting(None, "A text file, or JSONL with text, prompt/completion or messages.", _NAME_OR_NONE)
-    probe: str | None = setting(None, "Text the base should still handle well, to measure forgetting.", _NAME_OR_NONE)
+    base: str = setting(dataclasses.MISSING, "Base model.", NAME)
+    method: str = setting("hiplora", "Training method.", NAME)
+    task: str | None = setting(None, "A task of the demo world.", NAME_OR_NONE)
+    data: str | None = setting(None, "A text file, or JSONL with text, prompt/completion or messages.", NAME_OR_NONE)
+    probe: str | None = setting(None, "Text the base should still handle well, to measure forgetting.", NAME_OR_NONE)
     text: str | None = setting(
         None,
         "Text on which HiP-LoRA observes inputs, with the geometry of the inputs.",
-        _NAME_OR_NONE,
+        NAME_OR_NONE,
         default_words="the base's own, or English",
     )
     on_top: tuple[str, ...] = setting((), "Adapters to train on top of.", _NAMES)
@@ -159,6 +159,11 @@ class RunConfig(HipLoraSettings):
         return self.task or Path(str(self.data)).stem
 
     @property
+    def title(self) -> str:
+        """The method in words."""
+        return find_method(self.method).title
+
+    @property
     def default_name(self) -> str:
         """The default name of the run's folder."""
         return f"{self.goal}-{self.method}{'-inputs' * self.on_inputs}-s{self.seed}"
@@ -184,14 +189,24 @@ class RunConfig(HipLoraSettings):
         Raises:
             HiploraError: a field is unknown, missing or out of range.
         """
-        if not isinstance(fields, dict):
-            raise HiploraError("It does not hold a run's settings.")
-        known = {f.name for f in dataclasses.fields(cls)}
-        if unknown := set(fields) - known:
-            raise HiploraError(f"This version does not know the run setting '{sorted(unknown)[0]}'.")
-        if "base" not in fields:
-            raise HiploraError("The run's settings do not name a base.")
-        return cls(**fields)
+        return cls(**fields_of(cls, fields))
+
+
+def fields_of(kind: type, fields: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass of settings as they were read.
+
+    Raises:
+        HiploraError: a field is unknown, or one without a default is missing.
+    """
+    if not isinstance(fields, dict):
+        raise HiploraError("It does not hold a run's settings.")
+    known = dataclasses.fields(kind)
+    if unknown := set(fields) - {each.name for each in known}:
+        raise HiploraError(f"This version does not know the run setting '{sorted(unknown)[0]}'.")
+    for each in known:
+        if each.name not in fields and each.default is each.default_factory is dataclasses.MISSING:
+            raise HiploraError(f"The run's settings do not name a {each.name}.")
+    return fields
 
 
 def default_words(name: str) -> str:

@@ -41,7 +41,7 @@ class Step:
         loss: the minimized loss.
         task_loss: the loss without the budget penalty.
         penalty: the budget penalty.
-        learning_rate: at this step.
+        learning_rate: at this step; None if it is not known.
         grad_norm: over all trained parameters; None if it is not finite.
         seconds: training time so far.
         tokens: tokens seen so far.
@@ -51,7 +51,7 @@ class Step:
     loss: float
     task_loss: float
     penalty: float
-    learning_rate: float
+    learning_rate: float | None
     grad_norm: float | None
     seconds: float
     tokens: int

@@ -65,7 +65,8 @@ class Launcher:
         with self._lock:
             self._require_idle()
             for run in runs:
-                if not run.status.resumable:
+                _ = run.own_config
+                if not run.resumable:
                     raise HiploraError(f"{run.name} is {run.status.state}: there is nothing to resume.")
                 self._send(run)
 

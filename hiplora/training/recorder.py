@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import pandas as pd
 import torch
 from transformers import TrainerCallback
 
@@ -16,14 +15,13 @@ from hiplora.adapters import place
 from hiplora.adapters.from_model import live_adapter
 from hiplora.card import Card
 from hiplora.errors import HiploraError
-from hiplora.geometry import InputSpectra, seen
-from hiplora.measures.progress import progress_table
-from hiplora.measures.summary import summed_blocks
+from hiplora.geometry import InputSpectra
 from hiplora.paths import RUN_ADAPTER
 from hiplora.spectrum.prepare import BaseSpectra
 from hiplora.training.checkpoints import PRICES, complete, keep_adapters, write_adapter
 from hiplora.training.data.tasks import TrainingData
-from hiplora.training.events import Drift, Event, Geometry, Layers, Recorded, Scores, Step, finite
+from hiplora.training.events import Event, Layers, Recorded, Scores, Step, finite
+from hiplora.training.measuring import Measuring
 from hiplora.training.run import Checkpoint, Run
 from hiplora.tuner import ShadowPrices, budget_penalty
 
@@ -60,8 +58,10 @@ class Recorder(TrainerCallback):
         past: Sequence[Recorded] = (),
         checkpoint: Checkpoint | None = None,
     ):
-        self._run, self._config, self._model, self._data = run, run.config, model, data
-        self._spectra, self._inputs, self._prices, self._report = spectra, inputs, prices, report
+        self._run, self._config, self._model, self._data = run, run.own_config, model, data
+        self._spectra, self._prices, self._report = spectra, prices, report
+        settings = self._config
+        self._measuring = Measuring(spectra, inputs, settings.principal_rank, settings.epsilon, settings.budget_power)
         self._last: dict[type, Any] = {type(event): event for event in past}
         step = self._last_event(Step)
         self._seconds = step.seconds if step else 0.0
@@ -175,34 +175,9 @@ class Recorder(TrainerCallback):
 
     def _measure(self, step: int) -> None:
         """Record a measurement of every layer, and the principal share of the whole in both geometries."""
-        config = self._config
         placement = place(self._spectra.base, live_adapter(self._model, self._run.path))
-        how = (config.principal_rank, config.epsilon, config.budget_power)
-        table = progress_table(self._spectra, placement, *how)
-        prices = self._prices.prices() if self._prices is not None else {}
-        columns = ("epsilon", "tightness", "principal_norm", "mixed_norm", "residual_norm", "relative_norm")
-        self._write(
-            Layers(
-                step=step,
-                total_relative_norm=math.sqrt((table["norm"] ** 2).sum() / (table["base_norm"] ** 2).sum()),
-                **{name: [finite(value) for value in table[name]] for name in columns},
-                shadow_price=[prices.get(module, 0.0) for module in table["module"]] if prices else None,
-            )
-        )
-
-        self._write_drift(step, "weights", table)
-        if self._inputs is not None:
-            effects = progress_table(self._inputs, seen(placement, self._inputs), *how)
-            self._write_drift(step, "inputs", effects, self._inputs.calibration.name)
-
-    def _write_drift(self, step: int, geometry: Geometry, table: pd.DataFrame, text: str = "") -> None:
-        """Record the principal share of all modules together, where the update is not zero and its null is known."""
-        blocks = summed_blocks(table)
-        names = ("pp", "pp_null", "pp_null_low", "pp_null_high", "enrichment")
-        numbers = {name: blocks[name] for name in names}
-        if all(map(math.isfinite, numbers.values())):
-            size = finite(blocks["relative_norm"])
-            self._write(Drift(step=step, geometry=geometry, text=text, relative_norm=size, **numbers))
+        for event in self._measuring.events(step, placement, self._prices):
+            self._write(event)
 
     def _score(self, step: int) -> None:
         """Record the task score and the retention."""

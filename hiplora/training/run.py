@@ -1,6 +1,6 @@
 """A run as a folder: settings, state, events, checkpoints, adapter. Read and written without torch.
 
-    RUN/run.json                     settings (`RunConfig`) and facts: versions, modules, hashes
+    RUN/run.json                     settings (`RunConfig`, or `WatchedConfig`) and facts: versions, modules, hashes
     RUN/status.json                  state, phase, message
     RUN/events.jsonl                 one event per line, appended as it happens
     RUN/checkpoints/checkpoint-N/    PEFT's adapter files, and for the last one the state to resume from
@@ -31,6 +31,7 @@ from hiplora.files import atomic_path, read_json, user_path
 from hiplora.paths import RUN_ADAPTER, RUN_FILE, runs_root
 from hiplora.training.config import RunConfig
 from hiplora.training.events import Recorded, from_json, to_json
+from hiplora.training.watched import WatchedConfig
 
 try:
     import fcntl
@@ -60,11 +61,6 @@ class Status:
     phase: str = ""
     message: str = ""
     device: str = ""
-
-    @property
-    def resumable(self) -> bool:
-        """Whether it can resume from its last checkpoint, or from the start."""
-        return self.state in _RESUMABLE
 
 
 @dataclass(frozen=True)
@@ -99,12 +95,12 @@ class Run:
         if not (self.path / RUN_FILE).is_file():
             raise HiploraError(f"{self.path} is not a run folder: pass the folder that `hiplora train --out` wrote.")
         try:
-            self.config = RunConfig.from_dict(read_json(self.path / RUN_FILE).get("config"))
+            self.config = _config_of(read_json(self.path / RUN_FILE).get("config"))
         except HiploraError as error:
             raise HiploraError(f"{self.path / RUN_FILE} cannot be used ({error}) Start a new run.") from None
 
     @classmethod
-    def create(cls, path: str | Path, config: RunConfig) -> "Run":
+    def create(cls, path: str | Path, config: RunConfig | WatchedConfig) -> "Run":
         """Create a new run's folder. Paths in the settings are made absolute, so a run can be resumed from anywhere.
 
         Raises:
@@ -116,6 +112,10 @@ class Run:
             # Of two processes that want the same folder, one is refused.
             with FileLock(target / _LOCK, timeout=_PATIENCE):
                 if (target / RUN_FILE).exists():
+                    if isinstance(config, WatchedConfig):
+                        raise FolderTakenError(
+                            f"{target} already holds a run: choose another name for this one, or delete the folder."
+                        )
                     raise FolderTakenError(
                         f"{target} already holds a run: resume it with `hiplora train --resume {target}`, or choose "
                         "another folder."
@@ -131,7 +131,7 @@ class Run:
         return cls(target)
 
     @classmethod
-    def create_in(cls, root: Path | None, config: RunConfig) -> "Run":
+    def create_in(cls, root: Path | None, config: RunConfig | WatchedConfig) -> "Run":
         """Create a new run's folder in `root` (the user's runs by default), numbered if its name is taken.
 
         Raises:
@@ -169,6 +169,30 @@ class Run:
                 return Status("killed", "", message, str(fields.get("device", "")))
         state: State = fields["state"] if fields.get("state") in get_args(State) else "failed"
         return Status(state, *(str(fields.get(name, "")) for name in ("phase", "message", "device")))
+
+    @property
+    def own_config(self) -> RunConfig:
+        """The settings of a run that is trained here.
+
+        Raises:
+            HiploraError: another script trains it.
+        """
+        if isinstance(self.config, WatchedConfig):
+            raise HiploraError(
+                f"{self.name} was trained by a script of your own, and only watched here: continue it there, with "
+                "resume_from_checkpoint."
+            )
+        return self.config
+
+    @property
+    def watched(self) -> bool:
+        """Whether another script trains it."""
+        return isinstance(self.config, WatchedConfig)
+
+    @property
+    def resumable(self) -> bool:
+        """Whether it can resume here from its last checkpoint, or from the start."""
+        return not self.watched and self.status.state in _RESUMABLE
 
     @property
     def adapter(self) -> Path | None:
@@ -271,7 +295,12 @@ class Run:
             _write_json(draft, vars(status))
 
     def record_facts(self, **facts: Any) -> None:
-        """Write facts about the run into `run.json`, next to its settings."""
+        """Write facts about the run into `run.json`, next to its settings.
+
+        Raises:
+            HiploraError: the folder cannot be written or is gone.
+        """
+        self.require()
         with atomic_path(self.path / RUN_FILE) as draft:
             _write_json(draft, {"config": self.config.to_dict(), **self.facts, **facts})
 
@@ -357,6 +386,17 @@ def list_runs(root: Path | None = None) -> list[Run]:
         except (HiploraError, OSError):
             continue
     return [run for _, run in sorted(found, key=lambda pair: pair[0], reverse=True)]
+
+
+def _config_of(fields: Any) -> RunConfig | WatchedConfig:
+    """Return the settings of a run, of either kind.
+
+    Raises:
+        HiploraError: a field is unknown, missing or out of range.
+    """
+    if isinstance(fields, dict) and fields.get("watched") is True:
+        return WatchedConfig.from_dict(fields)
+    return RunConfig.from_dict(fields)
 
 
 def _step_of(checkpoint: Path) -> int | None:

@@ -9,7 +9,6 @@ import pandas as pd
 from hiplora.errors import HiploraError
 from hiplora.sources import layer_and_kind
 from hiplora.training.events import Drift, Layers, Recorded, Scores, Step
-from hiplora.training.methods import METHODS
 from hiplora.training.run import Run
 
 _OF_LAYER: Final = [each.name for each in fields(Layers) if each.name not in ("step", "total_relative_norm")]
@@ -93,7 +92,7 @@ def _events(run: Run, kind: type[_Kind]) -> Iterator[_Kind]:
 
 
 def _names(run: Run) -> dict[str, Any]:
-    return {"run": run.name, "method": METHODS[run.config.method].title}
+    return {"run": run.name, "method": run.config.title}
 
 
 def _table(runs: list[Run], rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:

@@ -158,6 +158,8 @@ def train(
         HiploraError: the base or data cannot be used, the loss became NaN, the disk is full, or another process
             is training this run.
     """
+    # Before anything of the run changes: one that another script trains is refused.
+    _ = run.own_config
     with run.exclusively(), _failure_recorded(run), ExitStack() as stack:
         if run.status.state != "finished":
             _train(run, lambda: stopped() or run.stop_requested, report, stack)
@@ -166,7 +168,7 @@ def train(
 
 def _train(run: Run, stopped: Callable[[], bool], report: Callable[[Event], None], stack: ExitStack) -> None:
     """Train the rest of a run; `stack` restores the state of the process at the end."""
-    config, device = run.config, ""
+    config, device = run.own_config, ""
     checkpoint = run.checkpoints[-1] if run.checkpoints else None
 
     def phase(text: str) -> None:
@@ -289,14 +291,14 @@ def _record_origin(run: Run, weight_hashes: list[str]) -> None:
     """
     found = {"base": hashlib.sha256("".join(weight_hashes).encode()).hexdigest()}
     for name in ("data", "probe", "text"):
-        if path := getattr(run.config, name):
+        if path := getattr(run.own_config, name):
             found[name] = hash_of(Path(path))
-    for name in run.config.on_top:
+    for name in run.own_config.on_top:
         found[f"earlier adapter {name}"] = digest_of(read_adapter(name))
     before = run.facts.get("sha256")
     if before is not None and before != found:
         changed = next(name for name in found if before.get(name) != found[name])
-        which = getattr(run.config, changed, "")
+        which = getattr(run.own_config, changed, "")
         raise HiploraError(
             f"The {changed} of {run.name} has changed since the run began{which and f' ({which})'}: restore it, or "
             "start a new run."
@@ -312,17 +314,17 @@ def _adapt(run: Run, model: Any, method: Method, match: Match, settings: HipLora
     """
     from peft import get_peft_model
 
-    left_alone = [module for module, _ in model.named_modules() if module not in match.ranks]
+    base, left_alone = run.own_config.base, [module for module, _ in model.named_modules() if module not in match.ranks]
     try:
         adapted = get_peft_model(model, method.peft_config(settings, match.ranks, left_alone))
     except (ValueError, TypeError, NotImplementedError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise HiploraError(
-            f"PEFT cannot adapt {run.config.base} with {method.title} ({reason}): choose another method or base."
+            f"PEFT cannot adapt {base} with {method.title} ({reason}): choose another method or base."
         ) from error
     if (found := sum(p.numel() for p in adapted.parameters() if p.requires_grad)) != match.parameters:
         raise HiploraError(
-            f"{method.title} on {run.config.base} trains {found:,} parameters instead of the {match.parameters:,} that "
+            f"{method.title} on {base} trains {found:,} parameters instead of the {match.parameters:,} that "
             "match the other methods: choose another method or base."
         )
     run.record_facts(
@@ -366,7 +368,7 @@ def _require_room(run: Run, model: "PeftModel") -> None:
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     held = sum(b.numel() * b.element_size() for name, b in model.named_buffers() if "hiplora" in name)
     # Two checkpoints with Adam's two moments, the adapter of every other one, and the run's own adapter.
-    needed = 4 * trained + (trained + held) * (3 + run.config.steps // (run.config.save_every or 1))
+    needed = 4 * trained + (trained + held) * (3 + run.own_config.steps // (run.own_config.save_every or 1))
     free = shutil.disk_usage(run.path).free
     if free < needed:
         raise HiploraError(
@@ -383,7 +385,7 @@ def _trainer(
     from peft.optimizers import create_loraplus_optimizer
     from transformers import PrinterCallback, Trainer, TrainingArguments
 
-    config, on_gpu = run.config, device.startswith("cuda")
+    config, on_gpu = run.own_config, device.startswith("cuda")
     optimizer, ratio = None, method.learning_rate_ratio
     if ratio != 1:
         optimizer = create_loraplus_optimizer(

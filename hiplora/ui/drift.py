@@ -50,7 +50,9 @@ def missing(rows: pd.DataFrame, shown: Mapping[str, Run]) -> list[str]:
     names = [name for name, run in shown.items() if runs.measured_after_start(run)]
     without = [name for name in names if not (rows["run"] == name).any()]
     on_inputs = set(rows.loc[rows["geometry"] == "inputs", "run"])
-    weights_only = [name for name in names if name not in without and name not in on_inputs]
+    left = [name for name in names if name not in without and name not in on_inputs]
+    weights_only = [name for name in left if not shown[name].watched]
+    watched = [name for name in left if shown[name].watched]
     found = []
     if without:
         found.append(
@@ -61,5 +63,10 @@ def missing(rows: pd.DataFrame, shown: Mapping[str, Run]) -> list[str]:
         found.append(
             f"The drift of {', '.join(weights_only)} on inputs was not recorded: `hiplora calibrate` the base before "
             "the next run."
+        )
+    if watched:
+        found.append(
+            f"The drift of {', '.join(watched)} on inputs was not recorded: the callback records it with "
+            "geometry='inputs'."
         )
     return found

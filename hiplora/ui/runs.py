@@ -18,6 +18,7 @@ from hiplora.training import (
     METHODS,
     Launcher,
     Run,
+    RunConfig,
     drift_history,
     layer_history,
     list_runs,
@@ -81,10 +82,13 @@ def latest_group(runs: Sequence[Run]) -> list[Run]:
     Args:
         runs: the newest first.
     """
-    group = [
-        run for run in runs[:MOST] if replace(run.config, method=runs[0].config.method) == runs[0].config
-    ]  # fmt: skip
-    return sorted(group, key=lambda run: list(METHODS).index(run.config.method))
+    newest = runs[0].config
+    group = [run for run in runs[:MOST] if run.config == newest or _same_but_for_method(run.config, newest)]
+    return sorted(group, key=lambda run: list(METHODS).index(run.config.method) if run.config.method in METHODS else -1)
+
+
+def _same_but_for_method(one: object, other: object) -> bool:
+    return isinstance(one, RunConfig) and isinstance(other, RunConfig) and replace(one, method=other.method) == other
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class Pace:
     Attributes:
         step: optimizer steps done.
         steps: steps in total.
-        tokens_per_second: recent speed; None before the second step.
+        tokens_per_second: recent speed; None before the second step, and where tokens are not counted.
         remaining: seconds of training left at this speed; None before the second step.
     """
 
@@ -116,7 +120,9 @@ def pace(run: Run) -> Pace:
     if not seconds > 0:
         return Pace(done, total)
     per_step = seconds / (last["step"] - first["step"])
-    return Pace(done, total, (last["tokens"] - first["tokens"]) / seconds, per_step * (total - done))
+    # A script that is only watched need not count its tokens.
+    tokens = (last["tokens"] - first["tokens"]) / seconds if last["tokens"] else None
+    return Pace(done, total, tokens, per_step * (total - done))
 
 
 def overview(runs: Sequence[Run]) -> pd.DataFrame:
@@ -142,7 +148,7 @@ def _row(run: Run) -> dict[str, object]:
     changed = max(path.stat().st_mtime for path in files if path.is_file())
     return {
         "run": run.name,
-        "method": METHODS[run.config.method].title,
+        "method": run.config.title,
         "task": run.config.goal,
         "state": (phase(run) and "running") or state,
         "step": step,

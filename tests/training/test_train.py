@@ -126,7 +126,7 @@ def test_stopped_run_goes_on_to_the_same_numbers(small_run, method):
     train(whole)
     train(parts, report=stop_at(parts, 5))
     assert parts.status.state == "stopped"
-    assert parts.status.resumable
+    assert parts.resumable
     assert [checkpoint.step for checkpoint in parts.checkpoints] == [3, 5]
     train(parts)
     assert parts.status.state == "finished"

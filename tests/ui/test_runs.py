@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from hiplora.errors import HiploraError
 from hiplora.paths import demo_base
 from hiplora.training import Run, RunConfig
 from hiplora.training.events import Scores, Step
 from hiplora.training.run import Status
+from hiplora.training.watched import WatchedConfig
 from hiplora.ui import runs
 
 
@@ -137,3 +139,22 @@ def test_uploaded_file_is_kept_once_beside_the_runs_and_is_no_run(root: Path) ->
     assert first.read_bytes() == b"hello"
     assert first.is_relative_to(root)
     assert runs.keep_file("my text.txt", b"other") != first
+
+
+def test_run_of_another_script_is_listed_beside_ours(root: Path) -> None:
+    ours = create(root, "ours")
+    theirs = Run.create(root / "theirs", WatchedConfig(base="demo", method="rsLoRA", steps=40))
+    theirs.set_status(Status("stopped"))
+    table = runs.overview([theirs, ours]).set_index("run")
+    assert table.loc["theirs", ["method", "task", "steps"]].tolist() == ["rsLoRA", "your own script", 40]
+    assert runs.latest_group([theirs, ours]) == [theirs]
+    assert runs.latest_group([ours, theirs]) == [ours]
+    with pytest.raises(HiploraError, match=r"theirs was trained by a script of your own"):
+        runs.launcher().resume([theirs])
+
+
+def test_speed_without_tokens_is_that_of_the_steps(root: Path) -> None:
+    run = Run.create(root / "theirs", WatchedConfig(base="demo", method="LoRA", steps=10))
+    for step in (1, 3):
+        run.append(Step(step, 1.0, 1.0, 0.0, None, None, seconds=step / 2, tokens=0))
+    assert runs.pace(run) == runs.Pace(3, 10, None, 3.5)
