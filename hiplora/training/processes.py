@@ -1,11 +1,8 @@
 """What a training of several processes shares: who writes, what the first one decided, and whole tensors."""
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from hiplora.errors import HiploraError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _T = TypeVar("_T")
 
@@ -37,7 +34,7 @@ def from_first(value: _T) -> _T:
     return held[0]
 
 
-def require_whole(model: "nn.Module") -> None:
+def require_whole(model: Any) -> None:
     """Raise if the factors of an adapter cannot be put together from their parts.
 
     Sharded by FSDP2, each parameter is still a tensor of its own, and is gathered. FSDP1 and ZeRO-3 hold flat pieces
@@ -47,7 +44,10 @@ def require_whole(model: "nn.Module") -> None:
         HiploraError: the model is sharded in one of these ways.
     """
     from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.nn import Module
 
+    if not isinstance(model, Module):
+        return
     if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
         raise HiploraError(
             "This model is sharded by FSDP1, which flattens the factors of an adapter into pieces that cannot be "

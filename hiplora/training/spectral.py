@@ -119,9 +119,10 @@ class SpectralRecorder:
         self._prices: ShadowPrices | None = None
         self._layers: Layers | None = None
         self._scalars: dict[str, float] = {}
+        # Before anything is unwrapped, since FSDP1 is a wrapper.
+        require_whole(model)
         self._model = _peft_model(model)
         self._device = next(self._model.parameters()).device.type
-        require_whole(self._model)
         self._penalty = _Penalty(self._model)
         state, sample = adapter_state(self._model), _sample_of(self._model)
         problem: str | None = None
