@@ -90,7 +90,8 @@ class SpectralCallback(TrainerCallback):
                 logs["loss"],
                 learning_rate=logs.get("learning_rate"),
                 grad_norm=logs.get("grad_norm"),
-                tokens=int(state.num_input_tokens_seen),
+                # TRL counts them itself.
+                tokens=int(state.num_input_tokens_seen or logs.get("num_tokens", 0)),
             )
 
     def on_evaluate(

@@ -80,7 +80,8 @@ class Launcher:
         return [run for run in list_runs(self.root) if run.status.state == "running" or self.starting(run)]
 
     def _require_idle(self) -> None:
-        if busy := self.running():
+        # One that another script trains is not the app's to wait for.
+        if busy := [run for run in self.running() if not run.watched]:
             raise HiploraError(
                 f"{busy[0].name} is running: stop it, or wait for it to end, before you start or resume another run."
             )

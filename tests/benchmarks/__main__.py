@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 _RESULTS = Path(__file__).with_name("results.json")
-PARTS = ("layer", "svd", "analysis", "memory", "inputs", "screen")
+PARTS = ("layer", "svd", "analysis", "memory", "inputs", "watch", "screen")
 
 
 def _shape(text: str) -> tuple[int, int]:
@@ -61,7 +61,7 @@ def _measure(args: argparse.Namespace, cache: Path) -> None:
     import torch
     import transformers
 
-    from tests.benchmarks import analysis, inputs, layer, memory, report, screen, svd
+    from tests.benchmarks import analysis, inputs, layer, memory, report, screen, svd, watch
 
     torch.set_num_threads(args.threads)
     transformers.utils.logging.set_verbosity_error()
@@ -87,6 +87,7 @@ def _measure(args: argparse.Namespace, cache: Path) -> None:
             args.threads,
             left_out,
         ),
+        "watch": lambda: watch.watch_lines(args.models, args.seconds),
         "screen": lambda: screen.screen_lines(args.rounds, left_out),
     }
     lines: list[report.Line] = []

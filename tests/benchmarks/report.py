@@ -20,7 +20,7 @@ class Line:
     """One comparison.
 
     Attributes:
-        part: `layer`, `svd`, `analysis`, `memory`, `inputs` or `screen`.
+        part: `layer`, `svd`, `analysis`, `memory`, `inputs`, `watch` or `screen`.
         what: what of ours is measured.
         peer: what it is measured against.
         size: of the problem, in words.

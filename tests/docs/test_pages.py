@@ -76,6 +76,7 @@ def test_programs_run_and_print_what_is_shown(page: Path, tmp_path: Path, monkey
     """The programs of one page run in order and share their names."""
     (tmp_path / "assets").symlink_to(ROOT / "assets")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HIPLORA_RUNS", str(tmp_path / "user-runs"))
     # No browser opens.
     monkeypatch.setattr(plotly.io.renderers, "default", "")
     names: dict[str, object] = {"__name__": "__main__"}

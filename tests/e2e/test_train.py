@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from hiplora import SpectralRecorder
+from hiplora.paths import demo_base
 from hiplora.training import Run
 
 from .conftest import Visit, running_server, start_server, visiting
@@ -199,3 +201,42 @@ def test_run_of_the_command_line_appears_by_itself(browser: Browser, cache: Path
         elsewhere.rename(tmp_path / "runs" / "from-the-shell")
         expect(page.get_by_text("Never started.")).to_be_visible()
         visit.assert_sound()
+
+
+def test_training_of_another_script_is_watched_and_stopped(training: Visit, shared: tuple[str, Path]) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(demo_base())
+    model = get_peft_model(base, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-3)
+    ids = torch.randint(5, 40, (8, 16))
+    watch = SpectralRecorder(model, steps=LONG, run=shared[1] / "theirs", every=5)
+
+    def do(first: int, last: int) -> None:
+        for step in range(first, last + 1):
+            loss = model(input_ids=ids, labels=ids).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            watch.record(step, loss=loss)
+
+    do(1, 10)
+    page = training.open("train?runs=theirs")
+    wait_for_steps(page, "theirs", 10)
+    expect(page.get_by_role("heading", name=re.compile("^At step 10 theirs has"))).to_be_visible()
+    do(11, 20)
+    # Live: without a reload.
+    wait_for_steps(page, "theirs", 20)
+    page.get_by_role("button", name="Stop", exact=True).click()
+    expect(page.get_by_role("button", name="Stopping…")).to_be_visible()
+    do(21, 21)
+    assert watch.stop_requested
+    watch.close()
+    expect(page.get_by_text(f"Stopped at step 21 of {LONG}.")).to_be_visible()
+    expect(page.get_by_role("button", name="Resume")).to_have_count(0)
+    page.get_by_role("button", name="Add to the adapters").click()
+    expect(page.get_by_test_id("stMultiSelect").filter(has_text="Adapters")).to_contain_text("theirs")
+    training.assert_sound()

@@ -5,11 +5,14 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hiplora.training import Run, drift_history, step_table
+
+ROOT = Path(__file__).parents[2]
 
 # Without MPI, accelerate starts several processes by its launcher for GPUs; `cpu=True` in the script does the rest.
 LAUNCHER = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
@@ -105,3 +108,16 @@ def test_flat_shards_are_refused_in_all_processes(tmp_path, llama_base):
     assert len(printed) == 2
     assert all("FSDP1" in line and line.endswith("set fsdp_version to 2.") for line in printed)
     assert not folder.exists()
+
+
+def test_the_example_runs(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "examples/watch.py", "--run", "mine", "--steps", "20"],
+        cwd=ROOT, env=os.environ | {"HIPLORA_RUNS": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "of the training time" in done.stdout
+    run = Run(tmp_path / "mine")
+    assert run.status.state == "finished"
+    losses = step_table([run])["loss"]
+    assert losses.tail(3).mean() < losses.head(3).mean()

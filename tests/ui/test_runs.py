@@ -158,3 +158,11 @@ def test_speed_without_tokens_is_that_of_the_steps(root: Path) -> None:
     for step in (1, 3):
         run.append(Step(step, 1.0, 1.0, 0.0, None, None, seconds=step / 2, tokens=0))
     assert runs.pace(run) == runs.Pace(3, 10, None, 3.5)
+
+
+def test_run_of_another_script_does_not_keep_ours_waiting(root: Path) -> None:
+    run = Run.create(root / "theirs", WatchedConfig(base="demo", method="LoRA", steps=10))
+    with run.exclusively():
+        run.set_status(Status("running"))
+        assert [each.name for each in runs.launcher().running()] == ["theirs"]
+        runs.launcher()._require_idle()
