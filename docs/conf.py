@@ -40,7 +40,7 @@ nitpicky = True
 _FOREIGN = "abc|collections|enum|functools|go|np|numpy|pandas|pathlib|pd|peft|plotly|torch|transformers|typing"
 nitpick_ignore_regex = [
     ("py:.*", rf"({_FOREIGN})\..*"),
-    ("py:.*", "Path|PreTrainedModel|Tensor|optional"),
+    ("py:.*", "Path|PreTrainedModel|Tensor|Trainer|optional"),
     ("py:.*", r"hiplora\.sources\.layout\.Recipe"),  # how a weight is made is not for users
     ("py:.*", r"hiplora\.(memory\.Memory|merging\.bench\.MergeBench)"),  # nor is what is remembered
 ]

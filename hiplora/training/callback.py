@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 class SpectralCallback(TrainerCallback):
     """Writes a run folder while a Trainer trains a PEFT model: pages Train and Compare show it live.
 
+    It takes one line::
+
         Trainer(model, args, train_dataset=data, callbacks=[hiplora.SpectralCallback(run="my-run")])
 
     Losses come as often as the Trainer logs them (`logging_steps`), checkpoints as often as it saves, and *Stop* on

@@ -53,7 +53,7 @@ class SpectralRecorder:
     """Writes a run folder while a loop of your own trains a PEFT model: pages Train and Compare show it live.
 
     Two calls go into the loop: `record` after each optimizer step, `close` after the last. As a context manager it
-    closes itself, and says so where the loop raised.
+    closes itself, and says so where the loop raised::
 
         watch = hiplora.SpectralRecorder(model, steps=1000, run="my-run")
         for step, batch in enumerate(loader, start=1):
