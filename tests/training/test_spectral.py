@@ -264,7 +264,11 @@ def test_a_loss_that_is_no_number_ends_the_record_and_says_so(adapted, runs):
 
 
 def test_weights_that_are_trained_whole_are_left_out(adapted, trainer, runs):
-    model = adapted(target_modules=["q_proj", "v_proj"], modules_to_save=["lm_head"])
+    model = adapted(target_modules=["q_proj", "v_proj"], modules_to_save=["o_proj"])
+    with torch.no_grad():
+        # As after some steps: until then it is a copy.
+        for layer in model.get_base_model().model.layers:
+            layer.self_attn.o_proj.modules_to_save["default"].weight += 0.1
     trainer(model, SpectralCallback(run="watched", every=3, k=K)).train()
     modules = set(layer_history([Run(runs / "watched")])["module"])
     assert {module.rpartition(".")[2] for module in modules} == {"q_proj", "v_proj"}
