@@ -1,5 +1,6 @@
-"""Names from anyone's files, made safe for a terminal and for a spreadsheet."""
+"""Names from anyone's files, made safe for a terminal and for a spreadsheet, and numbers with digits enough."""
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +20,20 @@ def printable(text: str) -> str:
         char if char.isprintable() or char == "\N{NO-BREAK SPACE}" else char.encode("unicode_escape").decode()
         for char in text
     )
+
+
+def apart(*values: float) -> list[str]:
+    """Return numbers with the same decimals, as few as keep different numbers different, but two below 10.
+
+    >>> apart(1.041, 0.96, 1.04)
+    ['1.041', '0.960', '1.040']
+    """
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    for decimals in range(2 if largest < 10 else 1 if largest < 100 else 0, 7):
+        shown = [f"{value:.{decimals}f}" for value in values]
+        if len(set(shown)) == len(set(values)):
+            break
+    return shown
 
 
 def for_spreadsheet(table: "pd.DataFrame") -> "pd.DataFrame":

@@ -5,7 +5,7 @@ from functools import partial
 import streamlit as st
 
 from hiplora import figures
-from hiplora.measures import MEASURES, module_table
+from hiplora.measures import MEASURES, Judgement, module_table
 from hiplora.printable import for_spreadsheet
 from hiplora.ui import cards, loading, report, shell
 from hiplora.ui.text import plain
@@ -24,14 +24,39 @@ COLUMNS = {
     "modules": "Modules",
 }
 
+CARDS_IN_A_ROW = 3
+
 session = shell.require()
 study = loading.load(session)
-base = study.base
-st.title("Where does this adapter change the base?")
+st.title("What does this adapter change in its base?")
+st.markdown(
+    "hiplora shows how much a LoRA adapter changes the directions that its base model relies on most, where in the "
+    "network, and what that costs."
+)
+shell.link("learn", "New here? Start with Learn")
 loading.show_problems(study)
+
+
+def show_judgement(name: str, judged: Judgement) -> None:
+    """Show the verdict on one adapter, what it rests on, and where to go next."""
+    with st.container(border=True, height="stretch"):
+        st.markdown(f"**{plain(name)}**")
+        st.markdown(f"##### {plain(judged.verdict)}")
+        st.markdown("  \n".join(f"**{fact}:** {plain(value)}" for fact, value in judged.facts.items()))
+        st.markdown(plain(judged.advice))
+        shell.link(judged.page)
+        if judged.module:
+            shell.link("spectrum", f"Where? {plain(judged.where)}", module=judged.module)
+
 
 if study.updates:
     study = loading.measured(study)
+    judgements = list(study.judgements().items())
+    for start in range(0, len(judgements), CARDS_IN_A_ROW):
+        row = judgements[start : start + CARDS_IN_A_ROW]
+        for column, (name, judged) in zip(st.columns(len(row) if start == 0 else CARDS_IN_A_ROW), row):
+            with column:
+                show_judgement(name, judged)
     cards.figure_card(
         figures.principal_share,
         partial(study.summary),
@@ -39,23 +64,8 @@ if study.updates:
         name="principal-share",
         measures=(MEASURES["pp"], MEASURES["enrichment"]),
     )
-    for name, judged in study.judgements().items():
-        words, next_page, why = st.columns([6, 1.2, 1], vertical_alignment="center")
-        words.markdown(f"**{plain(name)}.** {plain(judged.verdict)} {plain(judged.advice)}")
-        with next_page:
-            shell.link(judged.page)
-        with why.popover("Why", icon=":material/help:"):
-            st.markdown(plain(judged.reason))
 elif not study.strangers:
     st.info("Choose an adapter in the sidebar to see what it does to this base.", icon=":material/arrow_back:")
-
-st.subheader("This base and these adapters")
-maps = [base.weights[name] for name in base.linear_maps]
-with st.container(horizontal=True):
-    st.metric("Base model", base.name, border=True)
-    st.metric("Linear maps", f"{len(maps):,}", border=True)
-    st.metric("Weights in them", f"{sum(w.shape[0] * w.shape[1] for w in maps) / 1e6:,.2f} M", border=True)
-    st.metric("Principal rank k", session.k, border=True)
 
 if study.updates:
     scored = study.summary().dropna(axis="columns", how="all")

@@ -52,12 +52,10 @@ def principal_share(summary: pd.DataFrame, k: int) -> go.Figure:
     for row, (mean, low, high) in enumerate(
         zip(summary["pp_null"], summary["pp_null_low"], summary["pp_null_high"], strict=True)
     ):
-        figure.add_shape(
-            type="rect", x0=low, x1=high, y0=row - 0.38, y1=row + 0.38, fillcolor=NULL, opacity=0.35, line_width=0
-        )
-        # The white line below keeps the dashes readable where they cross a bar.
-        for line in ({"color": "#FFFFFF", "width": 5}, {"color": NULL, "dash": "dash", "width": 2}):
-            figure.add_shape(type="line", x0=mean, x1=mean, y0=row - 0.42, y1=row + 0.42, line=line)
+        # Below the bars, which they would seem to cut in two.
+        ends = {"y0": row - 0.42, "y1": row + 0.42, "layer": "below"}
+        figure.add_shape(type="rect", x0=low, x1=high, fillcolor=NULL, opacity=0.35, line_width=0, **ends)
+        figure.add_shape(type="line", x0=mean, x1=mean, line={"color": NULL, "dash": "dash", "width": 2}, **ends)
     figure.add_scatter(
         x=[None],
         y=[None],

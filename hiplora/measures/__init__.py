@@ -11,6 +11,7 @@ from hiplora.measures.experts import expert_table, split_expert, with_expert_sum
 from hiplora.measures.inspection import Inspection, inspect, inspecting, module_table, tensor_table
 from hiplora.measures.intruder_scale import intruder_scale, intruder_threshold
 from hiplora.measures.intruders import Intruders, intruder_dimensions
+from hiplora.measures.judgements import Judgement, judgement
 from hiplora.measures.layers import changed_weights, layer_table, measure_layers
 from hiplora.measures.ledger import ledger_summary, ledger_table
 from hiplora.measures.limits import Limit, read_limit
@@ -24,7 +25,7 @@ from hiplora.measures.progress import progress_table
 from hiplora.measures.ranks import effective_rank, stable_rank
 from hiplora.measures.registry import MEASURES
 from hiplora.measures.scores import card_table, frontier_table, skill_table
-from hiplora.measures.summary import Judgement, channel_table, cut_table, finding, judgement, summary_table
+from hiplora.measures.summary import channel_table, cut_table, finding, summary_table
 from hiplora.measures.words import beside_band, summary_words, worst_words
 
 __all__ = [

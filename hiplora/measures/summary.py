@@ -1,17 +1,13 @@
 """Sums of the layer table: per adapter, per layer and channel, and of the energy that a hard budget would have cut."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 
 from hiplora.measures.null import beta_band
+from hiplora.printable import apart
 
 SCORES = ("task_score", "retention")
 """Columns of `Study.summary` that come from cards."""
-SMALL = 0.02
-"""Relative norm below which an update is called small: our choice."""
-_KEEPS = 0.98
 
 
 def summary_table(layers: pd.DataFrame) -> pd.DataFrame:
@@ -20,7 +16,8 @@ def summary_table(layers: pd.DataFrame) -> pd.DataFrame:
     Shares are of the energy of all modules together; their null is the energy-weighted mean of the modules' nulls,
     with the variances added as of independent modules. Columns: `adapter, method, modules, relative_norm, pp, pr, rp,
     rr, pp_null, pp_null_low, pp_null_high, enrichment, max_tightness, over_budget` (modules with tightness above 1),
-    `mean_stable_rank`, `intruders` (NaN where they were not counted).
+    `mean_stable_rank`, `intruders` (NaN where they were not counted), `top_module` (of those above the band of random
+    updates, the one with the highest enrichment; empty where none is), `top_enrichment`.
 
     Args:
         layers: from `layer_table`.
@@ -29,6 +26,8 @@ def summary_table(layers: pd.DataFrame) -> pd.DataFrame:
     for adapter, group in layers.groupby("adapter", sort=False):
         blocks = summed_blocks(group)
         del blocks["pp_null_sd"]
+        above = group[group["pp"] > group["pp_null_high"]]
+        top = above.iloc[int(above["enrichment"].argmax())] if len(above) else None
         rows.append(
             {
                 "adapter": adapter,
@@ -39,6 +38,8 @@ def summary_table(layers: pd.DataFrame) -> pd.DataFrame:
                 "over_budget": int((group["tightness"] > 1).sum()),
                 "mean_stable_rank": float(group["stable_rank"].mean()),
                 "intruders": float(group["intruders"].sum()) if group["intruders"].notna().all() else np.nan,
+                "top_module": "" if top is None else str(top["module"]),
+                "top_enrichment": np.nan if top is None else float(top["enrichment"]),
             }
         )
     return pd.DataFrame(rows)
@@ -81,78 +82,25 @@ def finding(row: pd.Series, k: int, geometry: str = "weights") -> str:
     what = f"{row['adapter']} ({row['method']}, {row['modules']} maps, k = {k})"
     if row["relative_norm"] == 0:
         return f"{what}: does nothing, its update is zero."
-    chance = row["pp_null"]
+    enrichment, low, high = beside_band(row)
     intruders = f"; {row['intruders']:.0f} intruder dimensions" if row["intruders"] >= 0 else ""
     over = f", over budget in {row['over_budget']} maps" if row["over_budget"] else ""
     return (
-        f"{what}: {row['enrichment']:.3g} times a random update's share in the principal block "
-        f"(95 % of random updates: {row['pp_null_low'] / chance:.3g} to {row['pp_null_high'] / chance:.3g}), "
+        f"{what}: {enrichment} times a random update's share in the principal block "
+        f"(95 % of random updates: {low} to {high}), "
         f"{row['pp']:.2%} of its energy; {size} {row['relative_norm']:.2g}; "
         f"max tightness {row['max_tightness']:.2g}{over}{intruders}"
     )
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """What a summary says of an update in plain words.
-
-    Attributes:
-        verdict: one sentence, without the update's name.
-        advice: what to do next, one sentence.
-        page: of the app that shows it.
-        reason: the numbers behind it, one sentence.
-    """
-
-    verdict: str
-    advice: str
-    page: str
-    reason: str
-
-
-def judgement(row: pd.Series, geometry: str = "weights") -> Judgement:
-    """Judge an update by its size, its place beside chance, and what was measured of forgetting, if anything was.
-
-    Geometry alone is never called forgetting. "Small" is a relative norm (or effect) below `SMALL`: our choice.
+def beside_band(row: pd.Series) -> list[str]:
+    """Return the enrichment and both ends of the band of random updates, with digits enough to tell them apart.
 
     Args:
-        row: of `Study.summary`.
-        geometry: of that table.
+        row: of `summary_table`.
     """
-    size, above = float(row["relative_norm"]), bool(row["pp"] > row["pp_null_high"])
-    of_what = "of the weight" if geometry == "weights" else "of the output on its inputs"
-    reason = (
-        f"Size: {size:.2g} {of_what}. Principal block: {row['enrichment']:.3g} times chance, where 95 % of random "
-        f"updates lie between {row['pp_null_low'] / row['pp_null']:.3g} and {row['pp_null_high'] / row['pp_null']:.3g}."
-    )
-    kept = float(row["retention"]) if pd.notna(row.get("retention")) else None
-    reason += " Nothing measured says what it forgets." if kept is None else f" Base skills kept, measured: {kept:.1%}."
-    if size == 0:
-        return Judgement("It changes nothing.", "Check that the right file was saved.", "read", reason)
-    if size > 1:
-        return Judgement(
-            "It is larger than the base itself, as if it belonged to another.", "Check how it was read.", "read", reason
-        )
-    if kept is not None and kept >= _KEEPS:
-        return Judgement("It keeps the base, as measured.", "There is nothing to mend.", "compare", reason)
-    lost = "" if kept is None else f", and has lost {1 - kept:.0%} of the base's skills"
-    if above:
-        start = "It is small, but leans" if size < SMALL else "It leans"
-        return Judgement(
-            f"{start} on the leading directions{lost}.",
-            "See what its principal block causes, and what an edit gives back.",
-            "effect",
-            reason,
-        )
-    if size < SMALL and kept is None:
-        return Judgement(
-            "It is small and spread out like a random update.", "There is nothing to mend.", "spectrum", reason
-        )
-    return Judgement(
-        f"It is spread out like a random update{', and large' if size >= SMALL else ''}{lost}.",
-        "Its size is what to look at: see what scaling it down gives back.",
-        "effect",
-        reason,
-    )
+    edges = (row["pp_null_low"] / row["pp_null"], row["pp_null_high"] / row["pp_null"])
+    return apart(row["enrichment"], *edges)
 
 
 def channel_table(layers: pd.DataFrame, kind: str | None = None) -> pd.DataFrame:

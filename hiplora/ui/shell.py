@@ -4,7 +4,8 @@ import gc
 import sys
 from collections.abc import Callable
 from functools import cache, wraps
-from itertools import chain
+from itertools import groupby
+from typing import NamedTuple
 
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage
@@ -14,25 +15,51 @@ from hiplora.paths import site_root
 from hiplora.ui.session import Session, sidebar
 from hiplora.ui.text import plain
 
-_SECTIONS = {
-    "Look": (
-        ("overview", "Overview", ":material/flare:"),
-        ("read", "What was read", ":material/fact_check:"),
-        ("spectrum", "Spectrum", ":material/grid_on:"),
-        ("channels", "Channels", ":material/call_split:"),
-        ("budget", "Budget", ":material/speed:"),
-    ),
-    "Act": (
-        ("effect", "Effect", ":material/healing:"),
-        ("merge", "Merge", ":material/merge:"),
-    ),
-    "Train": (
-        ("train", "Train", ":material/model_training:"),
-        ("compare", "Compare", ":material/compare_arrows:"),
-    ),
-    "Learn": (("learn", "Learn", ":material/school:"),),
-}
-"""The pages, by section: file name, title, icon. A new page is its file and a line here."""
+
+class Page(NamedTuple):
+    """A page of the app, and where it leads.
+
+    Attributes:
+        section: of the navigation.
+        name: of its file, and in its address.
+        title: in the navigation.
+        icon: in the navigation and on links.
+        question: that it answers.
+        next: name of the page whose question comes next.
+    """
+
+    section: str
+    name: str
+    title: str
+    icon: str
+    question: str
+    next: str
+
+
+PAGES = {
+    page.name: page
+    for page in (
+        Page("Look", "overview", "Overview", ":material/flare:",
+             "What does an adapter change in its base?", "spectrum"),
+        Page("Look", "read", "What was read", ":material/fact_check:",
+             "Which tensors count, how are they scaled, and what does not fit?", "overview"),
+        Page("Look", "spectrum", "Spectrum", ":material/grid_on:",
+             "Where in the network, and along which directions?", "channels"),
+        Page("Look", "channels", "Channels", ":material/call_split:",
+             "How does the update divide between strong directions and the rest?", "budget"),
+        Page("Look", "budget", "Budget", ":material/speed:",
+             "Would a stability budget have allowed this, layer by layer?", "effect"),
+        Page("Act", "effect", "Effect", ":material/healing:",
+             "What does each part of the update cause, and what if it went?", "compare"),
+        Page("Act", "merge", "Merge", ":material/merge:",
+             "Do two adapters conflict, and what is left of each after a merge?", "train"),
+        Page("Train", "train", "Train", ":material/model_training:", "What happens while an adapter learns?", "learn"),
+        Page("Train", "compare", "Compare", ":material/compare_arrows:",
+             "What do two adapters do differently, and at what cost?", "merge"),
+        Page("Learn", "learn", "Learn", ":material/school:", "What is spectral interference?", "overview"),
+    )
+}  # fmt: skip
+"""The pages in the order of the navigation. A new page is its file and a line here."""
 _FRAME, _SESSION = "_frame_runs", "_session"
 
 
@@ -44,6 +71,7 @@ def run() -> None:
     try:
         st.session_state[_SESSION] = sidebar()
         page.run()
+        _lead_on(PAGES[page.url_path or "overview"])
     except HiploraError as error:
         show_error(error)
     finally:
@@ -82,16 +110,28 @@ def fragment(part: Callable[[], None], run_every: float | None = None) -> Callab
     return st.fragment(guarded, run_every=run_every)
 
 
-def link(name: str, label: str = "") -> None:
-    """Show a link to a page, if the app has it.
+def link(name: str, label: str = "", **query: str) -> None:
+    """Show a link to a page; base, adapters, k and the other shared choices go along.
 
     Args:
         name: of its file.
         label: of the link; the page's title by default.
+        query: choices on that page, such as `module`.
     """
-    for page, title, icon in chain(*_SECTIONS.values()):
-        if page == name:
-            st.page_link(site_root() / "pages" / f"{name}.py", label=label or title, icon=icon)
+    page = PAGES[name]
+    st.page_link(
+        site_root() / "pages" / f"{name}.py",
+        label=label or page.title,
+        icon=page.icon,
+        query_params=query or None,
+    )
+
+
+def _lead_on(page: Page) -> None:
+    """Show the question that comes after a page's own, as a link to the page that answers it."""
+    following = PAGES[page.next]
+    st.divider()
+    link(following.name, f"Next: **{following.question}** {following.title}")
 
 
 def show_error(error: HiploraError) -> None:
@@ -125,9 +165,15 @@ def _navigation() -> StreamlitPage:
     st.logo(str(assets / "logo.svg"), size="large", icon_image=str(assets / "icon.svg"))
     sections = {
         section: [
-            st.Page(folder / f"{name}.py", title=title, icon=icon, url_path=name, default=name == "overview")
-            for name, title, icon in pages
+            st.Page(
+                folder / f"{page.name}.py",
+                title=page.title,
+                icon=page.icon,
+                url_path=page.name,
+                default=page.name == "overview",
+            )
+            for page in pages
         ]
-        for section, pages in _SECTIONS.items()
+        for section, pages in groupby(PAGES.values(), lambda page: page.section)
     }
     return st.navigation(sections)

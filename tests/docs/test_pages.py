@@ -11,6 +11,7 @@ import plotly.io
 import pytest
 
 from hiplora.cli.parser import build_parser
+from hiplora.ui.shell import PAGES as APP
 from tests.docs.reading import PAGES, ROOT, anchors, blocks, inline_code, links
 
 WORDS = {"BASE": "demo", "ADAPTER...": "swap-lora"}
@@ -87,3 +88,9 @@ def test_programs_run_and_print_what_is_shown(page: Path, tmp_path: Path, monkey
                 exec(compile("\n" * (block.line - 1) + block.text, page, "exec"), names)
             if block.output:
                 assert printed.getvalue() == block.output
+
+
+def test_the_tour_asks_the_questions_of_the_app() -> None:
+    rows = [line.split(" | ") for line in (ROOT / "docs" / "app.md").read_text().splitlines() if line.startswith("| ")]
+    told = {title.removeprefix("| "): question for title, question, _ in rows}
+    assert {page.title: page.question for page in APP.values()}.items() <= told.items()

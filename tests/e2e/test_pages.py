@@ -25,7 +25,7 @@ pytestmark = pytest.mark.e2e
 @pytest.mark.parametrize(
     ("path", "plots", "title"),
     [
-        ("", 1, "Where does this adapter change the base?"),
+        ("", 1, "What does this adapter change in its base?"),
         ("spectrum", 6, "Layer by layer, direction by direction"),
         ("channels", 2, "Principal and residual channel"),
         ("budget", 2, "The stability budget"),
@@ -54,6 +54,20 @@ def test_first_page_states_the_finding(visit: Visit) -> None:
     heading = page.get_by_role("heading", level=4).first
     expect(heading).to_contain_text("swap-lora puts")
     expect(heading).to_contain_text("times as much into the top 16 directions as a random update would")
+
+
+def test_a_verdict_leads_to_its_layer_and_every_page_to_the_next_question(visit: Visit) -> None:
+    page = visit.open("?adapters=swap-hiplora&k=8")
+    page.get_by_role("link", name="Where? layer 0 mlp.down_proj").click()
+    expect(page.get_by_role("heading", name="model.layers.0.mlp.down_proj", exact=True)).to_be_visible()
+    visit.settle()
+    page.get_by_role("link", name="Next: How does the update divide between strong directions and the rest?").click()
+    expect(page.get_by_role("heading", name="Principal and residual channel")).to_be_visible()
+    expect(page.get_by_role("heading", level=4).first).to_contain_text("swap-hiplora")
+    visit.settle()
+    assert "adapters=swap-hiplora" in page.url
+    assert "k=8" in page.url
+    visit.assert_sound()
 
 
 def test_click_on_a_cell_opens_that_layer(visit: Visit) -> None:

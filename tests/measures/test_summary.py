@@ -145,6 +145,7 @@ def test_an_adapter_alone_tells_its_norms_and_ranks(lora_folder):
 
 def _row(**changes):
     usual = {"relative_norm": 0.1, "pp_null": 0.01, "pp_null_low": 0.008, "pp_null_high": 0.012, "pp": 0.01}
+    usual |= {"top_module": "", "top_enrichment": np.nan}
     row = pd.Series(usual | changes)
     row["enrichment"] = row["pp"] / row["pp_null"]
     return row
@@ -158,7 +159,7 @@ def _row(**changes):
         ({"pp": 0.06, "retention": 0.99}, "It keeps the base, as measured.", "compare"),
         (
             {"pp": 0.06, "retention": 0.9},
-            "It leans on the leading directions, and has lost 10% of the base's skills.",
+            "It leans on the leading directions, and has lost 10\N{NO-BREAK SPACE}% of the base's skills.",
             "effect",
         ),
         ({"pp": 0.06}, "It leans on the leading directions.", "effect"),
@@ -166,7 +167,7 @@ def _row(**changes):
         ({"relative_norm": 0.001}, "It is small and spread out like a random update.", "spectrum"),
         (
             {"relative_norm": 0.001, "retention": 0.5},
-            "It is spread out like a random update, and has lost 50% of the base's skills.",
+            "It is spread out like a random update, and has lost 50\N{NO-BREAK SPACE}% of the base's skills.",
             "effect",
         ),
         ({}, "It is spread out like a random update, and large.", "effect"),
@@ -175,10 +176,36 @@ def _row(**changes):
 def test_a_judgement_says_size_place_and_what_was_measured(row, verdict, page):
     found = judgement(_row(**row))
     assert (found.verdict, found.page) == (verdict, page)
-    assert ("Nothing measured says what it forgets." in found.reason) == ("retention" not in row)
+    assert (found.facts["Base skills kept"] == "not measured") == ("retention" not in row)
 
 
 def test_a_judgement_names_the_geometry_and_the_band():
-    reason = judgement(_row(pp=0.06), "inputs").reason
-    assert "Size: 0.1 of the output on its inputs." in reason
-    assert "6 times chance, where 95 % of random updates lie between 0.8 and 1.2." in reason
+    found = judgement(_row(pp=0.06), "inputs")
+    assert found.reason == (
+        "Concentration: 6.00 times that of a random update (95\N{NO-BREAK SPACE}% of those: 0.80 to 1.20); "
+        "size: 10\N{NO-BREAK SPACE}% of the outputs on its inputs; base skills kept: not measured."
+    )
+
+
+def test_digits_tell_a_value_from_the_edge_of_its_band():
+    assert (
+        "1.204 times that of a random update (95\N{NO-BREAK SPACE}% of those: 0.800 to 1.200)"
+        in judgement(_row(pp=0.01204)).reason
+    )
+
+
+def test_a_judgement_says_where_an_update_is_furthest_above_chance():
+    found = judgement(_row(pp=0.06, top_module="model.layers.3.mlp.gate_proj", top_enrichment=12.4))
+    assert (found.module, found.where) == ("model.layers.3.mlp.gate_proj", "layer 3 mlp.gate_proj, 12 times chance")
+    assert judgement(_row(pp=0.06)).where == ""
+
+
+def test_the_top_module_of_an_adapter_is_above_the_band(world):
+    _, _, layers = world
+    layers = layers.assign(pp=layers["pp_null"], enrichment=[9.0, *[1.0] * (len(layers) - 1)])
+    assert list(summary_table(layers)["top_module"]) == ["", ""]
+    raised = layers.index[(layers["adapter"] == "large") & (layers["module"] == "model.layers.1.a")]
+    layers.loc[raised, ["pp", "enrichment"]] = [0.99, 5.0]
+    summary = summary_table(layers)
+    assert list(summary["top_module"]) == ["", "model.layers.1.a"]
+    assert summary["top_enrichment"].iloc[1] == 5
