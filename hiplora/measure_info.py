@@ -1,4 +1,4 @@
-"""The description of a measure: its name, unit, formula and meaning."""
+"""The description of a measure, and of any other word that stands over a number."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -35,6 +35,23 @@ class MeasureInfo:
     def title(self) -> str:
         """Name and unit."""
         return f"{self.name} ({self.unit})" if self.unit else self.name
+
+
+@dataclass(frozen=True)
+class Term:
+    """A word of the app that is not a measure.
+
+    Attributes:
+        name: as it stands on the screen.
+        meaning: one sentence or two.
+        column: of a table, whose header it explains; empty without.
+        words: forms in which texts have it; None for the name alone.
+    """
+
+    name: str
+    meaning: str
+    column: str = ""
+    words: tuple[str, ...] | None = None
 
 
 OURS = "our choice"

@@ -30,7 +30,7 @@ def apart(*values: float) -> list[str]:
     """
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
     for decimals in range(2 if largest < 10 else 1 if largest < 100 else 0, 7):
-        shown = [f"{value:.{decimals}f}" for value in values]
+        shown = [f"{value:.{decimals}f}" if math.isfinite(value) else "–" for value in values]
         if len(set(shown)) == len(set(values)):
             break
     return shown

@@ -7,9 +7,8 @@ import streamlit as st
 from hiplora import figures
 from hiplora.errors import HiploraError
 from hiplora.measures import DIFFERENCES, split_expert
-from hiplora.printable import for_spreadsheet
 from hiplora.training.methods import TOLERANCE
-from hiplora.ui import cards, drift, explore, loading, shell
+from hiplora.ui import cards, drift, explore, loading, shell, tables
 from hiplora.ui.text import plain
 
 COLUMNS = {
@@ -25,8 +24,6 @@ COLUMNS = {
     "steps": "Steps",
     "seed": "Seed",
 }
-PERCENT = ("task_score", "retention", "parameter_difference")
-WHOLE = ("trainable_parameters", "steps", "seed")
 
 session = shell.require()
 study = loading.load(session)
@@ -74,17 +71,7 @@ def show_scores() -> None:
     st.subheader("What is compared")
     known = chosen.replace({"budget": {"": None}}).dropna(axis="columns", how="all")
     shown = {column: title for column, title in COLUMNS.items() if column in known}
-    st.dataframe(
-        for_spreadsheet(known[list(shown)].rename(columns=shown)),
-        hide_index=True,
-        column_config={
-            title: st.column_config.NumberColumn(
-                format="percent" if column in PERCENT else "localized" if column in WHOLE else "%.3g"
-            )
-            for column, title in shown.items()
-            if column in (*PERCENT, *WHOLE, "relative_norm")
-        },
-    )
+    tables.show(known, shown, "How each adapter was trained, and what it scored.")
     apart = chosen["parameter_difference"].abs()
     if apart.notna().all():
         far = plain(", ".join(chosen.loc[apart > TOLERANCE, "adapter"]))
@@ -131,7 +118,12 @@ def explorer() -> None:
     second = middle.selectbox("Adapter B", names, index=1, key="second", bind="query-params", persist_state="session")
     measure = by_measure[
         right.selectbox(
-            "Measure of the map", list(by_measure), key="difference", bind="query-params", persist_state="session"
+            "Measure of the map",
+            list(by_measure),
+            key="difference",
+            bind="query-params",
+            persist_state="session",
+            help=cards.meanings(by_measure.values()),
         )
     ]
     overview, detail = st.container(), st.container()

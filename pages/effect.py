@@ -17,7 +17,7 @@ from hiplora.effects import BLOCKS as BLOCKED
 from hiplora.errors import HiploraError
 from hiplora.paths import demo_base
 from hiplora.study import REPAIR_BUDGETS, Study
-from hiplora.ui import cards, loading, shell
+from hiplora.ui import cards, loading, shell, tables
 from hiplora.ui.archive import zip_of
 from hiplora.ui.text import plain
 
@@ -220,21 +220,13 @@ if scores is not None:
     if removed is not None:
         st.markdown("**Was an indicator right?** Rank correlation of each with what removing the part gives back.")
         told = indicator_table(removed)
-        st.dataframe(
-            told.assign(indicator=told["indicator"].map(INDICATORS)).rename(
-                columns={
-                    "indicator": "Indicator",
-                    "rank_correlation": "Rank correlation",
-                    "low": "95 % from",
-                    "high": "to",
-                    "parts": "Parts",
-                }
-            ),
-            hide_index=True,
-            column_config={
-                title: st.column_config.NumberColumn(format="%.2f") for title in ("Rank correlation", "95 % from", "to")
-            },
-        )
+        titles = {
+            "indicator": "Indicator",
+            "rank_correlation": "Rank correlation",
+            "low": "95 % from",
+            "high": "95 % to",
+        }
+        tables.show(told.assign(indicator=told["indicator"].map(INDICATORS)), titles | {"parts": "Parts"})
 
     st.subheader("Keep the task, save the base")
     st.caption(

@@ -5,12 +5,13 @@ from functools import partial
 import streamlit as st
 
 from hiplora import demo, figures, learn
-from hiplora.ui import cards, shell
+from hiplora.measures import glossary
+from hiplora.ui import cards, shell, tables
 from hiplora.ui.session import EPSILONS
 from hiplora.ui.text import plain
 
 PAPER = "[HiP-LoRA, arXiv 2604.17751](https://arxiv.org/abs/2604.17751)"
-PARTS = ("Interference", "Budget", "Merging", "Why inputs matter", "One sentence")
+PARTS = ("Interference", "Budget", "Merging", "Why inputs matter", "One sentence", "Glossary")
 
 COUNTER_EVIDENCE = """
 That interference on the leading directions is what makes adapters forget is a claim. These results bear on it:
@@ -276,23 +277,18 @@ def one_sentence() -> None:
     prompt = probe.prompt(line or "")
     answers = answer_table(probe, prompt, task)
     st.markdown(f"#### {plain(finding(prompt, answers))}")
-    st.dataframe(
-        answers.assign(correct=answers["correct"].map({True: "yes", False: "no", None: "–"})).rename(
-            columns={
-                "model": "Model",
-                "answer": "Answer",
-                "right_answer": "Right answer",
-                "correct": "Right",
-                "task_score": f"Measured: task {task}",
-                "skill_score": f"Measured: {prompt.partition(' ')[0]}",
-                "retention": "Measured: base skills kept",
-            }
-        ),
-        hide_index=True,
-        column_config={
-            f"Measured: {name}": st.column_config.NumberColumn(format="percent")
-            for name in (f"task {task}", prompt.partition(" ")[0], "base skills kept")
+    tables.show(
+        answers.assign(correct=answers["correct"].map({True: "yes", False: "no", None: "–"})),
+        {
+            "model": "Model",
+            "answer": "Answer",
+            "right_answer": "Right answer",
+            "correct": "Right",
+            "task_score": f"Measured: task {task}",
+            "skill_score": f"Measured: {prompt.partition(' ')[0]}",
+            "retention": "Measured: base skills kept",
         },
+        "What each model answers.",
     )
     st.caption(
         "One sentence is an anecdote. The measured columns are the scores on the cards: the share of up to 400 "
@@ -320,7 +316,13 @@ def finding(prompt, answers):
     return f"On {prompt} {', '.join(words)}."
 
 
-SHOWN = (interference, budget, merging, inputs, one_sentence)
+def words() -> None:
+    """Define every measure and every other word of the app."""
+    st.markdown("The measures with their formulas stand in the documentation, and under every figure that shows them.")
+    st.markdown("\n\n".join(f"**{each.name}.** {plain(each.meaning)}" for each in glossary()))
+
+
+SHOWN = (interference, budget, merging, inputs, one_sentence, words)
 # Only the open part is computed: the last one needs torch, which takes seconds to import.
 for tab, part in zip(st.tabs(PARTS, key="part", bind="query-params", on_change="rerun"), SHOWN):
     if tab.open:

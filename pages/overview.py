@@ -5,9 +5,8 @@ from functools import partial
 import streamlit as st
 
 from hiplora import figures
-from hiplora.measures import MEASURES, Judgement, module_table
-from hiplora.printable import for_spreadsheet
-from hiplora.ui import cards, loading, report, shell
+from hiplora.measures import MEASURES, Judgement, beside_band, glossary, module_table
+from hiplora.ui import cards, loading, report, shell, tables
 from hiplora.ui.text import plain
 
 COLUMNS = {
@@ -16,9 +15,9 @@ COLUMNS = {
     "task_score": "Task score",
     "retention": "Base skills kept",
     "relative_norm": "Relative norm",
-    "pp": "Principal share",
-    "pp_null": "By chance",
     "enrichment": "Enrichment",
+    "band": "Band of chance",
+    "pp": "Principal share",
     "max_tightness": "Highest tightness",
     "mean_stable_rank": "Mean stable rank",
     "modules": "Modules",
@@ -42,7 +41,10 @@ def show_judgement(name: str, judged: Judgement) -> None:
     with st.container(border=True, height="stretch"):
         st.markdown(f"**{plain(name)}**")
         st.markdown(f"##### {plain(judged.verdict)}")
-        st.markdown("  \n".join(f"**{fact}:** {plain(value)}" for fact, value in judged.facts.items()))
+        st.markdown(
+            "  \n".join(f"**{fact}:** {plain(value)}" for fact, value in judged.facts.items()),
+            help=cards.meanings([each for each in glossary() if each.name in judged.facts]),
+        )
         st.markdown(plain(judged.advice))
         shell.link(judged.page)
         if judged.module:
@@ -68,19 +70,13 @@ elif not study.strangers:
     st.info("Choose an adapter in the sidebar to see what it does to this base.", icon=":material/arrow_back:")
 
 if study.updates:
-    scored = study.summary().dropna(axis="columns", how="all")
+    scored = study.summary()
+    scored["band"] = [" to ".join(beside_band(row)[1:]) for _, row in scored.iterrows()]
+    scored = scored.dropna(axis="columns", how="all")
     shown = {column: title for column, title in COLUMNS.items() if column in scored}
     if study.calibration is not None:
         shown["relative_norm"] = "Relative effect"
-    st.dataframe(
-        for_spreadsheet(scored[list(shown)].rename(columns=shown)),
-        hide_index=True,
-        column_config={
-            title: st.column_config.NumberColumn(format="%.3g")
-            for column, title in shown.items()
-            if column not in ("adapter", "method", "modules")
-        },
-    )
+    tables.show(scored, shown, "The numbers of each adapter.")
     st.caption(
         "Norms, shares and tightness describe geometry. Whether geometry or size alone predicts forgetting is "
         "contested; only a drop in test scores proves forgetting. Adapters trained with hiplora also show their test "
@@ -96,4 +92,5 @@ for update, reason in study.strangers:
     st.warning(plain(reason), icon=":material/link_off:")
     st.caption("Ranks and norms need no base model; the position of the energy does.")
     table = module_table(update).drop(columns=["adapter", "method"])
-    st.dataframe(for_spreadsheet(table.dropna(axis="columns", how="all")), hide_index=True)
+    known = table.dropna(axis="columns", how="all")
+    tables.show(known, {column: column.replace("_", " ").capitalize() for column in known}, "Its modules.")

@@ -5,8 +5,7 @@ import json
 import streamlit as st
 
 from hiplora.measures import Inspection
-from hiplora.printable import for_spreadsheet
-from hiplora.ui import loading, shell
+from hiplora.ui import loading, shell, tables
 from hiplora.ui.text import plain
 
 MODULES = {
@@ -44,19 +43,12 @@ def show(inspection: Inspection) -> None:
         shown = {
             column: title for column, title in MODULES.items() if (table[column].notna() & (table[column] != "")).any()
         }
-        st.dataframe(
-            for_spreadsheet(table[list(shown)].rename(columns=shown)),
-            hide_index=True,
-            column_config={
-                MODULES[column]: st.column_config.NumberColumn(format="%.3g")
-                for column in ("scale", "norm", "stable_rank")
-            },
-        )
+        tables.show(table, shown, "The modules of the adapter.")
     with tensors:
         if left_out.empty:
             st.caption("All tensors of the file count in the numbers.")
         else:
-            st.dataframe(for_spreadsheet(left_out[list(TENSORS)].rename(columns=TENSORS)), hide_index=True)
+            tables.show(left_out, TENSORS, "Tensors that do not count.")
     with settings:
         st.code(json.dumps(inspection.settings, indent=1, default=str), language="json")
     st.download_button(

@@ -15,7 +15,15 @@ st.title("Layer by layer, direction by direction")
 loading.require_adapters(study)
 
 by_name = {info.name: info for info in MEASURES.values()}
-measure = by_name[st.selectbox("Measure", list(by_name), key="measure", bind="query-params", persist_state="session")]
+chosen = st.selectbox(
+    "Measure",
+    list(by_name),
+    key="measure",
+    bind="query-params",
+    persist_state="session",
+    help=cards.meanings(by_name.values()),
+)
+measure = by_name[chosen]
 optional = [measure.column] if measure.optional else []
 study = loading.measured(study, optional=optional)
 layers = study.layers(optional=optional)

@@ -22,6 +22,7 @@ from hiplora.figures.style import (
     two_digits,
 )
 from hiplora.measure_info import MeasureInfo, Scale
+from hiplora.printable import apart
 
 _OUTSIDE = "other"
 # Visible on dark and on light cells.
@@ -57,7 +58,7 @@ def layer_map(table: pd.DataFrame, info: MeasureInfo, selected: str | None = Non
         grid = part.pivot_table(index="kind", columns="column", values="shown", observed=False)
         grid = grid.reindex(index=kinds, columns=columns)
         axes = {"xaxis": f"x{row if row > 1 else ''}", "yaxis": f"y{row if row > 1 else ''}"}
-        null = part["pp_null"] if info.column in ("pp", "enrichment") else pd.Series(np.nan, index=part.index)
+        values, bands = _beside_chance(part, info.column)
         invisible = {"color": "rgba(0,0,0,0)"}
         traces += [
             axes
@@ -83,13 +84,13 @@ def layer_map(table: pd.DataFrame, info: MeasureInfo, selected: str | None = Non
                 "customdata": np.column_stack(
                     [
                         part["module"],
-                        part[info.column].astype("float64").map(two_digits),
-                        null.map(two_digits),
+                        values,
+                        bands,
                         part["relative_norm"].map(two_digits),
                     ]
                 ),
                 "hovertemplate": f"<b>%{{customdata[0]}}</b><br>{info.title}: %{{customdata[1]}}"
-                + ("<br>principal share by chance: %{customdata[2]}" if null.notna().any() else "")
+                + ("<br>95 % of random updates: %{customdata[2]}" if any(bands) else "")
                 + f"<br>relative norm: %{{customdata[3]}}<extra>{adapter}</extra>",
                 "showlegend": False,
             },
@@ -177,6 +178,23 @@ def tightness_history(table: pd.DataFrame, steps: int) -> go.Figure:
         140 + int(np.clip(12 * len(places), 240, 560)),
         panels=True,
     )
+
+
+def _beside_chance(part: pd.DataFrame, column: str) -> tuple[list[str], list[str]]:
+    """Return each value of a column in words, and the band of random updates with digits enough to tell them apart.
+
+    Args:
+        part: rows of the layer table, or of that of a difference.
+        column: only the principal share and its enrichment have a band in the layer table.
+    """
+    values = part[column].astype("float64")
+    if column not in ("pp", "enrichment") or "pp_null" not in part:
+        return values.map(two_digits).tolist(), [""] * len(part)
+    unit = part["pp_null"] if column == "enrichment" else 0.01
+    ends = (part["pp_null_low"] / unit, part["pp_null_high"] / unit)
+    rows = [apart(*row) for row in zip(values / (1 if column == "enrichment" else unit), *ends, strict=True)]
+    sign = "" if column == "enrichment" else "\N{NO-BREAK SPACE}%"
+    return [f"{value}{sign}" for value, _, _ in rows], [f"{low} to {high}{sign}" for _, low, high in rows]
 
 
 def _encoded(values: pd.Series, scale: Scale) -> pd.Series:

@@ -68,7 +68,7 @@ def principal_share(summary: pd.DataFrame, k: int) -> go.Figure:
         title="Share of the update's energy in the principal block", tickformat=".1~%", range=[0, right * 1.3]
     )
     figure.update_yaxes(autorange="reversed", title=None)
-    size = ", ".join(f"{n} {two_digits(v)}" for n, v in zip(names, summary["relative_norm"], strict=True))
+    size = ", ".join(f"{n} {percent(v)}" for n, v in zip(names, summary["relative_norm"], strict=True))
     return finish(
         figure,
         finding(summary, k),

@@ -8,6 +8,7 @@ from hiplora.measures.difference_info import DIFFERENCES
 from hiplora.measures.differences import difference, difference_table
 from hiplora.measures.directions import direction_table, sweep_table
 from hiplora.measures.experts import expert_table, split_expert, with_expert_sums
+from hiplora.measures.glossary import glossary, meaning_of, words_in
 from hiplora.measures.inspection import Inspection, inspect, inspecting, module_table, tensor_table
 from hiplora.measures.intruder_scale import intruder_scale, intruder_threshold
 from hiplora.measures.intruders import Intruders, intruder_dimensions
@@ -25,8 +26,8 @@ from hiplora.measures.progress import progress_table
 from hiplora.measures.ranks import effective_rank, stable_rank
 from hiplora.measures.registry import MEASURES
 from hiplora.measures.scores import card_table, frontier_table, skill_table
-from hiplora.measures.summary import channel_table, cut_table, finding, summary_table
-from hiplora.measures.words import beside_band, summary_words, worst_words
+from hiplora.measures.summary import beside_band, channel_table, cut_table, finding, summary_table
+from hiplora.measures.words import summary_words, worst_words
 
 __all__ = [
     "DEFAULT_EPSILON",
@@ -58,6 +59,7 @@ __all__ = [
     "expert_table",
     "finding",
     "frontier_table",
+    "glossary",
     "inspect",
     "inspecting",
     "intruder_dimensions",
@@ -67,6 +69,7 @@ __all__ = [
     "layer_table",
     "ledger_summary",
     "ledger_table",
+    "meaning_of",
     "measure",
     "measure_layers",
     "module_table",
@@ -84,5 +87,6 @@ __all__ = [
     "tensor_table",
     "tightness",
     "with_expert_sums",
+    "words_in",
     "worst_words",
 ]

@@ -1,6 +1,6 @@
 """A figure on a page: its finding above, its formula and its exports below."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from hiplora.figures.style import TITLE_HEIGHT
-from hiplora.measure_info import MeasureInfo
+from hiplora.measure_info import MeasureInfo, Term
+from hiplora.measures import words_in
 from hiplora.printable import for_spreadsheet
 from hiplora.study.python_code import code
 from hiplora.ui.text import plain
@@ -19,6 +20,11 @@ _CONFIG = {
     "toImageButtonOptions": {"format": "svg"},
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
 }
+
+
+def meanings(words: Iterable[Term | MeasureInfo]) -> str:
+    """Return the definitions of some words as Markdown, for a hover."""
+    return "\n\n".join(f"**{each.name}:** {plain(each.meaning)}" for each in words)
 
 
 def figure_card(
@@ -47,7 +53,8 @@ def figure_card(
     rows = compute(table)
     figure = draw(rows, *(arg() if isinstance(arg, partial) else arg for arg in args))
     title, top = figure.layout.title, figure.layout.margin.t
-    st.markdown(f"#### {plain(title.text)}")
+    used = {each.name: each for each in (*measures, *words_in(f"{title.text} {title.subtitle.text}"))}
+    st.markdown(f"#### {plain(title.text)}", help=meanings(used.values()) or None)
     st.caption(plain(title.subtitle.text))
     figure.update_layout(title=None, margin_t=top - TITLE_HEIGHT)
     st.plotly_chart(figure, key=name, config=_CONFIG, alt=title.text, **chart)

@@ -9,6 +9,7 @@ import pytest
 from hiplora import figures
 from hiplora.figures import style
 from hiplora.measures import DIFFERENCES, MEASURES
+from hiplora.printable import apart
 
 from .conftest import MODULES
 from .reading import numbers, panel, same, shapes
@@ -113,10 +114,10 @@ def test_layer_map_puts_each_module_under_a_clickable_square(layers: pd.DataFram
         assert found == {row["module"]: (str(row["layer"]), row["kind"]) for _, row in layers.iterrows()}
 
 
-def test_hovering_tells_value_chance_and_norm(layers: pd.DataFrame) -> None:
-    trace = squares(figures.layer_map(layers, MEASURES["pp"]))[1]
+def test_hovering_tells_value_and_norm(layers: pd.DataFrame) -> None:
+    trace = squares(figures.layer_map(layers, MEASURES["tightness"]))[1]
     part = layers[layers["adapter"] == "random"]
-    for at, column in enumerate(["pp", "pp_null", "relative_norm"], start=1):
+    for at, column in ((1, "tightness"), (3, "relative_norm")):
         assert [point[at] for point in trace.customdata] == [style.two_digits(value) for value in part[column]]
 
 
@@ -216,3 +217,11 @@ def test_run_without_a_measurement_keeps_an_empty_panel(history: pd.DataFrame) -
     figure = figures.tightness_history(history[history["run"] == "ours"], 16)
     assert {trace.xaxis for trace in figure.data} == {panel(figure, "ours")}
     assert panel(figure, "plain") != panel(figure, "ours")
+
+
+def test_a_cell_says_its_value_beside_the_band_of_random_updates(layers: pd.DataFrame) -> None:
+    cells = figures.layer_map(layers, MEASURES["enrichment"]).data[1]
+    row = layers[layers["adapter"] == layers["adapter"].iloc[0]].iloc[0]
+    value, low, high = apart(row["enrichment"], *(row[f"pp_null_{end}"] / row["pp_null"] for end in ("low", "high")))
+    assert cells.customdata[0].tolist()[:3] == [row["module"], value, f"{low} to {high}"]
+    assert "95 % of random updates: %{customdata[2]}" in cells.hovertemplate

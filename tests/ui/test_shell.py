@@ -1,38 +1,12 @@
 """The frame: every page leads on to the next question, and Overview says what to do in plain words."""
 
-import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from hiplora.paths import site_root
 from hiplora.ui.shell import PAGES
-from tests.waiting import LIMIT
+from tests.ui.visiting import visit
 
-
-@pytest.fixture
-def visit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., AppTest]]:
-    """Run a page of the app with query parameters."""
-    monkeypatch.setenv("HIPLORA_RUNS", str(tmp_path / "runs"))
-    before = Path.cwd()
-    os.chdir(site_root())
-
-    def opened(page: str = "overview", **query: object) -> AppTest:
-        app = AppTest.from_file(str(site_root() / "app.py"), default_timeout=LIMIT)
-        for name, value in query.items():
-            app.query_params[name] = value
-        app.run()
-        if page != "overview":
-            app.switch_page(f"pages/{page}.py").run()
-        while any(button.label == "Stop" for button in app.button):
-            # The spectra are being prepared.
-            app.run()
-        return app
-
-    yield opened
-    os.chdir(before)
+pytestmark = pytest.mark.usefixtures("in_the_app")
 
 
 def link_labels(app: AppTest) -> list[str]:
@@ -50,12 +24,12 @@ def test_the_questions_lead_through_every_page_and_back() -> None:
 
 
 @pytest.mark.parametrize("page", ["overview", "channels", "learn"])
-def test_the_foot_of_a_page_asks_the_next_question(visit: Callable[..., AppTest], page: str) -> None:
+def test_the_foot_of_a_page_asks_the_next_question(page: str) -> None:
     following = PAGES[PAGES[page].next]
     assert link_labels(visit(page))[-1] == f"Next: **{following.question}** {following.title}"
 
 
-def test_overview_judges_each_adapter_and_says_where_to_look(visit: Callable[..., AppTest]) -> None:
+def test_overview_judges_each_adapter_and_says_where_to_look() -> None:
     app = visit(adapters=["swap-lora"])
     words = [part.value for part in app.markdown]
     assert any("hiplora shows how much a LoRA adapter changes" in part for part in words)
