@@ -32,7 +32,13 @@ def log_axis(values: pd.Series) -> dict[str, Any]:
     shown = values[values > 0]
     if shown.empty:
         return {}
-    ticks = log_ticks(float(shown.min()) / 2, float(shown.max()) * 2)
+    low, high = float(shown.min()), float(shown.max())
+    ticks = log_ticks(low / 2, high * 2)
+    if high > low and sum(low <= tick <= high for tick in ticks) < 2:
+        # Too close together for round numbers of a logarithmic axis.
+        step = 10.0 ** math.floor(math.log10(high - low))
+        step *= 1 if (high - low) / step < 5 else 2
+        ticks = [step * count for count in range(math.floor(low / step), math.ceil(high / step) + 1) if count]
     return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 

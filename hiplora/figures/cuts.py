@@ -10,7 +10,7 @@ from hiplora.figures.style import adapter_colors, finish, of_any_geometry, perce
 
 @of_any_geometry
 def cut_by_layer(table: pd.DataFrame) -> go.Figure:
-    """Draw the share of each adapter's energy cut by a hard budget, layer by layer.
+    """Draw the share of each adapter's energy cut by a hard budget, layer by layer; nothing where nothing is cut.
 
     Args:
         table: from `cut_table`.
@@ -19,7 +19,7 @@ def cut_by_layer(table: pd.DataFrame) -> go.Figure:
     by_layer = table.groupby(["adapter", "layer"], observed=True)[["removed", "energy"]].sum().reset_index()
     by_layer["share"] = by_layer["removed"] / by_layer["energy"].where(by_layer["energy"] > 0)
     figure = go.Figure()
-    for adapter in dict.fromkeys(table["adapter"]):
+    for adapter in dict.fromkeys(table["adapter"]) if table["removed"].any() else ():
         part = by_layer[by_layer["adapter"] == adapter]
         figure.add_bar(
             x=part["layer"].to_numpy(np.float32),
@@ -34,9 +34,11 @@ def cut_by_layer(table: pd.DataFrame) -> go.Figure:
     )
     totals = table.groupby("adapter", sort=False)[["removed", "energy"]].sum()
     words = ", ".join(
-        f"{percent(row['removed'] / row['energy'])} of {name}" if row["energy"] else f"nothing of {name}"
+        f"{percent(row['removed'] / row['energy'])} of {name}" if row["removed"] else f"nothing of {name}"
         for name, row in totals.iterrows()
     )
+    if not figure.data:
+        words = "nothing: every module is within it"
     return finish(
         figure,
         f"A hard budget would have removed {words}.",

@@ -1,5 +1,6 @@
 """Heat maps: a measure over layers x kinds of module, which can be clicked, and tightness over modules x steps."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from hiplora.measure_info import MeasureInfo, Scale
 from hiplora.printable import apart
 
 _OUTSIDE = "other"
+# Cells of which none is an outlier.
+_FEW = 20
 # Visible on dark and on light cells.
 _FRAME = (("#000000", 3), ("#FFFFFF", 1))
 
@@ -41,13 +44,45 @@ def layer_map(table: pd.DataFrame, info: MeasureInfo, selected: str | None = Non
         info: which measure.
         selected: module to mark with a frame.
     """
+    return module_map(
+        table,
+        info.column,
+        info.scale,
+        info.title,
+        title=_finding(table, info),
+        subtitle=info.meaning,
+        selected=selected,
+    )
+
+
+def module_map(
+    table: pd.DataFrame,
+    column: str,
+    scale: Scale,
+    label: str,
+    *,
+    title: str,
+    subtitle: str,
+    selected: str | None = None,
+) -> go.Figure:
+    """Draw a column of a table for every module: layers left to right, kinds top to bottom, a map for each adapter.
+
+    Args:
+        table: `adapter, module, layer, kind` and the column.
+        column: to be drawn.
+        scale: of its values.
+        label: of a value, for the hover.
+        title: the finding.
+        subtitle: the measure.
+        selected: module to mark with a frame.
+    """
     adapters = list(dict.fromkeys(table["adapter"]))
     kinds = list(dict.fromkeys(table["kind"]))
     layers = sorted(table["layer"].dropna().unique().tolist())
     columns = [str(layer) for layer in layers] + ([_OUTSIDE] if table["layer"].isna().any() else [])
     table = table.assign(
         column=[_OUTSIDE if pd.isna(layer) else str(layer) for layer in table["layer"]],
-        shown=_encoded(table[info.column], info.scale),
+        shown=_encoded(table[column], scale),
     )
     panels = make_subplots(
         rows=len(adapters), cols=1, shared_xaxes=True, subplot_titles=adapters, vertical_spacing=0.16 / len(adapters)
@@ -58,7 +93,7 @@ def layer_map(table: pd.DataFrame, info: MeasureInfo, selected: str | None = Non
         grid = part.pivot_table(index="kind", columns="column", values="shown", observed=False)
         grid = grid.reindex(index=kinds, columns=columns)
         axes = {"xaxis": f"x{row if row > 1 else ''}", "yaxis": f"y{row if row > 1 else ''}"}
-        values, bands = _beside_chance(part, info.column)
+        values, bands = _beside_chance(part, column)
         invisible = {"color": "rgba(0,0,0,0)"}
         traces += [
             axes
@@ -86,12 +121,13 @@ def layer_map(table: pd.DataFrame, info: MeasureInfo, selected: str | None = Non
                         part["module"],
                         values,
                         bands,
-                        part["relative_norm"].map(two_digits),
+                        part["relative_norm"].map(two_digits) if "relative_norm" in part else [""] * len(part),
                     ]
                 ),
-                "hovertemplate": f"<b>%{{customdata[0]}}</b><br>{info.title}: %{{customdata[1]}}"
+                "hovertemplate": f"<b>%{{customdata[0]}}</b><br>{label}: %{{customdata[1]}}"
                 + ("<br>95 % of random updates: %{customdata[2]}" if any(bands) else "")
-                + f"<br>relative norm: %{{customdata[3]}}<extra>{adapter}</extra>",
+                + ("<br>relative norm: %{customdata[3]}" if "relative_norm" in part else "")
+                + f"<extra>{adapter}</extra>",
                 "showlegend": False,
             },
         ]
@@ -109,13 +145,13 @@ def layer_map(table: pd.DataFrame, info: MeasureInfo, selected: str | None = Non
     panels["annotations"] = [note | {"x": 0, "xanchor": "left", "font": {"size": 13}} for note in panels["annotations"]]
     panels |= {
         "shapes": frames,
-        "coloraxis": _color_axis(table["shown"], info.scale),
+        "coloraxis": _color_axis(table["shown"], scale),
         "hoverdistance": -1,
         "dragmode": False,
     }
     height = 130 + len(adapters) * (44 + 26 * len(kinds))
     left = 14 + 7 * max(map(len, kinds), default=0)
-    return finish(go.Figure(traces, panels), _finding(table, info), info.meaning, height, left=left)
+    return finish(go.Figure(traces, panels), title, subtitle, height, left=left)
 
 
 def tightness_history(table: pd.DataFrame, steps: int) -> go.Figure:
@@ -208,16 +244,19 @@ def _encoded(values: pd.Series, scale: Scale) -> pd.Series:
 def _color_axis(shown: pd.Series, scale: Scale) -> dict[str, Any]:
     """Return the color axis of values from `_encoded`, its bar labeled with the measure's own numbers."""
     bar: dict[str, Any] = {"thickness": 12, "outlinewidth": 0, "title": {"text": "", "side": "right"}}
-    finite = shown[np.isfinite(shown)]
-    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-    if scale in ("chance", "budget"):
-        reach = float(np.clip(max(abs(low), abs(high)), 1.0, 6.0))
-        step = 1 if reach < 4 else 2
-        ticks = np.arange(-(reach // step) * step, reach + 1e-9, step)
-        bar |= {"tickvals": ticks, "ticktext": [f"{two_digits(2.0**tick)}×" for tick in ticks]}
-        return {"colorscale": DIVERGING, "cmin": -reach, "cmax": reach, "colorbar": bar}
-    if scale == "signed":
-        return {"colorscale": DIVERGING, "cmin": -1, "cmax": 1, "colorbar": bar | {"tickvals": [-1, -0.5, 0, 0.5, 1]}}
+    low, high = _reach(shown)
+    if scale in ("chance", "budget", "signed"):
+        # At least from half to twice, or 0.1 of a cosine: what varies less is not to look like more.
+        reach = max(abs(low), abs(high), 0.1 if scale == "signed" else 1.0)
+        # The middle keeps its meaning. A side without values is left out, and so is one hardly off chance.
+        least = reach / 8 if scale == "chance" else 0.0
+        ends = (-reach if low < -least else 0.0, reach if high > least or low >= -least else 0.0)
+        colors = {"colorscale": _part_of(DIVERGING, *ends), "cmin": ends[0], "cmax": ends[1]}
+        if scale == "signed":
+            return colors | {"colorbar": bar | {"nticks": 5}}
+        step = 0.5 if reach <= 1 else 1 if reach < 4 else 2
+        ticks = step * np.arange(np.ceil(ends[0] / step), np.floor(ends[1] / step) + 1)
+        return colors | {"colorbar": bar | {"tickvals": ticks, "ticktext": [f"{two_digits(2.0**t)}×" for t in ticks]}}
     if scale == "log":
         ticks = np.log10(log_ticks(10**low, 10**high))
         bar |= {"tickvals": ticks, "ticktext": [two_digits(10.0**tick) for tick in ticks]}
@@ -229,6 +268,22 @@ def _color_axis(shown: pd.Series, scale: Scale) -> dict[str, Any]:
     return {"colorscale": SEQUENTIAL, "cmin": 0, "cmax": high or 1, "colorbar": bar}
 
 
+def _reach(shown: pd.Series) -> tuple[float, float]:
+    """Return where the colors begin and end: all of a few values, all but the outermost 2 % on either side of many."""
+    finite = shown[np.isfinite(shown)]
+    if finite.empty:
+        return 0.0, 1.0
+    low, high = finite.quantile([0.02, 0.98]) if len(finite) > _FEW else (finite.min(), finite.max())
+    return float(low), float(high)
+
+
+def _part_of(scale: Sequence[tuple[float, str]], low: float, high: float) -> list[tuple[float, str]]:
+    """Return a diverging scale, or the half of it that values between two ends need, one of them 0."""
+    if low < 0 < high:
+        return list(scale)
+    return [(2 * (at - 0.5 * (high > 0)), color) for at, color in scale if (at >= 0.5 if high > 0 else at <= 0.5)]
+
+
 def _finding(table: pd.DataFrame, info: MeasureInfo) -> str:
     top = row_of_max(table, info.column)
     if top is None:
@@ -236,6 +291,10 @@ def _finding(table: pd.DataFrame, info: MeasureInfo) -> str:
     if info.scale == "count":
         sums = table.groupby("adapter", sort=False)[info.column].sum()
         return f"{info.name} in all modules: {', '.join(f'{name} {count}' for name, count in sums.items())}."
+    if info.scale == "chance" and "pp_null_high" in table and not (table["pp"] > table["pp_null_high"]).any():
+        return (
+            f"{info.name} is nowhere above the band of random updates: {two_digits(float(top[info.column]))}× at most."
+        )
     value = two_digits(float(top[info.column])) + ("× chance" if info.scale == "chance" else "")
     return f"{info.name} is highest in {top['module']} of {top['adapter']}: {value}."
 

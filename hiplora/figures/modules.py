@@ -1,4 +1,4 @@
-"""One mark per module, its layer on the x axis: tightness, shadow price, budget before and after reallocation."""
+"""One mark per module, its layer on the x axis, or a cell of a map: tightness, shadow price, budgets moved."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from hiplora.figures.axes import layer_axis, log_axis, spans_two_decades
+from hiplora.figures.heatmap import module_map
 from hiplora.figures.style import (
     BUDGET,
     NULL,
@@ -20,14 +21,25 @@ from hiplora.figures.style import (
     two_digits,
 )
 
+_MOST_LAYERS = 8
+"""More are a map: their marks would be a cloud."""
+_WHITE = "How much of the budget each module spends, √cost / ε; white: the budget is spent."
+
 
 @of_any_geometry
 def tightness_by_layer(table: pd.DataFrame) -> go.Figure:
     """Draw the tightness of every module against its layer, with the budget as a line at 1.
 
+    Many layers become a map of layers x modules, white where the budget is spent.
+
     Args:
         table: the layer table.
     """
+    over = (table["tightness"] > 1).groupby(table["adapter"], sort=False, observed=True).agg(["sum", "size"])
+    words = ", ".join(f"{name} {row['sum']} of {row['size']}" for name, row in over.iterrows())
+    title = f"Modules over the budget: {words}."
+    if table["layer"].nunique() > _MOST_LAYERS:
+        return module_map(table, "tightness", "budget", "tightness", title=title, subtitle=_WHITE)
     kinds = list(dict.fromkeys(table["kind"]))
     numbered = table[table["layer"].notna() & (table["tightness"] > 0)]
     figure = go.Figure()
@@ -45,11 +57,9 @@ def tightness_by_layer(table: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(
         title="Tightness √cost / ε (1 = budget spent)", **(log_axis(values) if spans_two_decades(values) else linear)
     )
-    over = (table["tightness"] > 1).groupby(table["adapter"], sort=False, observed=True).agg(["sum", "size"])
-    words = ", ".join(f"{name} {row['sum']} of {row['size']}" for name, row in over.iterrows())
     return finish(
         figure,
-        f"Modules over the budget: {words}.",
+        title,
         f"One mark per module; within a layer: {', '.join(kinds)}.",
         440,
     )
@@ -62,6 +72,17 @@ def ledger(table: pd.DataFrame) -> go.Figure:
     Args:
         table: from `hiplora.measures.ledger_table`, with at least one row.
     """
+    last = table[table["position"] == table["position"].max()]
+    fullest, over = row_of_max(last, "together"), int((last["together"] > 1).sum())
+    title = f"Together they overspend a shared budget in {over} of {len(last)} modules"
+    if not over and fullest is not None:
+        title = (
+            f"Together they stay within a shared budget; least is left in {fullest['module'].removeprefix('model.')}"
+        )
+        title += f", {fullest['left']:.0%}"
+    if table["layer"].nunique() > _MOST_LAYERS:
+        all_of_them = last.assign(adapter="all together")
+        return module_map(all_of_them, "together", "budget", "spent together", title=f"{title}.", subtitle=_WHITE)
     kinds = list(dict.fromkeys(table["kind"]))
     numbered = table[table["layer"].notna()]
     figure = go.Figure()
@@ -74,7 +95,6 @@ def ledger(table: pd.DataFrame) -> go.Figure:
             "<br>left for any next one %{customdata[3]}",
             [part[column].map(two_digits) for column in ("tightness", "independent", "left")],
         )  # fmt: skip
-    last = table[table["position"] == table["position"].max()]
     bar = {"color": NULL, "symbol": "line-ew", "size": 9, "line": {"width": 2, "color": NULL}}
     chance = last[last["layer"].notna()]
     _draw_marks(figure, chance, kinds, "independent", "all, if independent", bar, "if independent %{y:.3g}")
@@ -84,13 +104,6 @@ def ledger(table: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(
         title="Spent together, √cost / ε (1 = budget spent)", range=[0, 1.1 * max([1.0, *values.dropna()])]
     )
-    fullest, over = row_of_max(last, "together"), int((last["together"] > 1).sum())
-    title = f"Together they overspend a shared budget in {over} of {len(last)} modules"
-    if not over and fullest is not None:
-        title = (
-            f"Together they stay within a shared budget; least is left in {fullest['module'].removeprefix('model.')}"
-        )
-        title += f", {fullest['left']:.0%}"
     return finish(
         figure,
         f"{title}.",

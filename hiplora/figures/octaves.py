@@ -77,12 +77,17 @@ def octave_energy(table: pd.DataFrame) -> go.Figure:
 
 def _finding(table: pd.DataFrame) -> str:
     sides = pd.DataFrame({side: table[side] / table[f"{side}_null"].where(table[f"{side}_null"] > 0) for side in SIDES})
-    means = table.assign(ratio=sides.mean(axis=1))[table["start"] > 0]
-    words = []
+    outside = [(table[side] > table[f"{side}_null_high"]) & (table[f"{side}_null"] > 0) for side in SIDES]
+    means = table.assign(ratio=sides.mean(axis=1), above=outside[0] | outside[1])[table["start"] > 0]
+    words, inside = [], []
     for adapter, part in by_adapter(means):
-        top = row_of_max(part, "ratio")
+        top = row_of_max(part[part["above"]], "ratio") if part["above"].any() else None
         if top is not None:
             alone = top["start"] == top["end"]
             place = f"direction {top['start']}" if alone else f"directions {top['start']} to {top['end']}"
             words.append(f"{adapter} at {place} ({two_digits(top['ratio'])}×)")
-    return f"Furthest above chance: {', '.join(words)}." if words else "The updates are all zero."
+        elif part["ratio"].notna().any():
+            inside.append(adapter)
+    sentences = [f"Furthest above chance: {', '.join(words)}."] if words else []
+    sentences += [f"Nowhere above the band of random updates: {', '.join(inside)}."] if inside else []
+    return " ".join(sentences) or "The updates are all zero."

@@ -13,6 +13,9 @@ def finding(summary: pd.DataFrame, k: int) -> str:
         return "No adapter is chosen."
     ranked = summary.sort_values("enrichment", ascending=False)
     top, last = ranked.iloc[0], ranked.iloc[-1]
+    if top["pp"] <= top["pp_null_high"]:
+        who, more = (top["adapter"], "no more") if len(ranked) == 1 else ("No adapter", "more")
+        return f"{who} puts {more} into the top {k} directions than a random update would."
     text = (
         f"{top['adapter']} puts {times_chance(top['enrichment'])} into the top {k} directions as a random update would"
     )

@@ -24,7 +24,7 @@ TERMS = (
     ),
     Term(
         "Band of chance",
-        "95 % of random updates lie in this band: a value inside says nothing about the adapter.",
+        "95 % of random updates lie in this band: a value inside is what a random update would show too.",
         "band",
         words=("band of chance", "95 % band"),
     ),

@@ -39,6 +39,8 @@ def figure_card(
 ) -> None:
     """Show `draw(table(), *args)`: picture, CSV and Python all come from this one call.
 
+    Of a figure that has nothing to draw, only its sentence is shown.
+
     Args:
         draw: a function of `hiplora.figures`; on the page its title is text beside the figure, in exports it is part of
             the figure.
@@ -56,6 +58,8 @@ def figure_card(
     used = {each.name: each for each in (*measures, *words_in(f"{title.text} {title.subtitle.text}"))}
     st.markdown(f"#### {plain(title.text)}", help=meanings(used.values()) or None)
     st.caption(plain(title.subtitle.text))
+    if not figure.data:
+        return
     figure.update_layout(title=None, margin_t=top - TITLE_HEIGHT)
     st.plotly_chart(figure, key=name, config=_CONFIG, alt=title.text, **chart)
     with st.container(horizontal=True, gap="small"):

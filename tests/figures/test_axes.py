@@ -66,3 +66,8 @@ def tightness(span: float) -> pd.DataFrame:
 def test_figures_of_norms_agree_on_where_logarithms_begin(draw: Callable[[float], go.Figure]) -> None:
     for span, kind in ((99.0, None), (101.0, "log")):
         assert {axis.type for axis in draw(span).select_yaxes()} == {kind}
+
+
+def test_logarithmic_axis_of_values_close_together_has_more_than_one_label() -> None:
+    ticks = axes.log_axis(pd.Series([0.96, 1.0, 1.05]))["tickvals"]
+    assert sum(0.96 <= tick <= 1.05 for tick in ticks) >= 3

@@ -47,3 +47,9 @@ def test_cuts_measured_are_cuts_drawn(layers: pd.DataFrame) -> None:
 
 def test_nothing_is_cut_from_an_update_of_zeros(layers: pd.DataFrame) -> None:
     assert "nothing of silent" in figures.cut_by_layer(cut_table(layers)).layout.title.text
+
+
+def test_a_budget_that_cuts_nothing_is_a_sentence(cuts: pd.DataFrame) -> None:
+    figure = figures.cut_by_layer(cuts.assign(removed=0.0))
+    assert not figure.data
+    assert figure.layout.title.text == "A hard budget would have removed nothing: every module is within it."

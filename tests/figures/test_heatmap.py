@@ -79,17 +79,47 @@ def test_colour_bar_is_labelled_with_values_not_logarithms(layers: pd.DataFrame,
         assert float(label.rstrip("×")) == pytest.approx(base**place, rel=0.05)
 
 
+def colors_of(layers: pd.DataFrame, column: str, values: list[float]) -> go.layout.Coloraxis:
+    """Return the color axis of a map of three modules, repeated."""
+    table = layers[layers["adapter"] == "random"].assign(**{column: np.resize(values, 6)})
+    return figures.layer_map(table, MEASURES[column]).layout.coloraxis
+
+
 @pytest.mark.parametrize("column", ["enrichment", "tightness"])
-def test_ratio_scales_reach_as_far_up_as_down(layers: pd.DataFrame, column: str) -> None:
-    axis = figures.layer_map(layers, MEASURES[column]).layout.coloraxis
-    reach = np.nanmax(np.abs(np.log2(layers[column].where(layers[column] > 0))))
-    assert axis.cmax == -axis.cmin == pytest.approx(reach)
-
-
-def test_layer_map_colours_chance_as_the_middle(layers: pd.DataFrame) -> None:
-    axis = figures.layer_map(layers, MEASURES["enrichment"]).layout.coloraxis
-    assert axis.cmin == -axis.cmax
+def test_ratio_scales_reach_as_far_up_as_down_where_both_sides_occur(layers: pd.DataFrame, column: str) -> None:
+    axis = colors_of(layers, column, [0.5, 1.0, 8.0])
+    assert axis.cmax == -axis.cmin == pytest.approx(3)
     assert axis.colorbar.ticktext[len(axis.colorbar.ticktext) // 2] == "1.0×"
+    assert list(axis.colorscale) == [tuple(part) for part in style.DIVERGING]
+
+
+@pytest.mark.parametrize(("values", "ends"), [([1.0, 2.0, 16.0], (0, 4)), ([0.25, 0.5, 1.0], (-2, 0))])
+def test_ratio_scales_show_the_side_that_occurs(
+    layers: pd.DataFrame, values: list[float], ends: tuple[float, float]
+) -> None:
+    axis = colors_of(layers, "tightness", values)
+    assert (axis.cmin, axis.cmax) == pytest.approx(ends)
+    # White still means 1.
+    white = style.DIVERGING[2][1]
+    assert axis.colorscale[0 if ends[0] == 0 else -1][1] == white
+
+
+def test_a_value_hardly_below_chance_does_not_halve_the_scale(layers: pd.DataFrame) -> None:
+    axis = colors_of(layers, "enrichment", [0.9, 4.0, 64.0])
+    assert (axis.cmin, axis.cmax) == pytest.approx((0, 6))
+
+
+def test_scales_of_many_modules_leave_outliers_out(layers: pd.DataFrame) -> None:
+    row = layers[layers["adapter"] == "random"].iloc[[0]]
+    many = pd.concat([row.assign(layer=layer, enrichment=4.0) for layer in range(100)], ignore_index=True)
+    many.loc[7, "enrichment"] = 1024.0
+    assert figures.layer_map(many, MEASURES["enrichment"]).layout.coloraxis.cmax == pytest.approx(2)
+
+
+def test_no_module_is_named_where_none_is_above_the_band(layers: pd.DataFrame) -> None:
+    inside = layers[layers["adapter"] == "random"].assign(pp=layers["pp_null"], enrichment=1.0)
+    title = figures.layer_map(inside, MEASURES["enrichment"]).layout.title.text
+    assert title == "Enrichment is nowhere above the band of random updates: 1.0× at most."
 
 
 def test_shares_are_coloured_from_zero_to_the_largest(layers: pd.DataFrame) -> None:
@@ -156,16 +186,15 @@ def test_modules_outside_the_layers_have_a_column_of_their_own(layers: pd.DataFr
     same(np.array(maps(figure)[0].z)[2:, 3], head["pp"])
 
 
-def test_cosines_are_colored_from_opposite_to_the_same_around_unrelated(layers: pd.DataFrame) -> None:
+def test_cosines_are_colored_as_far_as_they_go_around_unrelated(layers: pd.DataFrame) -> None:
     cosines = np.array([[-0.5, 0.0, 0.125], [-0.25, -0.125, 0.25]])
     table = layers[layers["adapter"] == "random"].assign(cosine=cosines.T.ravel())
     figure = figures.layer_map(table, DIFFERENCES["cosine"])
     np.testing.assert_array_equal(numbers(maps(figure)[0].z), cosines)
     axis = figure.layout.coloraxis
-    assert (axis.cmin, axis.cmax) == (-1, 1)
+    assert (axis.cmin, axis.cmax) == (-0.5, 0.5)
     assert axis.colorscale == style.DIVERGING
     assert axis.colorscale[2][0] == 0.5
-    assert list(axis.colorbar.tickvals) == [-1, -0.5, 0, 0.5, 1]
     assert axis.colorbar.ticktext is None
     assert "highest in model.layers.2.mlp.down_proj of random: 0.25" in figure.layout.title.text
 

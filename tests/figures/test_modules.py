@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 
 from hiplora import figures
@@ -39,6 +40,27 @@ def test_budget_counts_the_modules_over_it(layers: pd.DataFrame) -> None:
     some = (layers["adapter"] == "leading") & (layers["layer"] > 0)
     over = layers.assign(tightness=np.where(some, 2.0, 0.5))
     assert "leading 4 of 6, random 0 of 6" in figures.tightness_by_layer(over).layout.title.text
+
+
+def deep(layers: pd.DataFrame) -> pd.DataFrame:
+    """The layers of one adapter three times over: nine."""
+    part = layers[layers["adapter"] == "random"]
+    return pd.concat([part.assign(layer=part["layer"] + 3 * i) for i in range(3)], ignore_index=True)
+
+
+def test_many_layers_are_a_map_of_layers_and_kinds(layers: pd.DataFrame) -> None:
+    figure = figures.tightness_by_layer(deep(layers).assign(tightness=2.0))
+    assert isinstance(figure.data[0], go.Heatmap)
+    assert numbers(figure.data[0].z).shape == (2, 9)
+    np.testing.assert_array_equal(numbers(figure.data[0].z), np.log2(2.0))
+    assert figure.layout.title.text == "Modules over the budget: random 18 of 18."
+
+
+def test_what_many_layers_spend_together_is_a_map_of_the_whole_sum(layers: pd.DataFrame) -> None:
+    table = deep(layers)[["module", "layer", "kind", "tightness"]].assign(independent=0.5, left=0.0)
+    parts = [table.assign(adapter=name, position=i, together=i / 4) for i, name in enumerate("ab", start=1)]
+    figure = figures.ledger(pd.concat(parts, ignore_index=True))
+    np.testing.assert_array_equal(numbers(figure.data[0].z), np.full((2, 9), -1))
 
 
 def priced() -> pd.DataFrame:

@@ -58,3 +58,11 @@ def test_octave_title_names_where_each_is_furthest_above_chance() -> None:
 def test_octaves_of_an_adapter_of_zeros_are_a_gap() -> None:
     silent = OCTAVES.assign(left=np.nan, right=np.nan)
     assert figures.octave_energy(silent).layout.title.text == "The updates are all zero."
+
+
+def test_an_octave_inside_the_band_is_not_a_finding() -> None:
+    table = OCTAVES.copy()
+    for side in ("left", "right"):
+        table[side] = table[side].where(table["adapter"] == "a", table[f"{side}_null"])
+    title = figures.octave_energy(table).layout.title.text
+    assert title == "Furthest above chance: a at direction 1 (3.0×). Nowhere above the band of random updates: b."

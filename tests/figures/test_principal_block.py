@@ -66,3 +66,12 @@ def test_title_names_the_most_and_the_least_enriched(layers: pd.DataFrame) -> No
 def test_principal_share_of_an_update_of_zeros_is_drawn(layers: pd.DataFrame) -> None:
     figure = figures.principal_share(summary_table(layers[layers["adapter"] == "silent"]), K)
     assert "nothing that can be compared with chance" in figure.layout.title.text
+
+
+def test_an_adapter_inside_the_band_is_not_a_finding(summary: pd.DataFrame) -> None:
+    inside = summary.assign(pp=summary["pp_null"], enrichment=1.0)
+    alone = inside[inside["adapter"] == "random"]
+    title = figures.principal_share(alone, K).layout.title.text
+    assert title == f"random puts no more into the top {K} directions than a random update would."
+    title = figures.principal_share(inside, K).layout.title.text
+    assert title == f"No adapter puts more into the top {K} directions than a random update would."
