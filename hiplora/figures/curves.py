@@ -1,5 +1,6 @@
 """Curves that grow while runs train. Vega draws them: it adds new points in place, where Plotly starts again."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -10,6 +11,9 @@ from hiplora.figures.style import adapter_colors, percent, two_digits
 _HEIGHT = 320
 # The loss without the budget penalty may be rounding, too small for a logarithmic axis.
 _LEAST = 1e-6
+# By run, as its color; the first line is solid.
+_SHAPES = ("circle", "diamond", "square", "triangle-up", "cross", "triangle-down")
+_DASHES = [[1, 0], [2, 3], [8, 3, 2, 3], [10, 4], [12, 3, 2, 3, 2, 3], [2, 6]]
 
 
 def loss_curves(table: pd.DataFrame, longest: int) -> alt.Chart:
@@ -25,7 +29,8 @@ def loss_curves(table: pd.DataFrame, longest: int) -> alt.Chart:
         .encode(
             x=_step_axis(longest),
             y=alt.Y("shown:Q", title="Task loss", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(format="~g")),
-            color=_color(table),
+            color=_by_run(alt.Color, table),
+            strokeDash=_by_run(alt.StrokeDash, table, _DASHES),
             tooltip=["run:N", "step:Q", alt.Tooltip("task_loss:Q", format=".4g", title="task loss")],
         )
         .properties(height=_HEIGHT)
@@ -47,7 +52,7 @@ def score_curves(table: pd.DataFrame, longest: int, *, shares: bool = True) -> a
     chart = alt.Chart().encode(
         x=_step_axis(longest),
         y=alt.Y("score:Q", title="Score", scale=scale, axis=alt.Axis(format=".0%")),
-        color=_color(table),
+        color=_by_run(alt.Color, table),
         tooltip=["run:N", "step:Q", alt.Tooltip("what:N", title="score of"), alt.Tooltip("score:Q", format=".1%")],
     )
     dash = alt.StrokeDash(
@@ -57,7 +62,10 @@ def score_curves(table: pd.DataFrame, longest: int, *, shares: bool = True) -> a
             title=None, orient="bottom", symbolType="stroke", symbolSize=300, symbolStrokeColor="#8A8A8A"
         ),
     )
-    layers = [chart.mark_line(strokeWidth=2).encode(strokeDash=dash), chart.mark_circle(size=36, opacity=1)]
+    layers = [
+        chart.mark_line(strokeWidth=2).encode(strokeDash=dash),
+        chart.mark_point(size=36, opacity=1, filled=True).encode(shape=_by_run(alt.Shape, table, _SHAPES)),
+    ]
     data = _plain(shown[["run", "step", "what", "score"]])
     return alt.LayerChart(data=data, layer=layers, height=_HEIGHT)
 
@@ -97,14 +105,20 @@ def _step_axis(longest: int) -> alt.X:
     return alt.X("step:Q", title="Step", scale=alt.Scale(domain=[0, longest], nice=False))
 
 
-def _color(table: pd.DataFrame) -> Any:
+def _by_run(channel: type[Any], table: pd.DataFrame, looks: Sequence[Any] = ()) -> Any:
+    """Return a channel that tells the runs apart.
+
+    Args:
+        channel: of altair.
+        table: with a column `run`.
+        looks: one for each run, in the order in which they were chosen; its color by default.
+    """
     colors = adapter_colors(table["run"])
-    return alt.Color(
+    legend = alt.Legend(title=None, orient="top", labelLimit=0, symbolType="stroke", symbolSize=300)
+    return channel(
         "run:N",
-        scale=alt.Scale(domain=list(colors), range=list(colors.values())),
-        legend=alt.Legend(title=None, orient="top", labelLimit=0, symbolType="stroke", symbolSize=300)
-        if len(colors) > 1
-        else None,
+        scale=alt.Scale(domain=list(colors), range=list(looks or colors.values())),
+        legend=legend if len(colors) > 1 and channel is not alt.Shape else None,
     )
 
 

@@ -13,6 +13,7 @@ from hiplora.figures.style import (
     LABEL_WIDTH,
     NULL,
     adapter_colors,
+    adapter_dashes,
     by_adapter,
     finish,
     of_any_geometry,
@@ -39,7 +40,7 @@ def direction_energy(table: pd.DataFrame, k: int) -> go.Figure:
             | {
                 "x": x,
                 "y": y,
-                "line": {"color": line["line"]["color"], "width": 3, "shape": "hv"},
+                "line": line["line"] | {"width": 3, "shape": "hv"},
                 "name": f"{line['name']}, octave means",
                 "hovertemplate": f"from direction %{{x}}<br>%{{y:.3%}} on average<extra>{line['name']}</extra>",
             }
@@ -113,14 +114,14 @@ def cumulative_energy(table: pd.DataFrame, k: int) -> go.Figure:
 
 def _both_sides(table: pd.DataFrame, column: str, hover: str) -> list[dict[str, Any]]:
     """Return `column` of the direction table, once for each `{side}` and adapter, as lines in two panels."""
-    colors = adapter_colors(table["adapter"])
+    colors, dashes = adapter_colors(table["adapter"]), adapter_dashes(table["adapter"])
     return [
         {
             "type": "scatter",
             "x": part["direction"].to_numpy(np.float32),
             "y": part[column.format(side=side)].to_numpy(np.float32),
             "mode": "lines",
-            "line": {"color": colors[adapter], "width": 2},
+            "line": {"color": colors[adapter], "dash": dashes[adapter], "width": 2},
             "name": adapter,
             "legendgroup": adapter,
             "showlegend": x == "x",

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from hiplora.figures.panels import null_traces
-from hiplora.figures.style import adapter_colors, adapter_symbols, finish, percent_format, two_digits
+from hiplora.figures.style import adapter_colors, adapter_dashes, adapter_symbols, finish, percent_format, two_digits
 from hiplora.measure_info import MeasureInfo
 
 _PANELS = {"weights": "blocks of the weights", "inputs": "blocks of the inputs"}
@@ -29,6 +29,7 @@ def principal_drift(table: pd.DataFrame, steps: int, measure: MeasureInfo) -> go
         rows=1, cols=len(shown), subplot_titles=[_PANELS[geometry] for geometry in shown], horizontal_spacing=0.08
     )
     colors, symbols = adapter_colors(table["run"]), adapter_symbols(table["run"])
+    dashes = adapter_dashes(table["run"])
     relative = measure.column == "enrichment"
     named: set[str] = set()
     for column, geometry in enumerate(shown, start=1):
@@ -39,6 +40,7 @@ def principal_drift(table: pd.DataFrame, steps: int, measure: MeasureInfo) -> go
             chance = _null(run, part, relative, axes)
             chance[1]["showlegend"] = column == 1 and place == 0
             line = _line(run, part, measure, {"color": colors[run], "symbol": symbols[run]}, axes)
+            line["line"] |= {"dash": dashes[run]}
             line["showlegend"] = run not in named
             named.add(run)
             figure.add_traces([*chance, line])

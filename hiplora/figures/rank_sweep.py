@@ -11,6 +11,7 @@ from hiplora.figures.style import (
     NULL,
     PRINCIPAL,
     adapter_colors,
+    adapter_dashes,
     by_adapter,
     finish,
     of_any_geometry,
@@ -26,7 +27,7 @@ def sweep(table: pd.DataFrame, k: int) -> go.Figure:
         table: sweep table(s) of one layer.
         k: principal rank in use, marked.
     """
-    colors = adapter_colors(table["adapter"])
+    colors, dashes = adapter_colors(table["adapter"]), adapter_dashes(table["adapter"])
     lines = [
         {
             "type": "scatter",
@@ -34,7 +35,7 @@ def sweep(table: pd.DataFrame, k: int) -> go.Figure:
             "y": part["enrichment"].to_numpy(np.float32),
             "mode": "lines",
             "name": adapter,
-            "line": {"color": colors[adapter], "width": 2},
+            "line": {"color": colors[adapter], "dash": dashes[adapter], "width": 2},
             "customdata": part["pp"].to_numpy(np.float32),
             "hovertemplate": f"k = %{{x}}<br>%{{y:.3g}}× chance<br>share %{{customdata:.3%}}<extra>{adapter}</extra>",
         }

@@ -18,6 +18,8 @@ BUDGET = "#8A8A8A"
 BASE = "#8A8A8A"
 _ADAPTERS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#B5A900", "#A0522D")
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
+# Not plain dashes, which are those of chance.
+_DASHES = ("solid", "dot", "dashdot", "longdash", "longdashdot", "2px,6px")
 # The first methods to get a mark, always the same one; any other method gets one of the marks after theirs.
 _METHODS = ("LoRA", "HiP-LoRA", "rsLoRA", "LoRA+", "DoRA", "PiSSA")
 _MORE_SYMBOLS = ("x", "pentagon", "triangle-down", "hexagram", "bowtie", "hourglass")
@@ -119,6 +121,15 @@ def adapter_symbols(column: pd.Series) -> dict[str, str]:
         column: adapters, as in `adapter_colors`.
     """
     return {name: _SYMBOLS[i % len(_SYMBOLS)] for i, name in enumerate(_in_order(column))}
+
+
+def adapter_dashes(column: pd.Series) -> dict[str, str]:
+    """Return `{adapter: dash}` for lines without markers.
+
+    Args:
+        column: adapters, as in `adapter_colors`.
+    """
+    return {name: _DASHES[i % len(_DASHES)] for i, name in enumerate(_in_order(column))}
 
 
 def method_symbols(column: pd.Series) -> dict[str, str]:

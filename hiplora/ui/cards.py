@@ -1,4 +1,4 @@
-"""A figure on a page: its finding above, its formula and its exports below."""
+"""A figure on a page: its finding above, and one menu with its formula, its exports and its program."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -56,45 +56,50 @@ def figure_card(
     figure = draw(rows, *(arg() if isinstance(arg, partial) else arg for arg in args))
     title, top = figure.layout.title, figure.layout.margin.t
     used = {each.name: each for each in (*measures, *words_in(f"{title.text} {title.subtitle.text}"))}
-    st.markdown(f"#### {plain(title.text)}", help=meanings(used.values()) or None)
+    with st.container(horizontal=True, wrap=False, gap="small"):
+        st.markdown(f"#### {plain(title.text)}", help=meanings(used.values()) or None)
+        menu = st.popover("More", icon=":material/more_horiz:", type="tertiary", key=f"{name}-menu")
     st.caption(plain(title.subtitle.text))
-    if not figure.data:
-        return
-    figure.update_layout(title=None, margin_t=top - TITLE_HEIGHT)
-    st.plotly_chart(figure, key=name, config=_CONFIG, alt=title.text, **chart)
-    with st.container(horizontal=True, gap="small"):
-        if measures or formula:
-            with st.popover("Formula", icon=":material/function:"):
-                for info in measures:
-                    st.markdown(f"**{info.title}**")
-                    st.latex(info.formula)
-                    st.caption(f"{info.meaning} Source: {info.source}.")
-                if formula:
-                    st.latex(formula)
-                if "inputs" in rows:
-                    st.latex(r"W_0 \to W_0 K,\quad \Delta W \to \Delta W K,\quad K K^\top = \mathbb{E}[x x^\top]")
-                    st.caption(
-                        "In the geometry of the inputs: their second moment, over the tokens of the text. Where an "
-                        "edit is made, V_k is an orthonormal basis of K V'_k."
-                    )
-        st.download_button(
-            "CSV",
-            lambda: for_spreadsheet(rows).to_csv(index=False),
-            f"{name}.csv",
-            "text/csv",
-            icon=":material/table:",
-            key=f"{name}-csv",
-            on_click="ignore",
+    drawn = bool(figure.data)
+    if drawn:
+        figure.update_layout(title=None, margin_t=top - TITLE_HEIGHT)
+        st.plotly_chart(figure, key=name, config=_CONFIG, alt=title.text, **chart)
+    with menu:
+        _show_formulas(measures, formula, inputs="inputs" in rows)
+        with st.container(horizontal=True, gap="small"):
+            st.download_button(
+                "CSV",
+                lambda: for_spreadsheet(rows).to_csv(index=False),
+                f"{name}.csv",
+                "text/csv",
+                icon=":material/table:",
+                key=f"{name}-csv",
+                on_click="ignore",
+            )
+            st.download_button(
+                "HTML",
+                lambda: go.Figure(figure).update_layout(title=title, margin_t=top).to_html(include_plotlyjs=True),
+                f"{name}.html",
+                "text/html",
+                icon=":material/download:",
+                key=f"{name}-html",
+                on_click="ignore",
+                disabled=not drawn,
+                help="The figure with its title, stand-alone. The camera above the figure saves it as SVG.",
+            )
+        st.code(code(draw, table, *args), language="python")
+
+
+def _show_formulas(measures: tuple[MeasureInfo, ...], formula: str, *, inputs: bool) -> None:
+    for info in measures:
+        st.markdown(f"**{info.title}**")
+        st.latex(info.formula)
+        st.caption(f"{info.meaning} Source: {info.source}.")
+    if formula:
+        st.latex(formula)
+    if inputs and (measures or formula):
+        st.latex(r"W_0 \to W_0 K,\quad \Delta W \to \Delta W K,\quad K K^\top = \mathbb{E}[x x^\top]")
+        st.caption(
+            "In the geometry of the inputs: their second moment, over the tokens of the text. Where an edit is made, "
+            "V_k is an orthonormal basis of K V'_k."
         )
-        st.download_button(
-            "HTML",
-            lambda: go.Figure(figure).update_layout(title=title, margin_t=top).to_html(include_plotlyjs=True),
-            f"{name}.html",
-            "text/html",
-            icon=":material/download:",
-            key=f"{name}-html",
-            on_click="ignore",
-            help="The figure with its title, stand-alone. The camera above the figure saves it as SVG.",
-        )
-        with st.popover("Python", icon=":material/code:"):
-            st.code(code(draw, table, *args), language="python")

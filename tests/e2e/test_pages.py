@@ -142,6 +142,7 @@ def test_a_text_of_ones_own_is_observed_in_the_background(visit: Visit, tmp_path
 def test_table_of_a_figure_can_be_taken_away(visit: Visit) -> None:
     page = visit.open()
     visit.wait_for_plots(1)
+    page.locator(".st-key-principal-share-menu").get_by_role("button").click()
     with page.expect_download() as download:
         page.locator(".st-key-principal-share-csv").get_by_role("button").click()
     rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))

@@ -82,3 +82,10 @@ def test_score_finding_says_what_each_run_last_learned_and_kept() -> None:
     assert curves.score_finding(SCORES[:0]) == "Not scored yet."
     said = curves.score_finding(SCORES).replace("\N{NO-BREAK SPACE}", " ")
     assert said == "plain scores 50 % and keeps 75 % of the base; ours scores 12 %."
+
+
+def test_runs_differ_by_more_than_color() -> None:
+    dashes = spec(curves.loss_curves(STEPS, 10))["encoding"]["strokeDash"]["scale"]
+    assert dashes["domain"] == list(adapter_colors(STEPS["run"]))
+    shapes = spec(curves.score_curves(SCORES, 10))["layer"][1]["encoding"]["shape"]["scale"]
+    assert shapes["range"][:2] == ["circle", "diamond"]

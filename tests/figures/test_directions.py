@@ -76,7 +76,7 @@ def test_cumulative_dashes_grow_by_one_share_by_chance_per_direction(
     directions: pd.DataFrame, side: str, size: int
 ) -> None:
     figure = figures.cumulative_energy(directions, K)
-    dashed = [trace for trace in lines_in(figure, panel(figure, side)).values() if trace.line.dash]
+    dashed = [trace for trace in lines_in(figure, panel(figure, side)).values() if trace.line.dash == "dash"]
     assert [(trace.name, trace.line.dash, trace.line.color) for trace in dashed] == [
         ("by chance, 95 % band", "dash", style.NULL)
     ]

@@ -54,3 +54,10 @@ def test_row_of_the_largest_passes_over_what_is_not_known() -> None:
 
 def test_there_is_no_largest_where_nothing_is_known() -> None:
     assert style.row_of_max(pd.DataFrame({"value": [float("nan")]}), "value") is None
+
+
+def test_lines_of_adapters_differ_by_dash_and_none_looks_like_chance() -> None:
+    dashes = style.adapter_dashes(pd.Series(list("abcdef")))
+    assert len(set(dashes.values())) == 6
+    assert "dash" not in dashes.values()
+    assert dashes["a"] == "solid"
