@@ -59,8 +59,8 @@ def show_layer(module: str) -> None:
     st.header(plain(module))
     spectrum, k = study.spectrum(module), study.principal_rank(module)
     st.caption(
-        f"{spectrum.shape[0]} × {spectrum.shape[1]}, out × in. The principal {k} directions are shaded. The SVD is "
-        f"accurate to {spectrum.residual:.0e} of σ₁ ({spectrum.algorithm})."
+        f"{spectrum.shape[0]} × {spectrum.shape[1]}, out × in. The principal {k} directions are shaded.",
+        help=f"The SVD is accurate to {spectrum.residual:.0e} of σ₁ ({spectrum.algorithm}).",
     )
     directions, sweep = partial(study.directions, module), partial(study.sweep, module)
     plots = (

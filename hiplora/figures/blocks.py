@@ -40,10 +40,10 @@ def channel_blocks(summary: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(title="Share of the update's energy", tickformat=".0%", range=[0, 1])
     figure.update_yaxes(autorange="reversed")
     mixed = summary["pr"] + summary["rp"]
-    words = ", ".join(f"{name} {percent(value)}" for name, value in zip(names, mixed, strict=True))
+    words = ", ".join(f"{percent(value)} of {name}" for name, value in zip(names, mixed, strict=True))
     figure = finish(
         figure,
-        f"Energy in the mixed blocks: {words}.",
+        f"Touching leading directions on one side only: {words}.",
         "The update split by the principal subspaces of both sides; the four shares add up to 1. HiP-LoRA rules mixed "
         "blocks out.",
         190 + 56 * len(names),

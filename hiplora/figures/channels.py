@@ -34,7 +34,7 @@ def channel_norms(table: pd.DataFrame, kind: str | None = None) -> go.Figure:
     words = ", ".join(f"{name} {percent(value)}" for name, value in _ratio(sums).items())
     return finish(
         figure,
-        f"Principal / residual norm: {words}.",
+        f"Size of the principal channel relative to the residual one: {words}.",
         f"Frobenius norms of the blocks of the update, {kind or 'all kinds of module in a layer together'}.",
         420,
         panels=True,
@@ -61,7 +61,7 @@ def norm_history(table: pd.DataFrame, steps: int) -> go.Figure:
     words = ", ".join(f"{run} {percent(ratio.get(run, float('nan')))}" for run in runs)
     return finish(
         figure,
-        f"Principal / residual norm now: {words}.",
+        f"Size of the principal channel relative to the residual one, now: {words}.",
         "Norms of the blocks of the update: root of the sum of squares over all modules.",
         400,
         panels=True,

@@ -37,11 +37,12 @@ def cut_by_layer(table: pd.DataFrame) -> go.Figure:
         f"{percent(row['removed'] / row['energy'])} of {name}" if row["removed"] else f"nothing of {name}"
         for name, row in totals.iterrows()
     )
+    title = f"With a hard budget, {words} would be removed."
     if not figure.data:
-        words = "nothing: every module is within it"
+        title = "A hard budget would remove nothing: every module is within it."
     return finish(
         figure,
-        f"A hard budget would have removed {words}.",
+        title,
         "Counterfactual: the principal block scaled back to tightness 1 where it is above; share of each layer's "
         "energy.",
         360,

@@ -38,4 +38,4 @@ def test_blocks_title_says_what_is_in_neither_channel(layers: pd.DataFrame) -> N
     part = layers[layers["adapter"] == "random"]
     weight = part["norm"] ** 2
     mixed = ((1 - part["pp"] - part["rr"]) * weight).sum() / weight.sum()
-    assert f"random {style.percent(mixed)}" in figures.channel_blocks(summary_table(layers)).layout.title.text
+    assert f"{style.percent(mixed)} of random" in figures.channel_blocks(summary_table(layers)).layout.title.text

@@ -52,4 +52,4 @@ def test_nothing_is_cut_from_an_update_of_zeros(layers: pd.DataFrame) -> None:
 def test_a_budget_that_cuts_nothing_is_a_sentence(cuts: pd.DataFrame) -> None:
     figure = figures.cut_by_layer(cuts.assign(removed=0.0))
     assert not figure.data
-    assert figure.layout.title.text == "A hard budget would have removed nothing: every module is within it."
+    assert figure.layout.title.text == "A hard budget would remove nothing: every module is within it."
