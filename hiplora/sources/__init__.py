@@ -2,7 +2,7 @@
 
 from hiplora.sources.base import BaseModel, Weight
 from hiplora.sources.files import hub_name
-from hiplora.sources.locate import canonical, known_bases, open_base
+from hiplora.sources.locate import canonical, known_bases, may_open, nearest_bases, open_base
 from hiplora.sources.names import PEFT_PREFIX, layer_and_kind, strip_peft_prefix, with_stack
 
 __all__ = [
@@ -13,6 +13,8 @@ __all__ = [
     "hub_name",
     "known_bases",
     "layer_and_kind",
+    "may_open",
+    "nearest_bases",
     "open_base",
     "strip_peft_prefix",
     "with_stack",

@@ -1,5 +1,6 @@
 """Find the base model named by a folder, a known name, or a name on the hub."""
 
+import difflib
 import hashlib
 import importlib.util
 from dataclasses import dataclass
@@ -60,6 +61,32 @@ def canonical(where: str | Path) -> str:
     if path == demo_base().resolve():
         return "demo"
     return str(path) if path.exists() else str(where)
+
+
+def may_open(where: str) -> bool:
+    """Return whether a typed base may be one: a known name, a path that exists, or what could be a name on the hub.
+
+    Args:
+        where: as for `open_base`.
+    """
+    try:
+        exists = user_path(where).exists()
+    except HiploraError:
+        exists = False
+    return exists or canonical(where) in {base.name for base in _KNOWN} or _looks_like_hub_name(where)
+
+
+def nearest_bases(where: str) -> list[str]:
+    """Return the bases available by name on this machine that a mistyped name may mean, the nearest first.
+
+    Args:
+        where: part of a name, or one with a slip.
+    """
+    names = {base.name.lower(): base.name for base in known_bases()}
+    typed = where.lower().strip()
+    parts = [name for name in names if typed and typed in name]
+    close = difflib.get_close_matches(typed, names, cutoff=0.5)
+    return [names[name] for name in dict.fromkeys([*parts, *close])]
 
 
 def open_base(where: str | Path, *, download: bool = False) -> BaseModel:

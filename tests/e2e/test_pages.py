@@ -150,6 +150,19 @@ def test_table_of_a_figure_can_be_taken_away(visit: Visit) -> None:
     assert float(rows[0]["enrichment"]) > float(rows[1]["enrichment"])
 
 
+def test_a_mistyped_base_keeps_the_page_and_offers_the_nearest(visit: Visit) -> None:
+    page = visit.open("?adapters=edit-lora")
+    visit.wait_for_plots(1)
+    box = page.get_by_test_id("stSelectbox").filter(has_text="Base model").get_by_role("combobox")
+    box.fill("dmo")
+    box.press("Enter")
+    expect(page.get_by_text("dmo is neither a known model nor a folder.")).to_be_visible()
+    expect(page.get_by_role("heading", level=4).first).to_contain_text("edit-lora puts")
+    page.get_by_role("button", name="Did you mean demo?").click()
+    expect(page.get_by_text("dmo is neither")).to_have_count(0)
+    visit.assert_sound()
+
+
 def test_missing_base_gets_one_sentence(visit: Visit) -> None:
     page = visit.open("?base=./no/such/folder")
     expect(page.get_by_test_id("stAlert")).to_contain_text("no/such/folder is not a folder")

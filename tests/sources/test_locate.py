@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hiplora.errors import HiploraError
-from hiplora.sources import known_bases, locate, open_base
+from hiplora.sources import known_bases, locate, may_open, nearest_bases, open_base
 
 
 def test_the_demo_world_needs_no_path():
@@ -14,6 +14,16 @@ def test_the_demo_world_needs_no_path():
 
 def test_known_names_do_not_mind_their_case():
     assert open_base("DEMO").name == "demo"
+
+
+def test_a_mistyped_name_is_told_from_a_folder_and_from_a_hub_name(llama_base):
+    assert [may_open(name) for name in ("demo", "DEMO", str(llama_base), "owner/model")] == [True] * 4
+    assert [may_open(name) for name in ("demoo", "./no/such/folder", "~no-such-user/x")] == [False] * 3
+
+
+@pytest.mark.parametrize(("typed", "nearest"), [("Dem", "demo"), ("demmo", "demo"), ("qqqq", None), (" ", None)])
+def test_the_nearest_known_name_is_found_by_its_part_or_with_a_slip(typed, nearest):
+    assert nearest_bases(typed)[:1] == ([nearest] if nearest else [])
 
 
 def test_a_folder_is_opened_by_its_path_as_text_or_path(llama_base, monkeypatch):
