@@ -22,6 +22,9 @@ def show(table: pd.DataFrame, titles: Mapping[str, str], alt: str = "") -> None:
         alt: what the table holds, for those who do not see it.
     """
     rows = for_spreadsheet(table[list(titles)]).reset_index(drop=True)
+    # Streamlit writes a missing text as None.
+    for column in (column for column in titles if rows[column].dtype.kind == "O"):
+        rows[column] = rows[column].astype("object").fillna("–")
     formats: dict[Any, Any] = {
         titles[column]: _format(rows[column], column) for column in titles if rows[column].dtype.kind in "iuf"
     }

@@ -37,3 +37,8 @@ def test_numbers_read_as_in_the_figures() -> None:
         f"{number}\N{NO-BREAK SPACE}%" for number in ("90.2", "9.57", "5.63")
     ]
     assert row[["Enrichment", "Band of chance", "Modules"]].tolist() == ["6.27", "0.86 to 1.15", "28"]
+
+
+def test_a_missing_word_is_a_dash() -> None:
+    table = visit("compare").dataframe[0].value
+    assert table["Budget"].tolist() == ["–", "λ = 10.0"]
