@@ -3,6 +3,9 @@
 import math
 from typing import TYPE_CHECKING
 
+NONE = "–"
+"""Stands where there is no number."""
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -28,10 +31,12 @@ def apart(*values: float) -> list[str]:
     >>> apart(1.041, 0.96, 1.04)
     ['1.041', '0.960', '1.040']
     """
-    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    numbers = [value for value in values if math.isfinite(value)]
+    largest = max(map(abs, numbers), default=0.0)
+    shown: list[str] = []
     for decimals in range(2 if largest < 10 else 1 if largest < 100 else 0, 7):
-        shown = [f"{value:.{decimals}f}" if math.isfinite(value) else "–" for value in values]
-        if len(set(shown)) == len(set(values)):
+        shown = [NONE if math.isnan(value) else f"{value:.{decimals}f}" for value in values]
+        if len({f"{value:.{decimals}f}" for value in numbers}) == len(set(numbers)):
             break
     return shown
 

@@ -5,8 +5,10 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from hiplora.printable import for_spreadsheet, printable
+from hiplora.printable import apart, for_spreadsheet, printable
 
 
 @pytest.mark.parametrize(
@@ -35,3 +37,20 @@ def test_text_that_would_be_a_formula_is_quoted_in_a_table_and_numbers_are_kept(
         assert found[column].iloc[7] == "plain=1"
     pd.testing.assert_frame_equal(found[["value", "layer"]], table[["value", "layer"]])
     assert pd.read_csv(io.StringIO(found.to_csv(index=False)))["module"].isna().tolist() == [False] * 8 + [True]
+
+
+RATIOS = st.floats(0.01, 100)
+
+
+# Nearer than six decimals tell, two numbers are the same to a reader.
+@given(RATIOS, RATIOS, st.floats(1e-5, 0.02), st.sampled_from([-1, 1]), st.booleans())
+def test_a_value_reads_on_the_side_of_its_band_on_which_it_lies(one, other, off, side, at_low):
+    low, high = sorted((one, other))
+    value = (low if at_low else high) + side * off
+    shown, least, most = map(float, apart(value, low, high))
+    if min(abs(value - low), abs(value - high)) >= 1e-5:
+        assert (shown < least, shown > most) == (value < low, value > high)
+
+
+def test_what_is_not_known_is_a_dash_beside_its_band():
+    assert apart(float("nan"), 0.9, 1.1) == ["–", "0.90", "1.10"]

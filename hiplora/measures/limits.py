@@ -12,7 +12,7 @@ import pandas as pd
 from hiplora.errors import HiploraError
 from hiplora.measures.registry import MEASURES
 from hiplora.measures.summary import SCORES, summary_table
-from hiplora.measures.words import beside_band
+from hiplora.printable import apart
 
 LIMIT_COLUMNS = ("adapter", "module", "measure", "value", "limit", "within", "reason")
 _WHOLE = "adapter:"
@@ -142,7 +142,7 @@ def _reason(limit: Limit, module: str, value: float) -> str:
     what = limit.key + (f" of {module}" if module else "")
     if math.isnan(value):
         return f"{what} is not known, so it is not within {limit.bound:g}."
-    shown, bound, _ = beside_band(value, limit.bound, limit.bound)
+    shown, bound = apart(value, limit.bound)
     return f"{what} is {shown}, {'above' if limit.most else 'below'} the limit of {bound}."
 
 
@@ -161,7 +161,7 @@ def verdict_words(table: pd.DataFrame, limits: Sequence[Limit]) -> pd.DataFrame:
             away = int((~of_it["within"].astype(bool)).sum())
             unknown = int(of_it["value"].isna().sum())
             worst = of_it.sort_values("value", ascending=not limit.most, na_position="last").iloc[0]
-            shown, bound, _ = beside_band(worst["value"], limit.bound, limit.bound)
+            shown, bound = apart(worst["value"], limit.bound)
             beyond = "not known" if unknown == away else "over" if limit.most else "under"
             rows.append(
                 {

@@ -5,34 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-_MOST_DIGITS = 6
-NONE = "–"
-"""Stands where there is no number."""
-
-
-def beside_band(value: float, low: float, high: float) -> tuple[str, str, str]:
-    """Return a value and its band with digits enough to see on which side of each end it lies.
-
-    >>> beside_band(1.049, 0.958, 1.041)
-    ('1.05', '0.96', '1.04')
-    >>> beside_band(1.0412, 0.958, 1.0409)
-    ('1.0412', '0.9580', '1.0409')
-
-    Args:
-        value: the number.
-        low: lower end of its band.
-        high: upper end.
-    """
-    numbers = (value, low, high)
-    if any(pd.isna(number) for number in numbers):
-        return tuple(NONE if pd.isna(number) else f"{number:.3g}" for number in numbers)  # type: ignore[return-value]
-    shown: list[str] = []
-    for digits in range(2, _MOST_DIGITS + 1):
-        shown = [f"{number:.{digits}f}" for number in numbers]
-        seen, least, most = map(float, shown)
-        if (seen < least, seen > most) == (value < low, value > high):
-            break
-    return shown[0], shown[1], shown[2]
+from hiplora.measures.summary import beside_band
+from hiplora.printable import NONE
 
 
 def summary_words(summary: pd.DataFrame, geometry: str = "weights") -> pd.DataFrame:
@@ -83,8 +57,7 @@ def worst_words(layers: pd.DataFrame, count: int, geometry: str = "weights") -> 
 
 def _place(row: Any, geometry: str) -> dict[str, str]:
     """Return the place of an update beside chance, and its size."""
-    chance = row["pp_null"]
-    value, low, high = beside_band(row["enrichment"], row["pp_null_low"] / chance, row["pp_null_high"] / chance)
+    value, low, high = beside_band(row)
     return {
         "Times chance": value,
         "95 % of random": f"{low} to {high}",

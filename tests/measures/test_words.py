@@ -2,27 +2,9 @@
 
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import hiplora
-from hiplora.measures import beside_band, summary_words, worst_words
-
-RATIOS = st.floats(0.01, 100)
-
-
-# Nearer than six decimals tell, two numbers are the same to a reader.
-@given(RATIOS, RATIOS, st.floats(1e-5, 0.02), st.sampled_from([-1, 1]), st.booleans())
-def test_a_value_reads_on_the_side_of_its_band_on_which_it_lies(one, other, apart, side, at_low):
-    low, high = sorted((one, other))
-    value = (low if at_low else high) + side * apart
-    shown, least, most = map(float, beside_band(value, low, high))
-    if min(abs(value - low), abs(value - high)) >= 1e-5:
-        assert (shown < least, shown > most) == (value < low, value > high)
-
-
-def test_what_is_not_known_is_a_dash_beside_its_band():
-    assert beside_band(float("nan"), 0.9, 1.1) == ("–", "0.9", "1.1")
+from hiplora.measures import summary_words, worst_words
 
 
 def test_columns_that_nothing_is_known_of_are_left_out():
