@@ -33,6 +33,8 @@ def octave_energy(table: pd.DataFrame) -> go.Figure:
     seen = []
     for col, side in enumerate(SIDES, start=1):
         known = table[table[f"{side}_null"] > 0]
+        if known.empty:
+            continue
         widest = known.groupby("adapter", sort=False, observed=True)[f"{side}_null_high"].sum().idxmax()
         null = known[known["adapter"] == widest]
         names = [labels[start] for start in null["start"]]

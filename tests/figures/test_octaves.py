@@ -60,6 +60,13 @@ def test_octaves_of_an_adapter_of_zeros_are_a_gap() -> None:
     assert figures.octave_energy(silent).layout.title.text == "The updates are all zero."
 
 
+def test_of_adapters_that_are_all_zero_nothing_is_drawn() -> None:
+    silent = OCTAVES.assign(**dict.fromkeys([name for name in OCTAVES if name.startswith(("left", "right"))], np.nan))
+    figure = figures.octave_energy(silent)
+    assert not figure.data
+    assert figure.layout.title.text == "The updates are all zero."
+
+
 def test_an_octave_inside_the_band_is_not_a_finding() -> None:
     table = OCTAVES.copy()
     for side in ("left", "right"):
