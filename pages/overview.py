@@ -33,6 +33,7 @@ st.markdown(
     "network, and what that costs."
 )
 shell.link("learn", "New here? Start with Learn")
+shell.tour()
 loading.show_problems(study)
 
 

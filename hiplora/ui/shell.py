@@ -3,6 +3,7 @@
 import gc
 import sys
 from collections.abc import Callable
+from contextvars import ContextVar
 from functools import cache, wraps
 from itertools import groupby
 from typing import NamedTuple
@@ -60,14 +61,17 @@ PAGES = {
     )
 }  # fmt: skip
 """The pages in the order of the navigation. A new page is its file and a line here."""
-_FRAME, _SESSION = "_frame_runs", "_session"
+_SESSION, _TOUR_CLOSED = "_session", "_tour_closed"
+_TOUR = ("overview", "spectrum", "budget", "effect", "compare")
+# Not in the session's state, from which nothing can be removed once a page has stopped its run.
+_IN_FRAME = ContextVar("in_frame", default=False)
 
 
 def run() -> None:
     """Run the app: called by `app.py` and nothing else."""
     freeze_imports()
     page = _navigation()
-    st.session_state[_FRAME] = True
+    inside = _IN_FRAME.set(True)
     try:
         st.session_state[_SESSION] = sidebar()
         page.run()
@@ -76,7 +80,7 @@ def run() -> None:
         show_error(error)
     finally:
         # A flag that outlives the run would let a page run without its frame.
-        st.session_state.pop(_FRAME, None)
+        _IN_FRAME.reset(inside)
 
 
 def require() -> Session:
@@ -85,7 +89,7 @@ def require() -> Session:
     On a fresh server the first visit to `/spectrum` runs the page file without `app.py`: the navigation is then
     registered and the run starts again, with the frame.
     """
-    if _FRAME not in st.session_state:
+    if not _IN_FRAME.get():
         _navigation()
         st.rerun()
     session: Session = st.session_state[_SESSION]
@@ -110,12 +114,13 @@ def fragment(part: Callable[[], None], run_every: float | None = None) -> Callab
     return st.fragment(guarded, run_every=run_every)
 
 
-def link(name: str, label: str = "", **query: str) -> None:
+def link(name: str, label: str = "", hover: str | None = None, **query: str) -> None:
     """Show a link to a page; base, adapters, k and the other shared choices go along.
 
     Args:
         name: of its file.
         label: of the link; the page's title by default.
+        hover: what is said on hover.
         query: choices on that page, such as `module`.
     """
     page = PAGES[name]
@@ -123,8 +128,24 @@ def link(name: str, label: str = "", **query: str) -> None:
         site_root() / "pages" / f"{name}.py",
         label=label or page.title,
         icon=page.icon,
+        help=hover,
         query_params=query or None,
     )
+
+
+def tour() -> None:
+    """Show the five steps through the app in a row, each with its question on hover, until they are closed."""
+    if st.session_state.get(_TOUR_CLOSED, False):
+        return
+    with st.container(border=True, horizontal=True, vertical_alignment="center"):
+        st.markdown("**Five steps:**", width="content")
+        for number, name in enumerate(_TOUR, start=1):
+            link(name, f"{number}. {PAGES[name].title}", hover=PAGES[name].question)
+        st.button("Close", icon=":material/close:", key="close-tour", type="tertiary", on_click=_close_tour)
+
+
+def _close_tour() -> None:
+    st.session_state[_TOUR_CLOSED] = True
 
 
 def _lead_on(page: Page) -> None:

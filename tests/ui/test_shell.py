@@ -37,10 +37,17 @@ def test_overview_judges_each_adapter_and_says_where_to_look() -> None:
     assert any(
         part.startswith("**Concentration:** 6\\.27 times") and "**Base skills kept:** 90" in part for part in words
     )
-    assert link_labels(app)[:3] == [
+    assert link_labels(app)[:8] == [
         "New here? Start with Learn",
+        *("1. Overview", "2. Spectrum", "3. Budget", "4. Effect", "5. Compare"),
         "Effect",
         "Where? layer 3 mlp\\.gate\\_proj, 12 times chance",
     ]
     # The browser adds the shared choices.
-    assert app.get("page_link")[2].proto.query_string == "module=model.layers.3.mlp.gate_proj"
+    assert app.get("page_link")[7].proto.query_string == "module=model.layers.3.mlp.gate_proj"
+
+
+def test_the_five_steps_can_be_closed() -> None:
+    app = visit(adapters=["swap-lora"])
+    app.button(key="close-tour").click().run()
+    assert link_labels(app)[1] == "Effect"
