@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,17 +64,27 @@ def asked_to_stop(after: str) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def show_progress(what: str, work: "Iterable[Progress]") -> int:
-    """Show a progress bar of work on maps, and return how many were done."""
+def show_progress(what: str, work: "Iterable[Progress]", every: float = 30.0) -> int:
+    """Show a progress bar of work on maps, and return how many were done.
+
+    Args:
+        what: the work, for a person.
+        work: yields its progress.
+        every: seconds between two lines where stderr is a file, which has no bar.
+    """
     from tqdm import tqdm
 
     done, shown = 0, what + " {percentage:3.0f}%|{bar:30}| {desc}"
+    said = time.monotonic()
     with tqdm(total=1.0, bar_format=shown, disable=rank_of_process() > 0 or None) as bar:
         for progress in work:
             done = progress.done
             left = "" if progress.remaining is None else f", {duration(progress.remaining)} left"
             bar.set_description_str(f"{done} of {progress.total} maps{left}", refresh=False)
             bar.update(progress.share - bar.n)
+            if bar.disable and time.monotonic() - said >= every:
+                say_once(f"{what} {progress.share:.0%}, {done} of {progress.total} maps{left}")
+                said = time.monotonic()
     return done
 
 
