@@ -25,6 +25,8 @@ RELATIVE_SIZE = 0.1
 ANGLES = tuple(range(91))
 USES = tuple(round(0.1 * tenth, 1) for tenth in range(31))
 """How much inputs use the strongest direction, relative to any other, from not at all to three times."""
+RARE_SHARE = 0.05
+"""How often an input is a rare one, by default (our choice)."""
 PENALTY = 10.0
 """`lambda` of the soft budget, the default of `HipLoraConfig`."""
 
@@ -60,6 +62,20 @@ def typical_inputs(spectrum: Spectrum) -> np.ndarray:
 def rare_inputs(spectrum: Spectrum, k: int = PRINCIPAL_RANK) -> np.ndarray:
     """Return `X = (v_k+1, v_k+2, ...)`, (n, K - k): inputs in the tail directions only (our choice)."""
     return spectrum.Vt[k:].T.astype(np.float64)
+
+
+def all_inputs(spectrum: Spectrum, rare_share: float = RARE_SHARE, k: int = PRINCIPAL_RANK) -> np.ndarray:
+    """Return `X`, (n, 2 K - k), with the second moment of typical and rare inputs mixed (our choice).
+
+    With probability f an input is rare, else typical: `E[x x^T] = (1 - f) X_typ X_typ^T + f X_rare X_rare^T = X X^T`.
+
+    Args:
+        spectrum: of the weight.
+        rare_share: f, how often an input is a rare one, 0 to 1.
+        k: principal rank; rare inputs lie beyond it.
+    """
+    parts = (1 - rare_share, typical_inputs(spectrum)), (rare_share, rare_inputs(spectrum, k))
+    return np.hstack([np.sqrt(share) * X for share, X in parts])
 
 
 def relative_effect(delta: Delta, weight: np.ndarray, inputs: np.ndarray) -> float:
@@ -101,21 +117,31 @@ def rotation_directions(angle: float, p: int = 1, q: int = 12) -> pd.DataFrame:
 
 
 def rotation_effects(
-    p: int = 1, q: int = 12, k: int = PRINCIPAL_RANK, angles: Sequence[float] = ANGLES
+    p: int = 1,
+    q: int = 12,
+    k: int = PRINCIPAL_RANK,
+    angles: Sequence[float] = ANGLES,
+    rare_share: float = RARE_SHARE,
 ) -> pd.DataFrame:
     """Return the effects of the rotated update, one row per angle.
 
-    Columns: `angle` (degrees), `pp, pr, rp, rr` (shares of its energy), `typical, rare` (`relative_effect` on the
-    outputs of either kind of inputs).
+    Columns: `angle` (degrees), `pp, pr, rp, rr` (shares of its energy), `typical, rare, all` (`relative_effect` on the
+    outputs of either kind of inputs, and of all inputs as they come), `rare_share`.
 
     Args:
         p: the principal direction, from 1.
         q: the residual one.
-        k: principal rank; tail inputs lie beyond it.
+        k: principal rank; rare inputs lie beyond it.
         angles: degrees.
+        rare_share: how often an input is a rare one, 0 to 1.
     """
     weight, spectrum = small_weight(), small_spectrum()
-    head, inputs = spectrum.truncate(k), {"typical": typical_inputs(spectrum), "rare": rare_inputs(spectrum, k)}
+    head = spectrum.truncate(k)
+    inputs = {
+        "typical": typical_inputs(spectrum),
+        "rare": rare_inputs(spectrum, k),
+        "all": all_inputs(spectrum, rare_share, k),
+    }
     rows = []
     for angle in angles:
         delta = rotated_update(angle, p, q)
@@ -124,6 +150,7 @@ def rotation_effects(
             {"angle": angle}
             | {block: parts.share(block) for block in ("pp", "pr", "rp", "rr")}
             | {name: relative_effect(delta, weight, X) for name, X in inputs.items()}
+            | {"rare_share": rare_share}
         )
     return pd.DataFrame(rows)
 

@@ -11,6 +11,7 @@ from hiplora.ui.session import EPSILONS
 from hiplora.ui.text import plain
 
 PAPER = "[HiP-LoRA, arXiv 2604.17751](https://arxiv.org/abs/2604.17751)"
+RARE_SHARES = (0.0, 0.01, 0.02, learn.RARE_SHARE, 0.1, 0.2, 0.3, 0.5, 0.7)
 PARTS = ("Interference", "Budget", "Merging", "Why inputs matter", "One sentence", "Glossary")
 
 COUNTER_EVIDENCE = """
@@ -65,6 +66,10 @@ def interference() -> None:
     k, count = learn.PRINCIPAL_RANK, min(learn.SHAPE)
     p = middle.slider("Principal direction p", 1, k, 1, key="learn-p")
     q = right.slider("Residual direction q", k + 1, count, 12, key="learn-q")
+    rare_share = st.select_slider(
+        "How often rare inputs come", RARE_SHARES, learn.RARE_SHARE, key="learn-rare",
+        format_func=lambda share: f"{100 * share:g} %", help="All other inputs are typical ones.",
+    )  # fmt: skip
     energy, effect = st.columns(2, gap="large")
     with energy:
         cards.figure_card(
@@ -73,23 +78,30 @@ def interference() -> None:
     with effect:
         cards.figure_card(
             figures.rotation_effect,
-            partial(learn.rotation_effects, p=p, q=q),
+            partial(learn.rotation_effects, p=p, q=q, rare_share=rare_share),
             angle,
             name="learn-effect",
             compute=remembered,
         )
     st.markdown(
         "**A principal update disturbs what every input uses. A residual one disturbs only rare inputs**, and those "
-        "strongly. That makes rare directions a cheap place for new behavior, if the task's inputs use them."
+        "strongly. Over all inputs (the thick curve) it costs less as long as they are rare: let them come more often, "
+        "and the curve turns up. That makes rare directions a cheap place for new behavior, if the task's inputs use "
+        "them."
     )
     st.latex(r"W_0 = \sum_i s_i u_i v_i^\top, \qquad \Delta W(\theta) = c\, a b^\top")
     st.latex(r"a = \cos\theta\, u_p + \sin\theta\, u_q, \quad b = \cos\theta\, v_p + \sin\theta\, v_q")
     st.latex(r"\text{effect} = \sqrt{\mathbb{E}\lVert \Delta W x\rVert^2 \,/\, \mathbb{E}\lVert W_0 x\rVert^2}")
     st.latex(r"x_{\text{typical}} = \sum_i s_i z_i v_i, \quad x_{\text{rare}} = \sum_{i>k} z_i v_i")
+    st.latex(
+        r"\text{all: } \mathbb{E}\lVert A x\rVert^2 = (1 - f)\, \mathbb{E}\lVert A x_{\text{typical}}\rVert^2 "
+        r"+ f\, \mathbb{E}\lVert A x_{\text{rare}}\rVert^2, \quad A = \Delta W, W_0"
+    )
     st.caption(
         f"Paper ({PAPER}): updates that pile up on the leading singular directions interfere with what the base "
         f"does. Our choice: the weight (24 × 16, $s_i = 1/i$, fixed seed, $k = {k}$), the update "
-        "($c = 0.1\\,\\lVert W_0\\rVert_F$) and both kinds of inputs (all $z_i$ standard normal)."
+        "($c = 0.1\\,\\lVert W_0\\rVert_F$), both kinds of inputs (all $z_i$ standard normal), and $f$, how often the "
+        "rare ones come."
     )
 
 

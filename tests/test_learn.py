@@ -24,6 +24,7 @@ KEPT = 2 * numerics.kept_error(16)
 DRAWS = 50_000
 # Five standard errors of the quotient of two root mean squares, each of one direction at least.
 DRAWN = 5 / DRAWS**0.5
+SHARE = st.floats(0, 1)
 
 
 def rms_ratio(top, bottom, inputs):
@@ -60,6 +61,44 @@ def test_effects_are_those_on_inputs_drawn_at_random(p, q):
         error = KEPT * np.linalg.norm(dW, 2) / np.linalg.svd(W0, compute_uv=False)[-1]
         assert row.typical == pytest.approx(rms_ratio(dW, W0, typical), rel=DRAWN)
         assert row.rare == pytest.approx(rms_ratio(dW, W0, rare), rel=DRAWN, abs=error)
+
+
+@pytest.mark.parametrize(("p", "q", "rare_share"), [(1, 12, 0.05), (3, 16, 0.3)])
+def test_effect_over_all_inputs_is_that_on_a_mixture_drawn_at_random(p, q, rare_share):
+    W0, z = learn.small_weight(), drawn()
+    _, s, V = reference.bases(W0, 16)
+    rare = np.random.default_rng(2).random(DRAWS) < rare_share
+    tail = (np.arange(16) >= learn.PRINCIPAL_RANK)[:, None]
+    x = V @ (np.where(rare, tail, s[:, None]) * z)
+    for row in learn.rotation_effects(p, q, angles=(0, 35, 90), rare_share=rare_share).itertuples():
+        dW = learn.rotated_update(row.angle, p, q).dense()
+        # Where rare inputs alone carry a mean square, its variance is (3 / f - 1) / 2 times that of a single direction.
+        assert row.all == pytest.approx(rms_ratio(dW, W0, x), rel=DRAWN * (1.5 / rare_share) ** 0.5)
+
+
+@given(ANGLE, PRINCIPAL, RESIDUAL, SHARE)
+def test_effect_over_all_inputs_is_that_of_the_dense_second_moment(angle, p, q, rare_share):
+    W0, dW = learn.small_weight(), learn.rotated_update(angle, p, q).dense()
+    _, s, V = reference.bases(W0, 16)
+    tail = np.arange(16) >= learn.PRINCIPAL_RANK
+    M = V @ np.diag((1 - rare_share) * s**2 + rare_share * tail) @ V.T
+    expected = np.sqrt(np.trace(dW @ M @ dW.T) / np.trace(W0 @ M @ W0.T))
+    error = KEPT * np.linalg.norm(dW, 2) / np.linalg.svd(W0, compute_uv=False)[-1]
+    row = learn.rotation_effects(p, q, angles=(angle,), rare_share=rare_share).iloc[0]
+    assert row["all"] == pytest.approx(expected, rel=4 * KEPT, abs=error)
+    assert row["rare_share"] == rare_share
+
+
+@pytest.mark.parametrize("p", range(1, learn.PRINCIPAL_RANK + 1))
+def test_a_residual_update_costs_less_over_all_inputs_until_rare_ones_come_too_often(p):
+    """The mean squares along the two directions are equal at `(1 - f) / p^2 = (1 - f) / q^2 + f`."""
+    q = 12
+    gap = 1 / p**2 - 1 / q**2
+    turning = gap / (1 + gap)
+    for share, falls in ((0.9 * turning, True), (1.1 * turning, False)):
+        effects = learn.rotation_effects(p, q, angles=range(0, 91, 10), rare_share=share)["all"]
+        assert effects.is_monotonic_decreasing == falls
+        assert effects.is_monotonic_increasing != falls
 
 
 def test_blocks_of_the_turned_update_are_those_of_the_dense_matrix():

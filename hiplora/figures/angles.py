@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
-from hiplora.figures.style import NULL, PRINCIPAL, RESIDUAL, adapter_colors, finish, percent
+from hiplora.figures.style import NULL, OVERALL, PRINCIPAL, RESIDUAL, adapter_colors, finish, percent
 
 _PAIR = ("first", "second")
 _SECOND = "Second adapter (0°: same directions, 90°: own)"
@@ -46,24 +46,27 @@ def rotation_energy(directions: pd.DataFrame, k: int) -> go.Figure:
 
 
 def rotation_effect(effects: pd.DataFrame, angle: float) -> go.Figure:
-    """Draw how much the rotated update changes the outputs of typical and of rare inputs, over the angle.
+    """Draw how much the rotated update changes outputs, over the angle: thick for all inputs, thin for either kind.
 
     Args:
         effects: from `hiplora.learn.rotation_effects`; one of its rows is at `angle`.
         angle: the present position, degrees.
     """
     curves = [
-        ("typical", "typical inputs", PRINCIPAL, "solid"),
+        ("typical", "typical inputs", PRINCIPAL, "dot"),
         ("rare", "rare inputs (tail)", RESIDUAL, "dash"),
+        ("all", "all inputs", OVERALL, "solid"),
     ]
     figure = _over_angle(effects, angle, curves, "Angle (0°: principal, 90°: residual)", _CHANGE)
+    figure.update_traces(line_width=2, selector={"mode": "lines"})
+    figure.update_traces(line_width=7, selector={"mode": "lines", "name": "all inputs"})
     here, start, end = _row_at(effects, angle), effects.iloc[0], effects.iloc[-1]
     return finish(
         figure,
-        f"At {angle:g}° typical outputs change by {_share(here['typical'])}, rare ones by {_share(here['rare'])}.",
-        f"From principal to residual: typical {_share(start['typical'])} → {_share(end['typical'])}, "
-        f"rare {_share(start['rare'])} → {_share(end['rare'])}. The update's size is the same throughout; root mean "
-        "squares over all such inputs.",
+        f"At {angle:g}° outputs change by {_share(here['all'])} over all inputs: typical ones by "
+        f"{_share(here['typical'])}, rare ones by {_share(here['rare'])}.",
+        f"From principal to residual: over all inputs {_share(start['all'])} → {_share(end['all'])}, of which "
+        f"{_share(here['rare_share'])} are rare. The update's size is the same throughout; root mean squares.",
         380,
     )
 

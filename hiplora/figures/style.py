@@ -16,6 +16,7 @@ MIXED = ("#7F7F7F", "#B8B8B8")
 NULL = "#8A8A8A"
 BUDGET = "#8A8A8A"
 BASE = "#8A8A8A"
+OVERALL = "#8A63D2"
 _ADAPTERS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#B5A900", "#A0522D")
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
 # Not plain dashes, which are those of chance.

@@ -40,6 +40,7 @@ def test_energy_stands_beside_its_mean_by_chance_and_the_title_sums_it_up() -> N
 CURVES = [
     ("rotation_effect", "typical", "typical inputs"),
     ("rotation_effect", "rare", "rare inputs (tail)"),
+    ("rotation_effect", "all", "all inputs"),
     ("merge_error", "first_error", "task of the first"),
     ("merge_error", "second_error", "task of the second"),
     ("merge_typical", "typical_merged", "both merged"),
@@ -71,6 +72,15 @@ def test_curve_is_the_column_and_the_mark_lies_on_it(
     same(drawn[f"{trace}, now"].y, here[column])
     assert marked_at(figure) == {ANGLE}
     assert style.percent(float(here[column].iloc[0])) in figure.layout.title.text
+
+
+def test_curve_of_all_inputs_is_the_thick_one_and_its_ends_are_in_words(effects: dict[str, pd.DataFrame]) -> None:
+    table = effects["rotation_effect"]
+    figure = figures.rotation_effect(table, ANGLE)
+    widths = {trace.name: trace.line.width for trace in figure.data if trace.mode == "lines"}
+    assert widths.pop("all inputs") > 2 * max(widths.values())
+    ends = " → ".join(style.percent(value) for value in table["all"].iloc[[0, -1]])
+    assert f"over all inputs {ends}, of which {style.percent(0.05)} are rare" in figure.layout.title.subtitle.text
 
 
 def test_first_adapter_alone_is_drawn_beside_the_merge(effects: dict[str, pd.DataFrame]) -> None:
