@@ -3,6 +3,7 @@
 from functools import partial
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from hiplora import demo, figures, learn
 from hiplora.measures import glossary
@@ -37,6 +38,16 @@ That interference on the leading directions is what makes adapters forget is a c
 The first five are other people's results, on other models: read them before you rely on a picture here.
 """
 
+# Every control is in the address, so that a link shows what its sender saw.
+slider = partial(st.slider, bind="query-params")
+select_slider = partial(st.select_slider, bind="query-params")
+
+
+def beside(figures: int) -> list[DeltaGenerator]:
+    """Return a narrow column for what can be moved, and one for each figure that moves."""
+    return st.columns([2, *[4] * figures], gap="medium")
+
+
 shell.require()
 st.title("Spectral interference: five experiments")
 
@@ -59,18 +70,19 @@ def interference() -> None:
         "Turn an update from a leading direction to one of the tail. The update keeps its size; what changes is which "
         "inputs notice it."
     )
-    left, middle, right = st.columns(3, gap="medium")
-    angle = left.slider(
-        "Angle of the update (degrees)", 0, 90, 30, key="learn-angle", help="0: principal; 90: residual."
-    )
+    knobs, energy, effect = beside(2)
     k, count = learn.PRINCIPAL_RANK, min(learn.SHAPE)
-    p = middle.slider("Principal direction p", 1, k, 1, key="learn-p")
-    q = right.slider("Residual direction q", k + 1, count, 12, key="learn-q")
-    rare_share = st.select_slider(
-        "How often rare inputs come", RARE_SHARES, learn.RARE_SHARE, key="learn-rare",
-        format_func=lambda share: f"{100 * share:g} %", help="All other inputs are typical ones.",
-    )  # fmt: skip
-    energy, effect = st.columns(2, gap="large")
+    with knobs:
+        angle = slider(
+            "Angle of the update (degrees)", 0, 90, 30, key="learn-angle", help="0: principal; 90: residual."
+        )
+        with st.expander("More to move"):
+            rare_share = select_slider(
+                "How often rare inputs come", RARE_SHARES, learn.RARE_SHARE, key="learn-rare",
+                format_func=lambda share: f"{100 * share:g}%", help="All other inputs are typical ones.",
+            )  # fmt: skip
+            p = slider("Principal direction p", 1, k, 1, key="learn-p")
+            q = slider("Residual direction q", k + 1, count, 12, key="learn-q")
     with energy:
         cards.figure_card(
             figures.rotation_energy, partial(learn.rotation_directions, angle, p=p, q=q), k, name="learn-energy"
@@ -112,19 +124,23 @@ def budget() -> None:
         "HiP-LoRA keeps two channels apart. What it adds inside the $k$ leading directions is a small matrix, the core "
         "$C$ (here $k = 2$), and a budget says how large it may be. Move the core out of the budget."
     )
-    first, second, third = st.columns(3, gap="medium")
-    c11 = first.slider("C₁₁", -0.15, 0.15, 0.08, 0.01, key="learn-c11", help="Of u₁ v₁ᵀ; the weight has σ₁ = 1 there.")
-    c22 = second.slider("C₂₂", -0.15, 0.15, 0.06, 0.01, key="learn-c22", help="Of u₂ v₂ᵀ; the weight has σ₂ = ½ there.")
-    c12 = third.slider("C₁₂", -0.15, 0.15, 0.02, 0.01, key="learn-c12", help="Of u₁ v₂ᵀ; C₂₁ stays 0.")
-    first, second, third = st.columns(3, gap="medium")
     epsilons = [epsilon for epsilon in EPSILONS if 0.01 <= epsilon <= 0.1]
-    epsilon = first.select_slider("Budget ε", epsilons, 0.05, key="learn-epsilon")
-    power = second.slider("Power p of the weights", 0.0, 2.0, 1.0, 0.25, key="learn-power")
-    penalty = third.slider("Penalty weight λ of the soft mode", 0.0, 50.0, learn.PENALTY, 1.0, key="learn-lambda")
+    knobs, picture, words = st.columns([2, 5, 3], gap="large")
+    with knobs:
+        c11 = slider(
+            "C₁₁", -0.15, 0.15, 0.08, 0.01, key="learn-c11", help="Of u₁ v₁ᵀ; the weight has σ₁ = 1 there."
+        )  # fmt: skip
+        with st.expander("More to move"):
+            c22 = slider(
+                "C₂₂", -0.15, 0.15, 0.06, 0.01, key="learn-c22", help="Of u₂ v₂ᵀ; the weight has σ₂ = ½ there."
+            )  # fmt: skip
+            c12 = slider("C₁₂", -0.15, 0.15, 0.02, 0.01, key="learn-c12", help="Of u₁ v₂ᵀ; C₂₁ stays 0.")
+            epsilon = select_slider("Budget ε", epsilons, 0.05, key="learn-epsilon")
+            power = slider("Power p of the weights", 0.0, 2.0, 1.0, 0.25, key="learn-power")
+            penalty = slider("Penalty weight λ of the soft mode", 0.0, 50.0, learn.PENALTY, 1.0, key="learn-lambda")
     cores = partial(learn.budget_cores, c11, c22, c12, epsilon=epsilon, power=power, penalty=penalty)
     raw, effective = (row for _, row in cores().iterrows())
     sections = partial(learn.budget_sections, [raw["c12"], effective["c12"]], epsilon=epsilon, power=power)
-    picture, words = st.columns([3, 2], gap="large")
     with picture:
         cards.figure_card(figures.core_budget, cores, sections, name="learn-budget")
     with words:
@@ -156,13 +172,15 @@ def merging() -> None:
         "Two adapters, each trained for its own task, are added: $W_0 + \\Delta W_1 + \\Delta W_2$. The first lies on "
         "the two leading directions. Move the second from these to directions of its own."
     )
-    angle = st.slider(
-        "Where the second adapter lies (degrees)", 0, 90, 20, key="learn-merge",
-        help="0: on the directions of the first; 90: on its own residual directions, 9 and 10.",
-    )  # fmt: skip
+    knobs, *pictures = beside(2)
+    with knobs:
+        angle = slider(
+            "Where the second adapter lies (degrees)", 0, 90, 20, key="learn-merge",
+            help="0: on the directions of the first; 90: on its own residual directions, 9 and 10.",
+        )  # fmt: skip
     effects = remembered(partial(learn.merge_effects))
-    for column, draw in zip(st.columns(2, gap="large"), (figures.merge_error, figures.merge_typical)):
-        with column:
+    for picture, draw in zip(pictures, (figures.merge_error, figures.merge_typical)):
+        with picture:
             cards.figure_card(
                 draw,
                 partial(learn.merge_effects),
@@ -211,16 +229,17 @@ def inputs() -> None:
         "The weight's strongest direction is where an update should do most harm. But a direction that no input uses "
         "carries nothing: an update there changes no output. Weights alone cannot tell; the inputs can."
     )
-    left, right = st.columns(2, gap="medium")
-    use = left.select_slider(
-        "Use of the strong direction by inputs", learn.USES, 0.0, key="learn-use", format_func=lambda use: f"{use:g}",
-        help="Root mean square along v₁ over that along any other direction. 0: no input uses it.",
-    )  # fmt: skip
-    angle = right.slider(
-        "Where the update points (degrees)", 0, 90, 0, key="learn-points",
-        help="0: the strong direction 1; 90: the weak direction 12.",
-    )  # fmt: skip
-    views, damage = st.columns(2, gap="large")
+    knobs, views, damage = beside(2)
+    with knobs:
+        use = select_slider(
+            "Use of the strong direction by inputs", learn.USES, 0.0, key="learn-use",
+            format_func=lambda use: f"{use:g}",
+            help="Root mean square along v₁ over that along any other direction. 0: no input uses it.",
+        )  # fmt: skip
+        angle = slider(
+            "Where the update points (degrees)", 0, 90, 0, key="learn-points",
+            help="0: the strong direction 1; 90: the weak direction 12.",
+        )  # fmt: skip
     with views:
         cards.figure_card(
             figures.two_views, partial(learn.two_views, angle, use), learn.PRINCIPAL_RANK, name="learn-views"
@@ -274,12 +293,18 @@ def one_sentence() -> None:
     )
     left, right = st.columns(2, gap="large")
     task = left.segmented_control(
-        "Task of the adapters", list(demo.TASKS), default="swap", key="learn-task", required=True
+        "Task of the adapters",
+        list(demo.TASKS),
+        default="swap",
+        key="learn-task",
+        required=True,
+        bind="query-params",
     )
     probe, compared = load_probe(task), comparison(task)
     lora, hiplora = (adapter.name for adapter in probe.adapters)
     line = right.selectbox(
-        "Line", telling_lines(compared, lora, hiplora), key=f"learn-line-{task}", accept_new_options=True, help=skills
+        "Line", telling_lines(compared, lora, hiplora), key=f"learn-line-{task}", accept_new_options=True, help=skills,
+        bind="query-params",
     )  # fmt: skip
     only_lora, only_hiplora = (compared[b] & ~compared[a] for a, b in ((lora, hiplora), (hiplora, lora)))
     right.caption(

@@ -59,7 +59,7 @@ def rotation_effect(effects: pd.DataFrame, angle: float) -> go.Figure:
     ]
     figure = _over_angle(effects, angle, curves, "Angle (0°: principal, 90°: residual)", _CHANGE)
     figure.update_traces(line_width=2, selector={"mode": "lines"})
-    figure.update_traces(line_width=7, selector={"mode": "lines", "name": "all inputs"})
+    figure.update_traces(line_width=7, line_simplify=False, selector={"mode": "lines", "name": "all inputs"})
     here, start, end = _row_at(effects, angle), effects.iloc[0], effects.iloc[-1]
     return finish(
         figure,

@@ -1,15 +1,22 @@
 """The page Learn in a real browser: every part renders, moves at once, and answers a line."""
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, FloatRect, Locator, Page, expect
 
-from .conftest import Visit
+from .conftest import Visit, visiting
 
 pytestmark = pytest.mark.e2e
 
 
 def findings(page: Page) -> Locator:
     return page.get_by_role("heading", level=4)
+
+
+def place(element: Locator) -> FloatRect:
+    """Return where on the screen an element stands."""
+    found = element.bounding_box()
+    assert found
+    return found
 
 
 @pytest.mark.parametrize(
@@ -45,6 +52,34 @@ def test_a_move_changes_the_finding(visit: Visit, part: str, slider: str, findin
     handle.press("End")
     expect(findings(page).first).to_contain_text(finding)
     visit.assert_sound()
+
+
+def test_a_link_shows_what_its_sender_saw(visit: Visit, browser: Browser) -> None:
+    page = visit.open("learn")
+    visit.wait_for_plots(2)
+    page.get_by_role("main").get_by_text("More to move").click()
+    for slider, key in (("Angle of the update (degrees)", "End"), ("How often rare inputs come", "End")):
+        handle = page.get_by_role("main").get_by_role("slider", name=slider)
+        handle.focus()
+        handle.press(key)
+    expect(findings(page).nth(1)).to_contain_text("At 90° outputs change by 16 % over all inputs")
+    page.wait_for_url("**learn-angle=90**")
+    with visiting(browser, visit.url) as other:
+        linked = other.open(page.url.removeprefix(f"{visit.url}/"))
+        expect(findings(linked).nth(1)).to_contain_text("At 90° outputs change by 16 % over all inputs")
+        other.assert_sound()
+
+
+def test_what_moves_stands_beside_its_figures_and_above_them_when_narrow(visit: Visit) -> None:
+    page = visit.open("learn")
+    visit.wait_for_plots(2)
+    knob = page.get_by_role("main").get_by_role("slider", name="Angle of the update (degrees)")
+    plot = page.locator(".js-plotly-plot").first
+    assert place(knob)["x"] + place(knob)["width"] < place(plot)["x"]
+    page.set_viewport_size({"width": 1024, "height": 1200})
+    left = "document.querySelector('[data-testid=\"stMain\"] {}').getBoundingClientRect().left"
+    page.wait_for_function(f"{left.format('.js-plotly-plot')} - {left.format('.stSlider')} < 50")
+    assert place(knob)["y"] < place(plot)["y"]
 
 
 def test_a_picked_and_a_typed_line_are_answered(visit: Visit) -> None:
