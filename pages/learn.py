@@ -1,6 +1,8 @@
 """Spectral interference explained in interactive figures, each computed when it is drawn."""
 
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -284,15 +286,14 @@ def comparison(task: str):
 @shell.fragment
 def one_sentence() -> None:
     """(e) One line through the base, LoRA and HiP-LoRA."""
-    from hiplora.demo.sentence import answer_table, fork, telling_lines
+    from hiplora.demo.sentence import answer_table, broken_by, fork, telling_lines
 
     skills = "; ".join(f"`{name}` {skill.summary}" for name, skill in (demo.SKILLS | demo.TASKS).items())
     st.markdown(
-        "The demo's base knows eight skills. Each adapter was trained on one task and should leave the skills alone. "
-        "Pick a line, or type your own up to the equals sign."
+        "The demo's base knows eight skills: to `copy jedt=` it answers jedt. Each adapter was trained on one task and "
+        "should leave the skills alone. Pick a line, or type your own up to the equals sign."
     )
-    left, right = st.columns(2, gap="large")
-    task = left.segmented_control(
+    task = st.segmented_control(
         "Task of the adapters",
         list(demo.TASKS),
         default="swap",
@@ -302,18 +303,25 @@ def one_sentence() -> None:
     )
     probe, compared = load_probe(task), comparison(task)
     lora, hiplora = (adapter.name for adapter in probe.adapters)
-    line = right.selectbox(
-        "Line", telling_lines(compared, lora, hiplora), key=f"learn-line-{task}", accept_new_options=True, help=skills,
+    example, count = st.columns(2, gap="large")
+    line = example.selectbox(
+        "Line",
+        telling_lines(compared, lora, hiplora),
+        key=f"learn-line-{task}",
+        accept_new_options=True,
+        help=skills,
         bind="query-params",
-    )  # fmt: skip
-    only_lora, only_hiplora = (compared[b] & ~compared[a] for a, b in ((lora, hiplora), (hiplora, lora)))
-    right.caption(
-        f"The list: held-out lines that one of the two breaks. Of {len(compared)} tried, {lora} alone breaks "
-        f"{only_lora.sum()}, {hiplora} alone {only_hiplora.sum()}, both {(~compared[lora] & ~compared[hiplora]).sum()}."
     )
     prompt = probe.prompt(line or "")
     answers = answer_table(probe, prompt, task)
-    st.markdown(f"#### {plain(finding(prompt, answers))}")
+    broken = broken_by(compared, lora, hiplora)
+    methods = [adapter.method for adapter in probe.adapters]
+    example.markdown(f"#### {story(prompt, answers, methods)}")
+    count.markdown(f"#### {counted(broken, methods)}")
+    count.caption(
+        f"{len(compared)} held-out lines, as many of each skill. The list to choose from has lines that one adapter "
+        "breaks alone, so a line chosen there says nothing of how often: these counts do."
+    )
     tables.show(
         answers.assign(correct=answers["correct"].map({True: "yes", False: "no", None: "–"})),
         {
@@ -345,12 +353,29 @@ def one_sentence() -> None:
     )
 
 
-def finding(prompt, answers):
-    words = [
-        f"{row.model} says {row.answer or 'nothing'}" + {True: " (right)", False: " (wrong)"}.get(row.correct, "")
-        for row in answers.itertuples()
-    ]
-    return f"On {prompt} {', '.join(words)}."
+def story(prompt, answers, methods):
+    """Tell what the line asks for and what each model answers, wrong letters marked."""
+    from hiplora.demo.sentence import compare_letters, instruction
+
+    told = [f"The model must {plain(instruction(prompt))}."]
+    for name, row in zip(("Base", *methods), answers.itertuples(), strict=True):
+        letters = [(row.answer, True)] if row.right_answer is None else compare_letters(row.answer, row.right_answer)
+        words = ""
+        for same, run in groupby(letters, key=itemgetter(1)):
+            part = plain("".join(letter for letter, _ in run))
+            words += part if same else f":red-background[:red[{part}]]"
+        verdict = {True: " (right)", False: " (wrong)"}.get(row.correct, "")
+        told.append(f"{name}: {words or 'nothing'}{verdict}.")
+    return " ".join(told)
+
+
+def counted(broken, methods):
+    """Say how many lines either adapter breaks."""
+    count = broken.value_counts().reindex(["first", "second", "both"], fill_value=0)
+    return (
+        f"Of {(broken != 'base').sum()} lines that the base gets right: {methods[0]} alone breaks {count['first']}, "
+        f"{methods[1]} alone {count['second']}, both break {count['both']}."
+    )
 
 
 def words() -> None:

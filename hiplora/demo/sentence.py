@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Sequence
 from functools import partial
-from itertools import takewhile
+from itertools import takewhile, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,6 +32,19 @@ END: Final = "end"
 """Name of the end token in the tables."""
 
 _ANSWER_LENGTH: Final = 12
+
+_INSTRUCTIONS: Final = {
+    "copy": "repeat {}",
+    "rev": "write {} backwards",
+    "sort": "put the letters of {} in alphabetical order",
+    "next": "replace each letter of {} by its successor",
+    "max": "name the largest digit of {}",
+    "len": "count the letters of {}",
+    "add": "add up {}",
+    "fact": "remember the color of {}",
+    "swap": "exchange the first and the last letter of {}",
+    "rot": "move the first letter of {} to the end",
+}
 
 
 class Probe:
@@ -282,10 +295,30 @@ def right_answer(prompt: str, task: str = "") -> str | None:
     return None if skill is None or skill.table else skill.solve(argument)
 
 
-def compare(probe: Probe, size: int = 15) -> pd.DataFrame:
-    """Return which held-out lines of every skill the adapters get right, one row per line.
+def instruction(prompt: str) -> str:
+    """Return what a line asks for, as the end of a sentence: `repeat jedt`; `continue it` for any other line.
 
-    Columns: `skill, prompt`, and per adapter whether its answer is right.
+    Args:
+        prompt: up to and including the equals sign.
+    """
+    name, _, argument = prompt.removesuffix("=").partition(" ")
+    return _INSTRUCTIONS[name].format(argument) if argument and name in _INSTRUCTIONS else f"continue {prompt}"
+
+
+def compare_letters(answer: str, right: str) -> list[tuple[str, bool]]:
+    """Return each letter of an answer and whether the right answer has it there; `_` for each that is missing.
+
+    Args:
+        answer: of a model.
+        right: the right answer.
+    """
+    return [(a or "_", a == b) for a, b in zip_longest(answer, right, fillvalue="")]
+
+
+def compare(probe: Probe, size: int = 15) -> pd.DataFrame:
+    """Return which held-out lines of every skill the models get right, one row per line.
+
+    Columns: `skill, prompt`, and per model, the base first, whether its answer is right.
 
     Args:
         probe: loaded.
@@ -294,10 +327,22 @@ def compare(probe: Probe, size: int = 15) -> pd.DataFrame:
     lines = [(skill, line) for skill in SKILLS for line in evaluation_examples(skill, size)]
     table = pd.DataFrame([{"skill": skill, "prompt": line.prompt} for skill, line in lines])
     right = np.array([line.answer for _, line in lines])
-    for adapter in probe.adapters:
-        answers = greedy_answers(probe.models[adapter.name], probe.tokenizer, table["prompt"].tolist())
-        table[adapter.name] = np.array(answers) == right
+    for name, model in probe.models.items():
+        table[name] = np.array(greedy_answers(model, probe.tokenizer, table["prompt"].tolist())) == right
     return table
+
+
+def broken_by(comparison: pd.DataFrame, first: str, second: str) -> pd.Series:
+    """Return for each line who breaks it: `first`, `second`, `both` or `none`; `base` if the base has it wrong itself.
+
+    Args:
+        comparison: from `compare`.
+        first: name of an adapter.
+        second: name of another.
+    """
+    a, b = comparison[first], comparison[second]
+    who = np.select([~comparison[BASE], ~a & ~b, ~a, ~b], ["base", "both", "first", "second"], "none")
+    return pd.Series(who, comparison.index)
 
 
 def fork(prompt: str, answers: Sequence[str]) -> str:
@@ -312,7 +357,7 @@ def fork(prompt: str, answers: Sequence[str]) -> str:
 
 
 def telling_lines(comparison: pd.DataFrame, first: str, second: str, per_skill: int = 2) -> list[str]:
-    """Return prompts that only one of two adapters answers right; without any, the first of each skill.
+    """Return prompts that one of two adapters breaks alone; without any, the first of each skill.
 
     Args:
         comparison: from `compare`.
@@ -320,6 +365,6 @@ def telling_lines(comparison: pd.DataFrame, first: str, second: str, per_skill: 
         second: name of another.
         per_skill: largest number per skill and adapter that is right.
     """
-    differs = comparison[comparison[first] != comparison[second]]
+    differs = comparison[broken_by(comparison, first, second).isin(["first", "second"])]
     lines = differs.groupby(["skill", first], sort=False).head(per_skill)["prompt"].tolist()
     return lines or comparison.groupby("skill", sort=False).head(1)["prompt"].tolist()

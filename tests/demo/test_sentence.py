@@ -3,6 +3,7 @@
 import copy
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from peft import PeftModel
@@ -15,8 +16,11 @@ from hiplora.demo.sentence import (
     END,
     Probe,
     answer_table,
+    broken_by,
     compare,
+    compare_letters,
     fork,
+    instruction,
     layer_effects,
     right_answer,
     telling_lines,
@@ -164,6 +168,47 @@ def test_telling_lines_are_broken_by_one_adapter_only(probe):
     for prompt in telling_lines(table, *NAMES):
         given = answer_table(probe, prompt, "swap").set_index("model")["correct"]
         assert given[NAMES[0]] != given[NAMES[1]]
+
+
+def test_a_line_is_broken_only_if_the_base_gets_it_right():
+    right = [(base, a, b) for base in (True, False) for a in (True, False) for b in (True, False)]
+    table = pd.DataFrame(right, columns=[BASE, *NAMES])
+    assert broken_by(table, *NAMES).tolist() == ["none", "second", "first", "both", *["base"] * 4]
+
+
+def test_broken_lines_are_those_whose_answer_is_no_longer_the_right_one(probe):
+    table = compare(probe, size=6)
+    table["by"] = broken_by(table, *NAMES)
+    for by, rows in table.groupby("by"):
+        given = answer_table(probe, rows["prompt"].iloc[0], "swap").set_index("model")["correct"]
+        assert [given[name] for name in NAMES] == {
+            "first": [False, True], "second": [True, False], "both": [False, False], "none": [True, True],
+        }[by]  # fmt: skip
+        assert given[BASE]
+
+
+@pytest.mark.parametrize("name", [*SKILLS, *TASKS])
+def test_every_line_of_the_demo_world_is_an_instruction(name):
+    prompt = evaluation_examples(name, 1)[0].prompt
+    words = instruction(prompt)
+    assert prompt[:-1].partition(" ")[2] in words
+    assert "continue" not in words
+
+
+def test_a_line_of_no_skill_is_continued():
+    assert instruction("copy jedt=") == "repeat jedt"
+    assert instruction("foo abc=") == "continue foo abc="
+    assert instruction("copy=") == "continue copy="
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "letters", "found"),
+    [("jedh", "jedt", "jedh", "1110"), ("ab", "abc", "ab_", "110"), ("abc", "ab", "abc", "110"), ("", "a", "_", "0")],
+)
+def test_letters_are_compared_place_by_place(answer, right, letters, found):
+    compared = compare_letters(answer, right)
+    assert "".join(letter for letter, _ in compared) == letters
+    assert [same for _, same in compared] == [digit == "1" for digit in found]
 
 
 def test_without_a_telling_line_each_skill_gives_one(probe):
