@@ -1,5 +1,6 @@
 """Spectral interference explained in interactive figures, each computed when it is drawn."""
 
+from collections.abc import Callable
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -50,6 +51,23 @@ def beside(figures: int) -> list[DeltaGenerator]:
     return st.columns([2, *[4] * figures], gap="medium")
 
 
+def experiment(part: Callable[[], None]) -> Callable[[], None]:
+    """Make a part of the page repaint alone, with a link that presents it as it is."""
+
+    @shell.fragment
+    def with_link() -> None:
+        if shell.presented():
+            part()
+            shell.present_link()
+        else:
+            above = st.container(horizontal_alignment="right")
+            part()
+            with above:
+                shell.present_link()
+
+    return with_link
+
+
 shell.require()
 st.title("Spectral interference: five experiments")
 
@@ -64,7 +82,7 @@ def _remembered(name, args, keywords, _call):
     return _call()
 
 
-@shell.fragment
+@experiment
 def interference() -> None:
     """(a) One update, turned from a leading direction to one of the tail."""
     st.markdown(
@@ -119,7 +137,7 @@ def interference() -> None:
     )
 
 
-@shell.fragment
+@experiment
 def budget() -> None:
     """(b) A core of two directions, and the budget around it."""
     st.markdown(
@@ -167,7 +185,7 @@ def budget() -> None:
     )
 
 
-@shell.fragment
+@experiment
 def merging() -> None:
     """(c) Two updates on one weight, and what their sum leaves of each."""
     st.markdown(
@@ -224,7 +242,7 @@ def merging() -> None:
     shell.link("merge", "Merge adapters of your own, and measure what is left of each")
 
 
-@shell.fragment
+@experiment
 def inputs() -> None:
     """(d) A strong direction that no input uses, and what both geometries make of an update on it."""
     st.markdown(
@@ -283,7 +301,7 @@ def comparison(task: str):
     return compare(load_probe(task))
 
 
-@shell.fragment
+@experiment
 def one_sentence() -> None:
     """(e) One line through the base, LoRA and HiP-LoRA."""
     from hiplora.demo.sentence import answer_table, broken_by, fork, telling_lines

@@ -8,11 +8,12 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from hiplora.figures.style import TITLE_HEIGHT
+from hiplora.figures.style import TITLE_HEIGHT, for_presentation
 from hiplora.measure_info import MeasureInfo, Term
 from hiplora.measures import words_in
 from hiplora.printable import for_spreadsheet
 from hiplora.study.python_code import code
+from hiplora.ui import shell
 from hiplora.ui.text import plain
 
 _CONFIG = {
@@ -63,7 +64,8 @@ def figure_card(
     drawn = bool(figure.data)
     if drawn:
         figure.update_layout(title=None, margin_t=top - TITLE_HEIGHT)
-        st.plotly_chart(figure, key=name, config=_CONFIG, alt=title.text, **chart)
+        shown = for_presentation(figure) if shell.presented() else figure
+        st.plotly_chart(shown, key=name, config=_CONFIG, alt=title.text, **chart)
     with menu:
         _show_formulas(measures, formula, inputs="inputs" in rows)
         with st.container(horizontal=True, gap="small"):

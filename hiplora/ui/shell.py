@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from functools import cache, wraps
 from itertools import groupby
 from typing import NamedTuple
+from urllib.parse import urlencode
 
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage
@@ -155,6 +156,32 @@ def _lead_on(page: Page) -> None:
     link(following.name, f"Next: **{following.question}** {following.title}")
 
 
+def presented() -> bool:
+    """Return whether the page is presented: `?embed=true` in its address gives large type and no sidebar."""
+    return bool(st.context.is_embedded)
+
+
+def present_link() -> None:
+    """Show a link that presents what is on the screen, or one that leads back; either opens a new tab.
+
+    Call it after all controls: the link carries their state.
+    """
+    state = {name: st.query_params.get_all(name) for name in st.query_params}
+    if presented():
+        st.link_button(
+            "Open in the app", f"?{urlencode(state, doseq=True)}", icon=":material/open_in_new:", type="tertiary"
+        )
+    else:
+        st.link_button(
+            "Present",
+            f"?{urlencode({**state, 'embed': 'true'}, doseq=True)}",
+            icon=":material/present_to_all:",
+            type="tertiary",
+            help="Large type and no sidebar, as it is now. The address of the new tab can be shared, or embedded in "
+            "another page.",
+        )
+
+
 def show_error(error: HiploraError) -> None:
     """Show the sentence of an error, as plain text."""
     st.error(plain(str(error)), icon=":material/error:")
@@ -183,6 +210,8 @@ def _navigation() -> StreamlitPage:
     # Without its own icon the tab would show the page's, which is fetched from the internet.
     st.set_page_config(page_title="hiplora", page_icon=str(assets / "icon.svg"), layout="wide")
     st.html(assets / "style.css")
+    if presented():
+        st.html(assets / "presentation.css")
     st.logo(str(assets / "logo.svg"), size="large", icon_image=str(assets / "icon.svg"))
     sections = {
         section: [

@@ -70,6 +70,23 @@ def test_a_link_shows_what_its_sender_saw(visit: Visit, browser: Browser) -> Non
         other.assert_sound()
 
 
+def test_presented_page_keeps_its_state_in_large_type_without_the_sidebar(visit: Visit) -> None:
+    page = visit.open("learn?part=Merging&learn-merge=90")
+    visit.wait_for_plots(2)
+    with page.context.expect_page() as opened:
+        page.get_by_role("main").get_by_role("link", name="Present").click()
+    presented = opened.value
+    presented.set_default_timeout(60_000)
+    expect(findings(presented).first).to_contain_text("At 90° the other adapter disturbs a task by 0 %")
+    expect(presented.locator(".js-plotly-plot")).to_have_count(2)
+    ticks = "[...document.querySelectorAll('.xtick text, .ytick text')]"
+    presented.wait_for_function(f"{ticks}.length > 4 && {ticks}.every(each => each.style.fontSize === '18px')")
+    expect(presented.get_by_test_id("stSidebar")).not_to_be_visible()
+    back = presented.get_by_role("main").get_by_role("link", name="Open in the app")
+    assert "embed" not in (back.get_attribute("href") or "")
+    expect(page.get_by_test_id("stSidebar")).to_be_visible()
+
+
 def test_what_moves_stands_beside_its_figures_and_above_them_when_narrow(visit: Visit) -> None:
     page = visit.open("learn")
     visit.wait_for_plots(2)

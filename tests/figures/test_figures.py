@@ -6,6 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from hiplora import figures, learn
+from hiplora.figures.style import for_presentation
 from hiplora.measures import MEASURES, channel_table, cut_table, summary_table
 
 from .conftest import K, two_runs
@@ -78,3 +79,13 @@ def test_every_public_figure_has_a_finding_a_measure_and_named_axes(
         assert len(figure.layout.title.subtitle.text) > 20, name
         assert any(axis.title.text for axis in figure.select_xaxes()), name
         json.loads(figure.to_json())
+
+
+def test_every_public_figure_can_be_presented(
+    layers: pd.DataFrame, directions: pd.DataFrame, sweeps: pd.DataFrame
+) -> None:
+    for name, figure in every_figure(layers, directions, sweeps).items():
+        shown = for_presentation(figure)
+        axes = [*shown.select_xaxes(), *shown.select_yaxes()]
+        assert {axis.tickfont.size for axis in axes} == {18}, name
+        assert {note.font.size for note in shown.layout.annotations} <= {18}, name

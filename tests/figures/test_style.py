@@ -1,9 +1,10 @@
 """The visual language: colours that mean one thing, numbers that read as words."""
 
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 
-from hiplora import figures
+from hiplora import figures, learn
 from hiplora.figures import style
 
 
@@ -11,6 +12,19 @@ def test_adapters_have_other_colours_than_the_channels() -> None:
     colors = figures.adapter_colors(pd.Series(["a", "b", "a", "c"]))
     assert list(colors) == ["a", "b", "c"]
     assert len({*colors.values(), style.PRINCIPAL, style.RESIDUAL, style.NULL}) == 6
+
+
+def test_presented_figures_have_large_type_and_the_same_plot() -> None:
+    figure = figures.rotation_effect(learn.rotation_effects(angles=(0, 30, 90)), 30)
+    before = figure.to_json()
+    shown = style.for_presentation(figure)
+    assert figure.to_json() == before
+    assert go.Figure(shown.data).to_json() == go.Figure(figure.data).to_json()
+    for axis in (shown.layout.xaxis, shown.layout.yaxis):
+        assert axis.tickfont.size == axis.title.font.size == 18
+        assert axis.automargin
+    assert shown.layout.legend.font.size == 18
+    assert shown.layout.height > figure.layout.height
 
 
 def test_adapters_differ_in_symbol_as_well() -> None:
