@@ -13,6 +13,7 @@ from hiplora.printable import for_spreadsheet
 from hiplora.training import Run, drift_history, layer_history
 from hiplora.training.prices import last_prices, price_table
 from hiplora.ui import cards, drift, new_run, reallocation, runs, shell
+from hiplora.ui.session import names_of
 from hiplora.ui.text import plain
 
 SHOWN, TO_SHOW, FORM = "runs", "runs-to-show", "new-run"
@@ -50,14 +51,14 @@ with st.expander("New run", expanded=not everything, icon=":material/add:", key=
 
 def add_to_adapters(base: str, names: list[str]) -> None:
     """Choose runs in the sidebar, on their base."""
-    if not runs.same_base(base, session.base):
+    if base != session.base:
         st.session_state["base"], st.session_state["adapters"] = base, []
     chosen = st.session_state.get("adapters", [])
     st.session_state["adapters"] = [*chosen, *(name for name in names if name not in chosen)]
 
 
 def controls(shown: list[Run]) -> None:
-    """Draw the buttons to stop and resume runs, and to use their adapters."""
+    """Draw the buttons to stop and resume runs, and to use and compare their adapters."""
     going = [run for run in shown if runs.phase(run)]
     resumable = [run for run in shown if run not in going and run.resumable]
     done = [run for run in shown if run.adapter is not None]
@@ -80,12 +81,16 @@ def controls(shown: list[Run]) -> None:
             else:
                 st.rerun()
         if done:
-            names, base = [run.name for run in done], done[0].config.base
-            chosen = runs.same_base(base, session.base) and set(names) <= set(st.session_state.get("adapters", []))
+            together = [run for run in done if runs.same_base(run.config.base, done[0].config.base)]
+            base = session.base if runs.same_base(done[0].config.base, session.base) else done[0].config.base
+            names = names_of(base, together)
+            chosen = base == session.base and set(names) <= set(st.session_state.get("adapters", []))
             st.button("In the adapters" if chosen else "Add to the adapters", icon=":material/add_circle:",
                       disabled=chosen, on_click=add_to_adapters, args=(base, names),
                       help="Select it in the sidebar, for every page.")  # fmt: skip
-            shell.link("compare", "Compare")
+            shell.link("compare", "Compare", disabled=len(together) < 2, base=base, adapters=names,
+                       tooltip="Compares the runs in view, in place of the adapters in the sidebar: two of one base, "
+                       "each with a checkpoint.")  # fmt: skip
 
 
 def say_where(run: Run) -> None:

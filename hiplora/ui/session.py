@@ -4,6 +4,7 @@ import atexit
 import itertools
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hiplora.errors import HiploraError
 from hiplora.files import atomic_path, user_path
 from hiplora.paths import demo_adapters
 from hiplora.sources import known_bases, may_open, nearest_bases
+from hiplora.training import Run
 from hiplora.ui import runs
 from hiplora.ui.text import plain
 
@@ -73,9 +75,8 @@ def sidebar() -> Session:
             download = st.toggle(
                 "Download it from the hub", key="download", help="The only request that leaves this machine."
             )
-        shipped = {path.name: path for path in demo_adapters()} if base == "demo" else {}
-        # A run with the name of a shipped adapter is offered by its path.
-        trained = {str(path) if name in shipped else name: path for name, path in runs.of_base(base).items()}
+        shipped = _shipped(base)
+        trained = {_offered_as(path, shipped): path for path in runs.of_base(base).values()}
         uploads: dict[str, Path] = st.session_state.setdefault(_UPLOADS, {})
         known = shipped | trained | uploads
         chosen = st.multiselect(
@@ -129,6 +130,22 @@ def sidebar() -> Session:
             _upload(uploads, set(known))
     paths = tuple(known.get(name) or user_path(name) for name in chosen)
     return Session(base, download, paths, int(k), float(epsilon), geometry.lower(), text.strip())
+
+
+def names_of(base: str, chosen: Sequence[Run]) -> list[str]:
+    """Return the names by which the sidebar offers runs on a base."""
+    shipped = _shipped(base)
+    return [_offered_as(run.path, shipped) for run in chosen]
+
+
+def _shipped(base: str) -> dict[str, Path]:
+    return {path.name: path for path in demo_adapters()} if base == "demo" else {}
+
+
+def _offered_as(path: Path, shipped: Mapping[str, Path]) -> str:
+    """Return the name of a run; its path where a shipped adapter has this name."""
+    name = path.resolve().name
+    return str(path) if name in shipped else name
 
 
 def _change_base() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from functools import cache, wraps
 from itertools import groupby
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlencode
 
@@ -115,21 +116,25 @@ def fragment(part: Callable[[], None], run_every: float | None = None) -> Callab
     return st.fragment(guarded, run_every=run_every)
 
 
-def link(name: str, label: str = "", hover: str | None = None, **query: str) -> None:
+def link(
+    name: str, label: str = "", *, disabled: bool = False, tooltip: str | None = None, **query: str | list[str]
+) -> None:
     """Show a link to a page; base, adapters, k and the other shared choices go along.
 
     Args:
         name: of its file.
         label: of the link; the page's title by default.
-        hover: what is said on hover.
-        query: choices on that page, such as `module`.
+        disabled: whether it leads nowhere yet.
+        tooltip: shown on hover.
+        query: choices on that page, such as `module`, which replace the present ones; a list for several.
     """
     page = PAGES[name]
     st.page_link(
-        site_root() / "pages" / f"{name}.py",
+        _file(name),
         label=label or page.title,
         icon=page.icon,
-        help=hover,
+        disabled=disabled,
+        help=tooltip,
         query_params=query or None,
     )
 
@@ -141,12 +146,14 @@ def tour() -> None:
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
         st.markdown("**Five steps:**", width="content")
         for number, name in enumerate(_TOUR, start=1):
-            link(name, f"{number}. {PAGES[name].title}", hover=PAGES[name].question)
+            link(name, f"{number}. {PAGES[name].title}", tooltip=PAGES[name].question)
         st.button("Close", icon=":material/close:", key="close-tour", type="tertiary", on_click=_close_tour)
 
 
 def _close_tour() -> None:
     st.session_state[_TOUR_CLOSED] = True
+def _file(name: str) -> Path:
+    return site_root() / "pages" / f"{name}.py"
 
 
 def _lead_on(page: Page) -> None:
@@ -206,7 +213,7 @@ def _freeze_imports(modules: int) -> None:
 
 
 def _navigation() -> StreamlitPage:
-    assets, folder = site_root() / "assets", site_root() / "pages"
+    assets = site_root() / "assets"
     # Without its own icon the tab would show the page's, which is fetched from the internet.
     st.set_page_config(page_title="hiplora", page_icon=str(assets / "icon.svg"), layout="wide")
     st.html(assets / "style.css")
@@ -216,7 +223,7 @@ def _navigation() -> StreamlitPage:
     sections = {
         section: [
             st.Page(
-                folder / f"{page.name}.py",
+                _file(page.name),
                 title=page.title,
                 icon=page.icon,
                 url_path=page.name,

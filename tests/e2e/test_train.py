@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from hiplora import SpectralRecorder
-from hiplora.paths import demo_base
+from hiplora.paths import demo_adapters, demo_base
 from hiplora.training import Run
+from hiplora.training.watched import WatchedConfig
 
 from .conftest import Visit, running_server, start_server, visiting
 
@@ -200,6 +202,20 @@ def test_run_of_the_command_line_appears_by_itself(browser: Browser, cache: Path
         (tmp_path / "runs").mkdir(exist_ok=True)
         elsewhere.rename(tmp_path / "runs" / "from-the-shell")
         expect(page.get_by_text("Never started.")).to_be_visible()
+        visit.assert_sound()
+
+
+def test_compare_takes_the_runs_in_view(browser: Browser, cache: Path, tmp_path: Path) -> None:
+    for name in ("rot-lora", "rot-hiplora"):
+        run = Run.create(tmp_path / "runs" / f"my-{name}", WatchedConfig(base="demo", method="LoRA", steps=4))
+        shutil.copytree(next(path for path in demo_adapters() if path.name == name), run.path / "adapter")
+    with running_server(cache, tmp_path / "runs") as url, visiting(browser, url) as visit:
+        page = visit.open("train?runs=my-rot-hiplora&runs=my-rot-lora")
+        page.get_by_test_id("stMain").get_by_role("link", name="Compare", exact=True).click()
+        expect(page.get_by_role("heading", name="Adapters side by side")).to_be_visible()
+        expect(page.get_by_role("cell", name="swap-lora")).to_have_count(0)
+        page.wait_for_url(re.compile("compare.*adapters=my-rot-hiplora&adapters=my-rot-lora"))
+        visit.wait_for_plots(1)
         visit.assert_sound()
 
 

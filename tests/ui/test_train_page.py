@@ -1,0 +1,73 @@
+"""The page Train without a browser: what its buttons do to the runs in view and to the other pages."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qs
+
+import pytest
+from streamlit.proto.PageLink_pb2 import PageLink
+from streamlit.testing.v1 import AppTest
+
+from hiplora.paths import demo_adapters, site_root
+from hiplora.training import Run
+from hiplora.training.run import Status
+from hiplora.training.watched import WatchedConfig
+from hiplora.ui import runs
+from tests.waiting import LIMIT
+
+pytestmark = pytest.mark.usefixtures("in_the_app")
+
+
+def trained(root: Path, name: str, adapter: str) -> Run:
+    """A run of another script that has ended, with an adapter of the demo world."""
+    run = Run.create(root / name, WatchedConfig(base="demo", method="LoRA", steps=4))
+    shutil.copytree(next(path for path in demo_adapters() if path.name == adapter), run.path / "adapter")
+    run.set_status(Status("finished"))
+    return run
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    """The folder of three runs: two have ended, one is live, so that no process is warmed up."""
+    runs.launcher.clear()
+    root = tmp_path / "runs"
+    trained(root, "one", "rot-lora")
+    # It has the name of a shipped adapter, and is another.
+    trained(root, "edit-lora", "rot-hiplora")
+    live = Run.create(root / "live", WatchedConfig(base="demo", method="LoRA", steps=4))
+    with live.exclusively():
+        live.set_status(Status("running", "Training"))
+        yield root
+    runs.launcher.clear()
+
+
+def train(*shown: str) -> AppTest:
+    """Return the page with runs in view."""
+    app = AppTest.from_file(str(site_root() / "app.py"), default_timeout=LIMIT)
+    app.query_params["runs"] = list(shown)
+    app.run()
+    return app.switch_page("pages/train.py").run()
+
+
+def press(app: AppTest, label: str) -> AppTest:
+    return next(button for button in app.button if button.label == label).click().run()
+
+
+def compare_link(app: AppTest) -> PageLink:
+    return next(link.proto for link in app.get("page_link") if link.proto.label == "Compare")
+
+
+def test_compare_takes_the_runs_in_view_in_place_of_the_adapters_chosen(root: Path) -> None:
+    link = compare_link(train("one", "edit-lora"))
+    assert parse_qs(link.query_string) == {"base": ["demo"], "adapters": ["one", str(root / "edit-lora")]}
+    assert not link.disabled
+
+
+def test_compare_needs_two_runs_with_an_adapter(root: Path) -> None:
+    assert compare_link(train("one", "live")).disabled
+
+
+def test_run_with_the_name_of_a_shipped_adapter_is_added_as_the_run(root: Path) -> None:
+    app = press(train("edit-lora"), "Add to the adapters")
+    assert app.multiselect(key="adapters").value == ["swap-lora", "swap-hiplora", str(root / "edit-lora")]
