@@ -6,6 +6,7 @@
     RUN/checkpoints/checkpoint-N/    PEFT's adapter files, and for the last one the state to resume from
     RUN/adapter/                     the last checkpoint's adapter with its card: what `hiplora analyze` reads
     RUN/log.txt                      output of the libraries
+    RUN/note.txt                     a line of the user's, if there is one
 
 A checkpoint is valid once it holds the file `complete`, which is written last. A run holds a lock while it trains. The
 system releases it however the process ends: a run whose state is "running" without the lock was killed.
@@ -15,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -44,6 +46,8 @@ _RESUMABLE: tuple[State, ...] = ("new", "stopped", "failed", "killed")
 # Readers hold the lock for a moment to test whether it is free: a process that wants to train waits that long.
 _PATIENCE = 2.0
 _LOCK = ".lock"
+NOTE_LENGTH = 200
+"""Most characters of a note on a run."""
 
 
 @dataclass(frozen=True)
@@ -347,6 +351,134 @@ class Run:
             raise HiploraError(
                 f"{self.name} is being trained by another process: wait for it, or stop it first."
             ) from None
+
+    @property
+    def note(self) -> str:
+        """The user's line on the run; empty where there is none."""
+        try:
+            with (self.path / "note.txt").open(encoding="utf-8", errors="replace") as file:
+                return " ".join(file.read(NOTE_LENGTH).split())
+        except OSError:
+            return ""
+
+    def write_note(self, text: str) -> None:
+        """Write a line on the run, or remove it with an empty one; also while it trains.
+
+        Args:
+            text: up to `NOTE_LENGTH` characters; line breaks become spaces.
+
+        Raises:
+            HiploraError: it is longer, or the folder cannot be written or is gone.
+        """
+        words = " ".join(text.split())
+        if len(words) > NOTE_LENGTH:
+            raise HiploraError(f"The note on {self.name} has {len(words)} characters: use up to {NOTE_LENGTH}.")
+        self._require_there()
+        path = self.path / "note.txt"
+        if words:
+            with atomic_path(path) as draft:
+                draft.write_text(words + "\n", encoding="utf-8")
+            return
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise HiploraError(f"{path} cannot be removed ({error.strerror}): remove it by hand.") from None
+
+    def based_on_it(self) -> list["Run"]:
+        """Return the runs beside it that train on top of its adapter, and name its folder in their settings."""
+        home = self.path.resolve()
+        return [
+            run
+            for run in list_runs(home.parent)
+            if isinstance(run.config, RunConfig)
+            and any(home in (Path(name), *Path(name).parents) for name in run.config.on_top)
+        ]
+
+    def rename(self, name: str) -> "Run":
+        """Give the folder another name, and return the run there.
+
+        Args:
+            name: a plain name, not a path; nothing else beside the run may have it.
+
+        Raises:
+            HiploraError: the name is not plain or is taken, the run is being trained, other runs train on top of it
+                and name its folder, or the folder cannot be moved.
+        """
+        home = self.path.resolve()
+        if name == home.name:
+            return self
+        if not name or name.startswith(".") or not name.isprintable() or set(name) & set('/\\:*?"<>|'):
+            raise HiploraError(
+                f"{name!r} cannot be the name of a run: use letters, digits, spaces, dashes and underscores."
+            )
+        if others := self.based_on_it():
+            raise HiploraError(
+                f"{self.name} keeps its name: {', '.join(run.name for run in others)} was trained on top of it and "
+                "names its folder."
+            )
+        target = home.with_name(name)
+        with self._at_rest("rename"):
+            if target.exists() or target.is_symlink():
+                raise FolderTakenError(f"{target} exists already: choose another name.")
+            try:
+                home.rename(target)
+            except OSError as error:
+                raise HiploraError(f"{home} cannot be renamed to {name} ({error.strerror}).") from None
+        return type(self)(target)
+
+    def delete(self) -> None:
+        """Delete the folder with all checkpoints.
+
+        It is moved out of sight first: a run is there whole, or not at all.
+
+        Raises:
+            HiploraError: the run is being trained, or the folder cannot be moved or emptied.
+        """
+        home = self.path.resolve()
+        with self._at_rest("delete"):
+            try:
+                # Two levels down: `list_runs` does not look there.
+                holder = Path(tempfile.mkdtemp(prefix=f".{home.name}-", dir=home.parent))
+            except OSError as error:
+                raise HiploraError(f"{home} cannot be deleted ({error.strerror}).") from None
+            try:
+                home.rename(holder / home.name)
+            except OSError as error:
+                holder.rmdir()
+                raise HiploraError(f"{home} cannot be deleted ({error.strerror}).") from None
+        try:
+            shutil.rmtree(holder)
+        except OSError as error:
+            raise HiploraError(
+                f"{home.name} is no longer a run, but {holder} cannot be emptied ({error.strerror}): delete it by hand."
+            ) from None
+
+    @contextmanager
+    def _at_rest(self, verb: str) -> Iterator[None]:
+        """Hold the lock of a run that is not trained, so that nothing begins meanwhile.
+
+        Raises:
+            HiploraError: a process trains it, or the folder is gone.
+        """
+        self._require_there()
+        lock = FileLock(self.path / _LOCK, timeout=_PATIENCE)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise HiploraError(f"{self.name} is being trained: stop it before you {verb} it.") from None
+        except OSError as error:
+            raise HiploraError(f"{self.path} cannot be locked ({error.strerror}): nothing was changed.") from None
+        try:
+            if fcntl is None:
+                # Windows moves no folder with an open file in it.
+                lock.release()
+            yield
+        finally:
+            lock.release()
+
+    def _require_there(self) -> None:
+        if not (self.path / RUN_FILE).is_file():
+            raise HiploraError(f"{self.path} is no longer there: it was moved or deleted.")
 
     def _locked(self) -> bool:
         """Whether a process is training it. Concurrent checks do not block each other."""

@@ -11,6 +11,8 @@ import pytest
 from hiplora.card import Card
 from hiplora.errors import HiploraError
 from hiplora.training import Run, RunConfig, list_runs
+from hiplora.training.run import Status
+from hiplora.training.watched import WatchedConfig
 from tests.training.conftest import step
 
 
@@ -178,6 +180,84 @@ def test_what_a_killed_process_was_writing_is_removed_at_the_next_start(small_ru
     (run.path / ".adapter-x1").mkdir()
     with run.exclusively():
         assert not list(run.path.glob(".*-*"))
+
+
+def test_deleted_run_leaves_nothing(small_run, tmp_path):
+    gone, kept = small_run("gone"), small_run("kept")
+    gone.append(step(1))
+    gone.delete()
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert [run.name for run in list_runs(tmp_path)] == [kept.name]
+    with pytest.raises(HiploraError, match="gone is no longer there"):
+        gone.delete()
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_run_in_training_is_neither_deleted_nor_renamed(small_run, tmp_path, watched):
+    run = small_run()
+    if watched:
+        run = Run.create(tmp_path / "theirs", WatchedConfig(base="demo", method="LoRA", steps=3))
+    with run.exclusively():
+        run.set_status(Status("running", "Training"))
+        with pytest.raises(HiploraError, match=f"{run.name} is being trained: stop it before you delete it"):
+            run.delete()
+        with pytest.raises(HiploraError, match="stop it before you rename it"):
+            run.rename("other")
+        assert run.status.state == "running"
+    run.rename("other").delete()
+    assert not run.path.exists()
+    assert not (tmp_path / "other").exists()
+
+
+def test_renamed_run_is_the_same_run_under_its_new_name(small_run, tmp_path):
+    run = small_run("old", seed=3)
+    run.append(step(1))
+    found = run.rename("new name")
+    assert (found.name, found.path) == ("new name", tmp_path / "new name")
+    assert (found.config, found.events()) == (run.config, [step(1)])
+    assert not run.path.exists()
+    with found.exclusively():
+        assert found.status.state == "running"
+
+
+def test_name_that_is_taken_or_not_plain_is_refused(small_run, tmp_path):
+    run, _ = small_run("one"), small_run("two")
+    (tmp_path / "empty").mkdir()
+    for name in ("two", "empty"):
+        with pytest.raises(HiploraError, match=f"{name} exists already: choose another name"):
+            run.rename(name)
+    for name in ("", ".", "..", ".hidden", "a/b", "a\\b", "/tmp/x", "a\nb"):
+        with pytest.raises(HiploraError, match="cannot be the name of a run"):
+            run.rename(name)
+    assert run.rename("one") is run
+
+
+def test_run_that_another_was_trained_on_top_of_keeps_its_name(small_run):
+    below = small_run("below")
+    (below.path / "adapter").mkdir()
+    for place in (below.path, below.path / "adapter"):
+        above = small_run("above", on_top=(str(place),))
+        assert [run.name for run in below.based_on_it()] == ["above"]
+        with pytest.raises(HiploraError, match="below keeps its name: above was trained on top of it"):
+            below.rename("other")
+        above.delete()
+    assert below.based_on_it() == []
+    assert below.rename("other").name == "other"
+
+
+def test_note_is_one_line_that_stays_with_the_run(small_run):
+    run = small_run()
+    assert run.note == ""
+    with run.exclusively():
+        run.write_note("  lower rate,\n  longer  ")
+    assert run.rename("other").note == "lower rate, longer"
+    run = Run(run.path.with_name("other"))
+    with pytest.raises(HiploraError, match=r"note on other has 201 characters: use up to 200"):
+        run.write_note("a" * 201)
+    assert run.note == "lower rate, longer"
+    run.write_note(" ")
+    assert run.note == ""
+    assert not list(run.path.glob("*note*"))
 
 
 @pytest.mark.parametrize(
