@@ -23,6 +23,7 @@ COLUMNS = {
     "budget": "Budget",
     "steps": "Steps",
     "seed": "Seed",
+    "note": "Note",
 }
 
 session = shell.require()
@@ -69,7 +70,8 @@ def show_scores() -> None:
     with right:
         show_frontier(list(chosen["task"]))
     st.subheader("What is compared")
-    known = chosen.replace({"budget": {"": None}}).dropna(axis="columns", how="all")
+    chosen["note"] = chosen["adapter"].map({name: run.note for name, run in study.runs.items()}).astype("object")
+    known = chosen.replace({"budget": {"": None}, "note": {"": None}}).dropna(axis="columns", how="all")
     shown = {column: title for column, title in COLUMNS.items() if column in known}
     tables.show(known, shown, "How each adapter was trained, and what it scored.")
     apart = chosen["parameter_difference"].abs()

@@ -12,7 +12,7 @@ from hiplora.measures import MEASURES
 from hiplora.printable import for_spreadsheet
 from hiplora.training import Run, drift_history, layer_history
 from hiplora.training.prices import last_prices, price_table
-from hiplora.ui import cards, drift, new_run, reallocation, runs, shell
+from hiplora.ui import cards, drift, edit_run, new_run, reallocation, runs, shell
 from hiplora.ui.session import names_of
 from hiplora.ui.text import plain
 
@@ -58,7 +58,7 @@ def add_to_adapters(base: str, names: list[str]) -> None:
 
 
 def controls(shown: list[Run]) -> None:
-    """Draw the buttons to stop and resume runs, and to use and compare their adapters."""
+    """Draw the buttons to stop, resume, compare and edit runs, and to use their adapters."""
     going = [run for run in shown if runs.phase(run)]
     resumable = [run for run in shown if run not in going and run.resumable]
     done = [run for run in shown if run.adapter is not None]
@@ -91,6 +91,7 @@ def controls(shown: list[Run]) -> None:
             shell.link("compare", "Compare", disabled=len(together) < 2, base=base, adapters=names,
                        tooltip="Compares the runs in view, in place of the adapters in the sidebar: two of one base, "
                        "each with a checkpoint.")  # fmt: skip
+        edit_run.offer(shown, SHOWN)
 
 
 def say_where(run: Run) -> None:
@@ -237,6 +238,7 @@ def show_table(shown: list[Run]) -> None:
             "steps": "Of",
             "task_score": st.column_config.NumberColumn("Task score", format="percent"),
             "retention": st.column_config.NumberColumn("Base kept", format="percent"),
+            "note": "Note",
             "when": st.column_config.DatetimeColumn("Last change", format="distance"),
         },
     )

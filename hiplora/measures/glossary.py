@@ -114,6 +114,7 @@ _HEADERS = {
     "budget": "How HiP-LoRA was held back while it trained: hard, soft, or not at all.",
     "steps": "Optimizer steps of its training.",
     "seed": "Of the random numbers of its training.",
+    "note": "What you wrote about the run on the page Train.",
     "indicator": "A measure that might tell in advance what a part causes.",
     "rank_correlation": "Spearman's: 1 when the indicator puts the parts in the right order, 0 when it says nothing.",
     "low": "Lower end of the 95 % interval, resampled.",

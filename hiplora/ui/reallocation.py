@@ -1,6 +1,6 @@
 """Budgets moved by shadow prices: kept for the next run, shown and reset."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -112,6 +112,17 @@ def show() -> None:
 def drop_button(key: str) -> None:
     """Show the button to forget the moved budgets."""
     st.button("Reset to a single ε", key=key, icon=":material/undo:", on_click=drop)
+
+
+def follow(old: Run, new: Run | None) -> None:
+    """Keep the moved budgets of a run that got another name; forget those of one that is gone."""
+    found = kept()
+    if found is None or found.source != old.name:
+        return
+    if new is None:
+        drop()
+    else:
+        st.session_state[_KEY] = replace(found, source=new.name, call=partial(price_table, new))
 
 
 def drop() -> None:

@@ -128,11 +128,11 @@ def pace(run: Run) -> Pace:
 def overview(runs: Sequence[Run]) -> pd.DataFrame:
     """Return one row per run.
 
-    Columns: `run, method, task, state, step, steps, task_score, retention, when` (when it last changed).
+    Columns: `run, method, task, state, step, steps, task_score, retention, note, when` (when it last changed).
     """
     return pd.DataFrame(
         [_row(run) for run in runs],
-        columns=["run", "method", "task", "state", "step", "steps", "task_score", "retention", "when"],
+        columns=["run", "method", "task", "state", "step", "steps", "task_score", "retention", "note", "when"],
     )
 
 
@@ -155,6 +155,7 @@ def _row(run: Run) -> dict[str, object]:
         "steps": run.config.steps,
         "task_score": task,
         "retention": retention,
+        "note": run.note,
         "when": datetime.fromtimestamp(changed),
     }
 

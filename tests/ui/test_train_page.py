@@ -14,6 +14,7 @@ from hiplora.training import Run
 from hiplora.training.run import Status
 from hiplora.training.watched import WatchedConfig
 from hiplora.ui import runs
+from tests.ui.visiting import visit
 from tests.waiting import LIMIT
 
 pytestmark = pytest.mark.usefixtures("in_the_app")
@@ -71,3 +72,49 @@ def test_compare_needs_two_runs_with_an_adapter(root: Path) -> None:
 def test_run_with_the_name_of_a_shipped_adapter_is_added_as_the_run(root: Path) -> None:
     app = press(train("edit-lora"), "Add to the adapters")
     assert app.multiselect(key="adapters").value == ["swap-lora", "swap-hiplora", str(root / "edit-lora")]
+
+
+def test_renamed_run_stays_in_view_and_among_the_adapters(root: Path) -> None:
+    app = press(train("one"), "Add to the adapters")
+    app.text_input(key="name-of-one").set_value("first")
+    app.text_input(key="note-of-one").set_value("the lower rate")
+    app = app.button(key="save-of-one").click().run()
+    assert app.multiselect(key="runs").value == ["first"]
+    assert app.multiselect(key="adapters").value == ["swap-lora", "swap-hiplora", "first"]
+    table = app.dataframe[-1].value.set_index("run")
+    assert table.loc["first", "note"] == "the lower rate"
+    assert not (root / "one").exists()
+
+
+def test_name_that_is_taken_is_refused_in_words(root: Path) -> None:
+    app = train("one")
+    app.text_input(key="name-of-one").set_value("edit-lora")
+    app = app.button(key="save-of-one").click().run()
+    assert "edit-lora exists already" in app.error[0].value
+    assert (root / "one").is_dir()
+
+
+def test_run_is_deleted_after_a_question_and_leaves_the_choices(root: Path) -> None:
+    app = press(train("one", "edit-lora"), "Add to the adapters")
+    app = app.button(key="delete-of-one").click().run()
+    assert (root / "one").is_dir()
+    app = app.button(key="delete-now-of-one").click().run()
+    assert not (root / "one").exists()
+    assert app.multiselect(key="runs").value == ["edit-lora"]
+    assert app.multiselect(key="adapters").value == ["swap-lora", "swap-hiplora", str(root / "edit-lora")]
+
+
+def test_live_run_of_another_script_can_be_noted_only(root: Path) -> None:
+    app = train("live")
+    assert app.button(key="delete-of-live").disabled
+    assert app.text_input(key="name-of-live").disabled
+    app.text_input(key="note-of-live").set_value("watch it")
+    app.button(key="save-of-live").click().run()
+    assert Run(root / "live").note == "watch it"
+
+
+def test_compare_shows_the_notes_of_runs(root: Path) -> None:
+    Run(root / "one").write_note("the lower rate")
+    app = visit("compare", adapters=["one", "swap-lora"])
+    table = app.dataframe[0].value.set_index("Adapter")
+    assert table["Note"].to_dict() == {"one": "the lower rate", "swap-lora": "–"}
