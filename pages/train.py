@@ -211,7 +211,6 @@ def offer_reallocation(shown: list[Run]) -> None:
 
 def show_table(shown: list[Run]) -> None:
     """Draw the table of all runs; a click on one shows it."""
-    st.subheader("All runs")
     table = runs.overview(everything)
     table.insert(0, "shown", table["run"].isin([run.name for run in shown]))
 
@@ -220,6 +219,9 @@ def show_table(shown: list[Run]) -> None:
         if rows:
             st.session_state[SHOWN] = [table["run"].iloc[rows[0]]]
 
+    if st.session_state.get(SHOWN) != [run.name for run in shown]:
+        # A click here repaints this part alone, and the runs in view are above it.
+        st.rerun()
     # The runs in view are part of the key, so that the table forgets a click once it has taken effect.
     key = f"table-of-runs-{hash(tuple(run.name for run in shown))}"
     st.dataframe(
@@ -279,6 +281,7 @@ else:
         reallocation.show()
     else:
         st.info("Choose a run to view.", icon=":material/arrow_upward:")
-    show_table(shown)
+    st.subheader("All runs")
+    shell.fragment(lambda: show_table(shown), run_every=TICK if going else None)()
 if not (going and everything and shown):
     shell.fragment(lambda: watch(seen), run_every=IDLE_TICK)()

@@ -59,12 +59,14 @@ class Status:
         phase: the present work, while it runs.
         message: one sentence for the user; may be empty.
         device: the device it trains on, once known.
+        since: optimizer steps that were done when its process began.
     """
 
     state: State
     phase: str = ""
     message: str = ""
     device: str = ""
+    since: int = 0
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,9 @@ class Run:
                 message = f"Killed while running; its last checkpoint is at step {last}."
                 return Status("killed", "", message, str(fields.get("device", "")))
         state: State = fields["state"] if fields.get("state") in get_args(State) else "failed"
-        return Status(state, *(str(fields.get(name, "")) for name in ("phase", "message", "device")))
+        words = [str(fields.get(name, "")) for name in ("phase", "message", "device")]
+        since = fields.get("since", 0)
+        return Status(state, *words, since if type(since) is int else 0)
 
     @property
     def own_config(self) -> RunConfig:

@@ -360,7 +360,7 @@ class SpectralRecorder:
 
     def _phase(self, text: str) -> None:
         if self._writing is not None:
-            self._writing.set_status(Status("running", text, "", self._device))
+            self._writing.set_status(Status("running", text, "", self._device, self._step))
 
     def _write_step(
         self, loss: float, learning_rate: float | None, grad_norm: "float | torch.Tensor | None", tokens: int

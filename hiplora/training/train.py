@@ -172,7 +172,7 @@ def _train(run: Run, stopped: Callable[[], bool], report: Callable[[Event], None
     checkpoint = run.checkpoints[-1] if run.checkpoints else None
 
     def phase(text: str) -> None:
-        run.set_status(Status("running", text, "", device))
+        run.set_status(Status("running", text, "", device, checkpoint.step if checkpoint else 0))
         report(Phase(text))
 
     phase("Opening the base")

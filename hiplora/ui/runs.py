@@ -29,6 +29,8 @@ from hiplora.training.events import Scores
 
 MOST = 2
 """Largest number of runs trained or shown side by side."""
+TRAINING = "Training"
+"""Phase of a run that takes optimizer steps."""
 # Number of last steps that the shown speed is computed from.
 _RECENT = 20
 _Stamp = tuple[tuple[str, int, int], ...]
@@ -98,8 +100,9 @@ class Pace:
     Attributes:
         step: optimizer steps done.
         steps: steps in total.
-        tokens_per_second: recent speed; None before the second step, and where tokens are not counted.
-        remaining: seconds of training left at this speed; None before the second step.
+        tokens_per_second: recent speed; None where `remaining` is, and where tokens are not counted.
+        remaining: seconds of training left at this speed; None while it does not train, and before the second step
+            since it was started or resumed.
     """
 
     step: int
@@ -109,14 +112,17 @@ class Pace:
 
 
 def pace(run: Run) -> Pace:
-    """Return the progress of a run, and its speed over its last steps."""
-    table = steps([run])
+    """Return the progress of a run, and while it trains its speed over its last steps since it was resumed."""
+    table, status = steps([run]), run.status
     total = run.config.steps
     if table.empty:
         return Pace(0, total)
-    recent = table.tail(_RECENT)
+    done = int(table["step"].iloc[-1])
+    recent = table[table["step"] > status.since].tail(_RECENT)
+    if phase(run) != TRAINING or len(recent) < 2:
+        return Pace(done, total)
     first, last = recent.iloc[0], recent.iloc[-1]
-    seconds, done = last["seconds"] - first["seconds"], int(last["step"])
+    seconds = last["seconds"] - first["seconds"]
     if not seconds > 0:
         return Pace(done, total)
     per_step = seconds / (last["step"] - first["step"])

@@ -246,6 +246,9 @@ def test_training_of_another_script_is_watched_and_stopped(training: Visit, shar
     do(11, 20)
     # Live: without a reload.
     wait_for_steps(page, "theirs", 20)
+    table = page.get_by_test_id("stDataFrame").last
+    table.scroll_into_view_if_needed()
+    expect(table.get_by_role("gridcell").filter(has_text=re.compile("^20$")).first).to_be_attached()
     page.get_by_role("button", name="Stop", exact=True).click()
     expect(page.get_by_role("button", name="Stopping…")).to_be_visible()
     do(21, 21)

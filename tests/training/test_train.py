@@ -136,7 +136,9 @@ def test_stopped_run_goes_on_to_the_same_numbers(small_run, method):
 def test_run_on_inputs_is_stopped_and_resumed_to_the_same_numbers(small_run):
     whole, parts = train(small_run("whole", geometry="inputs")), small_run("parts", geometry="inputs")
     train(parts, report=stop_at(parts, 4))
-    train(parts)
+    begun = set()
+    train(parts, report=lambda event: begun.add(parts.status.since))
+    assert begun == {4}
     assert_same(whole, parts)
     assert whole.config.default_name == "swap-hiplora-inputs-s0"
 

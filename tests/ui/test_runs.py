@@ -1,5 +1,7 @@
 """Runs as the pages see them, from folders alone."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,14 @@ def add_steps(run: Run, first: int, last: int) -> None:
         )
 
 
+@contextmanager
+def training(run: Run, phase: str = "Training", since: int = 0) -> Iterator[None]:
+    """Be the process that trains a run."""
+    with run.exclusively():
+        run.set_status(Status("running", phase, since=since))
+        yield
+
+
 def give_adapter(run: Run) -> None:
     (run.path / "adapter").mkdir()
     (run.path / "adapter" / "adapter_config.json").write_text("{}")
@@ -78,11 +88,25 @@ def test_runs_that_differ_in_their_method_alone_belong_together(root: Path) -> N
 
 def test_pace_is_that_of_the_last_steps(root: Path) -> None:
     run = create(root, "run")
-    assert runs.pace(run) == runs.Pace(0, 100)
-    add_steps(run, 1, 1)
-    assert runs.pace(run) == runs.Pace(1, 100)
-    add_steps(run, 2, 40)
-    assert runs.pace(run) == runs.Pace(40, 100, 60.0, 30.0)
+    with training(run):
+        assert runs.pace(run) == runs.Pace(0, 100)
+        add_steps(run, 1, 1)
+        assert runs.pace(run) == runs.Pace(1, 100)
+        add_steps(run, 2, 40)
+        assert runs.pace(run) == runs.Pace(40, 100, 60.0, 30.0)
+
+
+def test_pace_forgets_the_steps_before_the_run_was_resumed(root: Path) -> None:
+    run = create(root, "run")
+    add_steps(run, 1, 40)
+    assert runs.pace(run) == runs.Pace(40, 100)
+    with training(run, "Loading the model", since=40):
+        assert runs.pace(run) == runs.Pace(40, 100)
+    with training(run, since=40):
+        for step, seconds in ((41, 30.0), (42, 32.0)):
+            assert runs.pace(run) == runs.Pace(step - 1, 100)
+            run.append(Step(step, 1.0, 1.0, 0.0, None, None, seconds=seconds, tokens=30 * step))
+        assert runs.pace(run) == runs.Pace(42, 100, 15.0, 116.0)
 
 
 def test_tables_follow_the_events(root: Path) -> None:
@@ -157,7 +181,8 @@ def test_speed_without_tokens_is_that_of_the_steps(root: Path) -> None:
     run = Run.create(root / "theirs", WatchedConfig(base="demo", method="LoRA", steps=10))
     for step in (1, 3):
         run.append(Step(step, 1.0, 1.0, 0.0, None, None, seconds=step / 2, tokens=0))
-    assert runs.pace(run) == runs.Pace(3, 10, None, 3.5)
+    with training(run):
+        assert runs.pace(run) == runs.Pace(3, 10, None, 3.5)
 
 
 def test_run_of_another_script_does_not_keep_ours_waiting(root: Path) -> None:
