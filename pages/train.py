@@ -130,7 +130,10 @@ def live_curves(shown: list[Run], seen: tuple[object, ...]) -> None:
     with left:
         st.markdown(f"#### {plain(curves.loss_finding(steps))}")
         st.caption(about_losses(shown))
-        st.altair_chart(curves.loss_curves(steps, longest), key="live-loss")
+        weight = st.slider("Smoothing of the loss", 0.0, 0.99, 0.6, key="smoothing", persist_state="session",
+                           help="Weight of the past in the running mean, as in TensorBoard; the losses as recorded "
+                           "stay behind it. 0: only these.")  # fmt: skip
+        st.altair_chart(curves.loss_curves(steps, longest, weight), key="live-loss")
     if scores.empty:
         right.caption("No held-out loss has been recorded: it comes with each evaluation of your script.")
         return

@@ -16,25 +16,46 @@ _SHAPES = ("circle", "diamond", "square", "triangle-up", "cross", "triangle-down
 _DASHES = [[1, 0], [2, 3], [8, 3, 2, 3], [10, 4], [12, 3, 2, 3, 2, 3], [2, 6]]
 
 
-def loss_curves(table: pd.DataFrame, longest: int) -> alt.Chart:
+def loss_curves(table: pd.DataFrame, longest: int, smoothing: float = 0.0) -> alt.Chart | alt.LayerChart:
     """Draw the task loss of every step, all runs on the same axes.
 
     Args:
         table: from `step_table`.
         longest: steps of the longest run, where the axis ends from the start.
+        smoothing: weight of the past in the curve, 0 to below 1, see `smoothed`; above 0 the values as recorded stay
+            behind it, faint.
     """
-    return (
-        alt.Chart(_plain(table[["run", "step", "task_loss"]]).assign(shown=table["task_loss"].clip(lower=_LEAST)))
-        .mark_line(strokeWidth=2)
-        .encode(
-            x=_step_axis(longest),
-            y=alt.Y("shown:Q", title="Task loss", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(format="~g")),
-            color=_by_run(alt.Color, table),
-            strokeDash=_by_run(alt.StrokeDash, table, _DASHES),
-            tooltip=["run:N", "step:Q", alt.Tooltip("task_loss:Q", format=".4g", title="task loss")],
-        )
-        .properties(height=_HEIGHT)
+    rows = _plain(table[["run", "step", "task_loss"]]).assign(shown=table["task_loss"].clip(lower=_LEAST))
+    told: list[Any] = ["run:N", "step:Q", alt.Tooltip("task_loss:Q", format=".4g", title="task loss")]
+    chart = alt.Chart().encode(
+        x=_step_axis(longest),
+        y=alt.Y("shown:Q", title="Task loss", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(format="~g")),
+        color=_by_run(alt.Color, table),
+        strokeDash=_by_run(alt.StrokeDash, table, _DASHES),
+        tooltip=told,
     )
+    if not smoothing:
+        return chart.mark_line(strokeWidth=2).properties(data=rows, height=_HEIGHT)
+    rows["smoothed"] = smoothed(table, smoothing).clip(lower=_LEAST)
+    told = [*told, alt.Tooltip("smoothed:Q", format=".4g", title="smoothed")]
+    layers = [
+        chart.mark_line(strokeWidth=1, opacity=0.3),
+        chart.mark_line(strokeWidth=2).encode(y=alt.Y("smoothed:Q"), tooltip=told),
+    ]
+    return alt.LayerChart(data=rows, layer=layers, height=_HEIGHT)
+
+
+def smoothed(table: pd.DataFrame, weight: float) -> pd.Series:
+    """Return the task loss of each run as a running mean that starts at its first value, as TensorBoard has it.
+
+    `m_n / (1 - w^n)` with `m_n = w m_{n-1} + (1 - w) x_n` and `m_0 = 0`, over the recorded steps.
+
+    Args:
+        table: from `step_table`.
+        weight: `w`, of the past, 0 to below 1.
+    """
+    groups = table.groupby("run", observed=True, sort=False)["task_loss"]
+    return groups.transform(lambda losses: losses.ewm(alpha=1 - weight).mean())
 
 
 def score_curves(table: pd.DataFrame, longest: int, *, shares: bool = True) -> alt.LayerChart:
@@ -71,33 +92,43 @@ def score_curves(table: pd.DataFrame, longest: int, *, shares: bool = True) -> a
 
 
 def loss_finding(table: pd.DataFrame) -> str:
-    """Return a sentence on the loss of each run.
+    """Return a sentence on the loss of each run, up to the last step that all have reached.
 
     Args:
         table: from `step_table`.
     """
+    if table.empty:
+        return "Task loss: no step yet."
+    reached = int(table.groupby("run", observed=True)["step"].max().min())
     words = []
     for run in adapter_colors(table["run"]):
-        part = table[table["run"] == run]
+        part = table[(table["run"] == run) & (table["step"] <= reached)]
         if len(part):
             first, last = part["task_loss"].iloc[0], part["task_loss"].tail(5).mean()
             words.append(f"{run} from {two_digits(first)} to {two_digits(last)}")
-    return f"Task loss: {', '.join(words)}." if words else "Task loss: no step yet."
+    return f"Task loss by step {reached}: {', '.join(words)}."
 
 
 def score_finding(table: pd.DataFrame) -> str:
-    """Return a sentence on the task score and the retention of each run.
+    """Return a sentence on the task score and the retention of each run, at the last step at which all were scored.
 
     Args:
         table: from `score_table`.
     """
+    if table.empty:
+        return "Not scored yet."
+    together = set.intersection(*(set(part["step"]) for _, part in table.groupby("run", observed=True)))
+    if not together:
+        return "The runs have not been scored at a common step yet."
+    step = max(together)
     words = []
     for run in adapter_colors(table["run"]):
-        part = table[table["run"] == run].groupby("role").tail(1).set_index("role")["score"]
+        part = table[(table["run"] == run) & (table["step"] == step)]
+        part = part.groupby("role").tail(1).set_index("role")["score"]
         if "task" in part:
             text = f"{run} scores {percent(part['task'])}"
             words.append(f"{text} and keeps {percent(part['retention'])} of the base" if "retention" in part else text)
-    return f"{'; '.join(words)}." if words else "Not scored yet."
+    return f"At step {step} {'; '.join(words)}."
 
 
 def _step_axis(longest: int) -> alt.X:

@@ -174,9 +174,9 @@ class Run:
                 message = f"Killed while running; its last checkpoint is at step {last}."
                 return Status("killed", "", message, str(fields.get("device", "")))
         state: State = fields["state"] if fields.get("state") in get_args(State) else "failed"
-        words = [str(fields.get(name, "")) for name in ("phase", "message", "device")]
+        phase, message, device = (str(fields.get(name, "")) for name in ("phase", "message", "device"))
         since = fields.get("since", 0)
-        return Status(state, *words, since if type(since) is int else 0)
+        return Status(state, phase, message, device, since if type(since) is int else 0)
 
     @property
     def own_config(self) -> RunConfig:

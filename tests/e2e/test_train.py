@@ -106,7 +106,7 @@ def test_two_methods_are_watched_side_by_side_and_found_in_the_sidebar(training:
     expect(page.get_by_role("heading", name="Where does this adapter change the base?")).to_be_visible()
     page.get_by_test_id("stSidebarNav").get_by_role("link", name="Train").click()
     expect(
-        page.get_by_role("heading", name=re.compile("^swap-lora-s0 scores .*; swap-hiplora-s0 scores"))
+        page.get_by_role("heading", name=re.compile("^At step 12 swap-lora-s0 scores .*; swap-hiplora-s0 scores"))
     ).to_be_visible()
     drift = re.compile("^At step 12 swap-lora-s0 has .* the weights and .* the inputs; swap-hiplora-s0")
     expect(page.get_by_role("heading", name=drift)).to_be_visible()

@@ -75,13 +75,45 @@ def test_one_run_alone_needs_no_legend() -> None:
 def test_loss_finding_says_where_each_run_began_and_stands() -> None:
     assert curves.loss_finding(STEPS[:0]) == "Task loss: no step yet."
     steps = pd.DataFrame({"run": "plain", "step": range(1, 8), "task_loss": [8.0, 9, 3, 3, 2, 1, 1]})
-    assert curves.loss_finding(steps) == "Task loss: plain from 8.0 to 2.0."
+    assert curves.loss_finding(steps) == "Task loss by step 7: plain from 8.0 to 2.0."
 
 
-def test_score_finding_says_what_each_run_last_learned_and_kept() -> None:
+def test_losses_are_compared_up_to_the_last_step_that_all_runs_reached() -> None:
+    assert curves.loss_finding(STEPS) == "Task loss by step 1: plain from 8.0 to 8.0, ours from 0 to 0."
+
+
+def test_scores_are_compared_at_the_last_step_at_which_all_runs_were_scored() -> None:
     assert curves.score_finding(SCORES[:0]) == "Not scored yet."
     said = curves.score_finding(SCORES).replace("\N{NO-BREAK SPACE}", " ")
-    assert said == "plain scores 50 % and keeps 75 % of the base; ours scores 12 %."
+    assert said == "At step 1 plain scores 25 % and keeps 88 % of the base; ours scores 12 %."
+    apart = SCORES.assign(step=[1, 1, 2, 2, 3])
+    assert curves.score_finding(apart) == "The runs have not been scored at a common step yet."
+
+
+def test_last_score_of_a_run_alone_is_told() -> None:
+    said = curves.score_finding(SCORES[SCORES["run"] == "plain"]).replace("\N{NO-BREAK SPACE}", " ")
+    assert said == "At step 2 plain scores 50 % and keeps 75 % of the base."
+
+
+def test_smoothed_loss_is_the_debiased_mean_of_tensorboard_run_by_run() -> None:
+    losses = {"plain": [8.0, 1.0, 4.0, 2.0], "ours": [3.0, 5.0]}
+    table = pd.concat([pd.DataFrame({"run": run, "task_loss": values}) for run, values in losses.items()])
+    expected = []
+    for values in losses.values():
+        last = 0.0
+        for count, value in enumerate(values, start=1):
+            last = 0.6 * last + 0.4 * value
+            expected.append(last / (1 - 0.6**count))
+    assert curves.smoothed(table.reset_index(drop=True), 0.6).tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_raw_losses_stay_faint_behind_the_smoothed_ones() -> None:
+    chart = curves.loss_curves(STEPS, 10, 0.5)
+    rows, (behind, front) = drawn(chart), spec(chart)["layer"]
+    assert rows["task_loss"].tolist() == [8.0, 4.0, 0.0]
+    assert rows["smoothed"].tolist() == pytest.approx([8.0, 16 / 3, 1e-6])
+    assert (behind["encoding"]["y"]["field"], front["encoding"]["y"]["field"]) == ("shown", "smoothed")
+    assert behind["mark"]["opacity"] < front["mark"].get("opacity", 1)
 
 
 def test_runs_differ_by_more_than_color() -> None:
