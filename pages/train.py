@@ -115,13 +115,22 @@ def say_where(run: Run) -> None:
         box(plain(status.message or STATES[status.state]), icon=":material/info:")
 
 
-def live_curves(shown: list[Run], seen: tuple[object, ...]) -> None:
-    """Draw the curves that update while runs train."""
+def progress(shown: list[Run], seen: tuple[object, ...]) -> None:
+    """Draw one line for each run, and the whole page again when one starts or ends."""
     if runs.stamp(runs.found()) != seen:
         # Update the sidebar and the buttons too.
         st.rerun()
     for run in shown:
         say_where(run)
+
+
+def drifts(shown: list[Run]) -> None:
+    """Draw the drift of all runs against their nulls: what one trains here for."""
+    drift.show(partial(drift_history, shown), {run.name: run for run in shown}, lambda call: runs.drift(*call.args))
+
+
+def live_curves(shown: list[Run]) -> None:
+    """Draw the curves that update while runs train."""
     steps, scores = runs.steps(shown), runs.scores(shown)
     if scores.empty and steps.empty:
         return
@@ -173,7 +182,6 @@ def studied(shown: list[Run]) -> None:
     history = runs.layers(shown)
     if history.empty:
         return
-    drift.show(partial(drift_history, shown), {run.name: run for run in shown}, lambda call: runs.drift(*call.args))
     longest = max(run.config.steps for run in shown)
     for draw, measures, formula in (
         (figures.tightness_history, (MEASURES["tightness"],), ""),
@@ -277,7 +285,9 @@ else:
     shown = [by_name[name] for name in chosen]
     if shown:
         controls(shown)
-        shell.fragment(lambda: live_curves(shown, seen), run_every=TICK if going else None)()
+        shell.fragment(lambda: progress(shown, seen), run_every=TICK if going else None)()
+        shell.fragment(lambda: drifts(shown), run_every=SLOW_TICK if going else None)()
+        shell.fragment(lambda: live_curves(shown), run_every=TICK if going else None)()
         take_away(shown)
         shell.fragment(lambda: studied(shown), run_every=SLOW_TICK if going else None)()
         offer_reallocation(shown)

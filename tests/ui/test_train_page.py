@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from hiplora.paths import demo_adapters, site_root
 from hiplora.training import Run
+from hiplora.training.events import Drift, Step
 from hiplora.training.run import Status
 from hiplora.training.watched import WatchedConfig
 from hiplora.ui import runs
@@ -118,3 +119,12 @@ def test_compare_shows_the_notes_of_runs(root: Path) -> None:
     app = visit("compare", adapters=["one", "swap-lora"])
     table = app.dataframe[0].value.set_index("Adapter")
     assert table["Note"].to_dict() == {"one": "the lower rate", "swap-lora": "–"}
+
+
+def test_the_drift_comes_before_every_other_chart(root: Path) -> None:
+    run = Run(root / "one")
+    run.append(Step(1, 2.0, 2.0, 0.0, None, None, seconds=1.0, tokens=0))
+    run.append(Drift(1, "weights", "", 0.1, 0.06, 0.02, 0.01, 0.03, 3.0))
+    drawn = [element.type for element in train("one", "edit-lora").main]
+    charts = [kind for kind in drawn if "chart" in kind]
+    assert charts == ["plotly_chart", "vega_lite_chart"]
