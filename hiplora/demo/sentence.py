@@ -18,7 +18,7 @@ from hiplora.demo import SKILLS, TASKS
 from hiplora.demo.scoring import greedy_answers
 from hiplora.demo.skills import ALL_FACTS, evaluation_examples
 from hiplora.errors import HiploraError
-from hiplora.sources import BaseModel, layer_and_kind, strip_peft_prefix
+from hiplora.sources import layer_and_kind, open_base, strip_peft_prefix
 from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer
 from hiplora.spectrum.prepare import BaseSpectra
 
@@ -58,8 +58,8 @@ class Probe:
         models: `{name: model}`, the base first.
 
     Args:
-        base: folder of a model over the demo vocabulary.
-        adapters: adapter folders that fit it.
+        base: folder or name of a model over the demo vocabulary.
+        adapters: folders or names of adapters that fit it.
         k: principal rank at which effects are split; by default that of the demo's HiP-LoRA adapters.
         spectra: of the base; by default loaded from the cache or computed.
 
@@ -76,9 +76,8 @@ class Probe:
     ):
         from peft import PeftModel
 
-        base = Path(base)
-        spectra = spectra or BaseSpectra(BaseModel(base))
-        self.base = base
+        spectra = spectra or BaseSpectra(open_base(base))
+        self.base = base = spectra.base.path
         self.k = k
         self.tokenizer: PreTrainedTokenizerFast = load_tokenizer(base)
         # One base for each adapter: PEFT wraps the model's layers in place.

@@ -152,6 +152,8 @@ def tour() -> None:
 
 def _close_tour() -> None:
     st.session_state[_TOUR_CLOSED] = True
+
+
 def _file(name: str) -> Path:
     return site_root() / "pages" / f"{name}.py"
 
