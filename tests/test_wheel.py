@@ -124,4 +124,4 @@ assert not page.exception, page.exception
 print(page.title[0].value)
 """
     said = _output(scripts / "python", "-I", "-c", program, cwd=elsewhere)
-    assert said == "Where does this adapter change the base?"
+    assert said == "What does this adapter change in its base?"

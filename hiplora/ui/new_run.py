@@ -152,7 +152,7 @@ def _sizes(session: Session) -> dict[str, Any]:
     one, two = st.columns(2)
     steps = one.number_input("Steps", 1, None, RunConfig.steps, key="new-steps", persist_state="session")
     seed = two.number_input("Seed", 0, 2**32 - 1, RunConfig.seed, key="new-seed", persist_state="session")
-    with st.popover("More", icon=":material/tune:"):
+    with st.popover("More settings", icon=":material/tune:"):
         rate = st.number_input("Learning rate", 0.0, None, None, format="%g", key="new-rate", persist_state="session",
                                placeholder=default_words("learning_rate"))  # fmt: skip
         batch = st.number_input("Batch size", 1, None, None, key="new-batch", persist_state="session",
