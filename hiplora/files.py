@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,6 +24,16 @@ _LFS_MAGIC = b"version https://git-lfs"
 # AT_FDCWD, and RENAME_EXCHANGE or RENAME_SWAP, of the C library.
 _HERE, _EXCHANGE = -100, 2
 _FLOAT8 = ("F8_E4M3", "F8_E5M2")
+_DTYPES = {
+    **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
+    **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
+    "bfloat16": "BF16",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+"""Names of numpy's dtypes in safetensors."""
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -319,6 +329,34 @@ def check_writable(cache: Path) -> None:
         raise HiploraError(
             f"The cache folder {cache} cannot be written: set HIPLORA_CACHE to a folder that can."
         ) from None
+
+
+def write_tensors(path: Path, tensors: Iterable[tuple[str, np.ndarray]], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, one tensor after the other: memory follows the largest, not the file.
+
+    The library itself takes all tensors at once. Its format is an 8-byte length, a JSON header, and the data.
+
+    Args:
+        path: of the file.
+        tensors: keys and arrays, taken one at a time.
+        metadata: text for the header.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    with tempfile.TemporaryFile(dir=path.parent) as data:
+        for key, tensor in tensors:
+            array = np.ascontiguousarray(tensor)
+            dtype = _DTYPES[array.dtype.name]
+            header[key] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [end, end + array.nbytes]}
+            data.write(array.reshape(-1).view(np.uint8).data)
+            end += array.nbytes
+        text = json.dumps(header).encode()
+        # Data begins at a multiple of 8 bytes; spaces may end the header.
+        text += b" " * (-len(text) % 8)
+        with path.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            data.seek(0)
+            shutil.copyfileobj(data, file)
 
 
 def hashes_of(folder: Path | None, suffixes: Collection[str] = (".safetensors", ".json")) -> dict[str, str]:

@@ -2,14 +2,24 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from hiplora.errors import HiploraError
-from hiplora.files import Tensors, atomic_path, check_writable, read_json, reject_lfs_pointer, require_finite
+from hiplora.files import (
+    Tensors,
+    atomic_path,
+    check_writable,
+    read_json,
+    reject_lfs_pointer,
+    require_finite,
+    write_tensors,
+)
 
 
 def names(folder):
@@ -180,7 +190,8 @@ def test_a_full_disk_is_said_in_a_sentence_and_leaves_nothing(tmp_path):
 import resource, signal, sys
 import numpy as np
 from pathlib import Path
-from safetensors.numpy import save_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from hiplora.errors import HiploraError
 from hiplora.files import atomic_path
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -225,3 +236,37 @@ def test_a_file_replaced_while_it_is_open_is_not_read_on(tmp_path):
     path.unlink()
     with pytest.raises(HiploraError, match=r"x\.safetensors: tensor a cannot be read"):
         tensors.read("a")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64", "int64", "uint8", "bool"])
+def test_the_library_reads_what_is_written_one_tensor_after_the_other(tmp_path, dtype):
+    rng = np.random.default_rng(0)
+    arrays = {
+        name: np.asarray(rng.normal(size=shape)).astype(np.dtype(dtype))
+        for name, shape in {"matrix": (3, 5), "a scalar": (), "nothing": (0, 4), "columns": (7,)}.items()
+    }
+    arrays["columns"] = arrays["matrix"].T
+    write_tensors(tmp_path / "own.safetensors", arrays.items(), {"format": "pt"})
+    found = load_file(tmp_path / "own.safetensors")
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+    with safe_open(tmp_path / "own.safetensors", "np") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_a_tensor_is_let_go_once_it_is_written(tmp_path):
+    alive = []
+
+    def made():
+        for number in range(4):
+            array = np.zeros((8, 8), np.float32)
+            alive.append(weakref.ref(array))
+            yield str(number), array
+            del array
+            # The writer may hold the one that it was given last.
+            assert sum(each() is not None for each in alive) <= 1
+
+    write_tensors(tmp_path / "own.safetensors", made(), {})
+    assert len(load_file(tmp_path / "own.safetensors")) == 4

@@ -5,18 +5,17 @@ import math
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import save_file
 
 from hiplora.adapters.locate import ADAPTER_FILE
 from hiplora.adapters.placement import Placement
 from hiplora.errors import HiploraError
-from hiplora.files import Tensors, atomic_path
+from hiplora.files import Tensors, atomic_path, write_tensors
 from hiplora.sources import PEFT_PREFIX
 
 _AUTHOR = "hiplora"
@@ -57,67 +56,69 @@ def save_lora(
             f"{placement.update.name} changes a layer that is used several times ({repeated[0]}), and is not written "
             "as a LoRA: that would need layer_replication."
         )
-    tensors: dict[str, np.ndarray] = {}
-    rows, ranks = [], {}
     maps = set(placement.base.linear_maps)
-    for done, (module, place) in enumerate(placement.places.items()):
+    for module, place in placement.places.items():
         if module != place.module or place.kernel or "[" in module or place.module not in maps:
             raise HiploraError(f"{module} is not a linear map of its own, and is not written as a LoRA: leave it out.")
-        Q1, s, Q2t = placement.delta(module).compact_svd
-        # What rounding leaves of a rank that is not there.
-        held = int(np.sum(s > s[0] * max(place.shape) * np.finfo(np.float64).eps)) or 1
-        rank = min(held, r or held)
-        root = np.sqrt(s[:rank])
-        tensors[f"{PEFT_PREFIX}{module}.lora_A.weight"] = np.ascontiguousarray(root[:, None] * Q2t[:rank], np.float32)
-        tensors[f"{PEFT_PREFIX}{module}.lora_B.weight"] = np.ascontiguousarray(Q1[:, :rank] * root, np.float32)
-        total = float(np.sum(s**2))
-        error = math.sqrt(float(np.sum(s[rank:] ** 2)) / total) if total and rank < held else 0.0
-        rows.append({"module": module, "rank": rank, "norm": math.sqrt(total), "error": error})
-        ranks[module] = rank
-        progress(done + 1, len(placement.places))
-    conv1d = any(place.transposed for place in placement.weights)
+    rows: list[dict[str, Any]] = []
+    ranks: dict[str, int] = {}
+
+    def factors() -> Iterator[tuple[str, np.ndarray]]:
+        for done, (module, place) in enumerate(placement.places.items()):
+            Q1, s, Q2t = placement.delta(module).compact_svd
+            # What rounding leaves of a rank that is not there.
+            held = int(np.sum(s > s[0] * max(place.shape) * np.finfo(np.float64).eps)) or 1
+            ranks[module] = rank = min(held, r or held)
+            root = np.sqrt(s[:rank])
+            yield f"{PEFT_PREFIX}{module}.lora_A.weight", (root[:, None] * Q2t[:rank]).astype(np.float32)
+            yield f"{PEFT_PREFIX}{module}.lora_B.weight", (Q1[:, :rank] * root).astype(np.float32)
+            total = float(np.sum(s**2))
+            error = math.sqrt(float(np.sum(s[rank:] ** 2)) / total) if total and rank < held else 0.0
+            rows.append({"module": module, "rank": rank, "norm": math.sqrt(total), "error": error})
+            progress(done + 1, len(placement.places))
+
     config = {name: placement.update.config.get(name) for name in _KEPT} | {
         "base_model_name_or_path": placement.update.base_name or str(placement.base.path),
-        "fan_in_fan_out": conv1d,
+        "fan_in_fan_out": any(place.transposed for place in placement.weights),
         "modules_to_save": None,
     }
-    write_lora(tensors, ranks, config, out)
+    write_lora(factors(), ranks, config, out)
     return pd.DataFrame(rows)
 
 
 def write_lora(
-    tensors: Mapping[str, np.ndarray], ranks: Mapping[str, int], config: Mapping[str, Any], out: Path
+    tensors: Iterable[tuple[str, np.ndarray]], ranks: Mapping[str, int], config: Mapping[str, Any], out: Path
 ) -> None:
     """Write a LoRA folder of scaling 1. It appears whole or not at all.
 
     Args:
-        tensors: as in `adapter_model.safetensors`.
-        ranks: `{module: rank}`.
+        tensors: keys as in `adapter_model.safetensors`, and arrays; taken and written one at a time.
+        ranks: `{module: rank}`, complete once the tensors were taken.
         config: of what it was made from; what names the base and the form of its maps is kept.
         out: folder to write.
 
     Raises:
         HiploraError: it cannot be written.
     """
-    r = Counter(ranks.values()).most_common(1)[0][0]
-    # Keys of a pattern are regular expressions, matched from any dot on: anchored, each matches one module.
-    pattern = {f"^{re.escape(module)}": rank for module, rank in ranks.items() if rank != r}
-    settings = {name: config.get(name) for name in _KEPT} | {
-        "peft_type": "LORA",
-        "r": r,
-        "lora_alpha": r,
-        "rank_pattern": pattern,
-        "alpha_pattern": pattern,
-        "target_modules": list(ranks),
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "use_rslora": False,
-        "use_dora": False,
-        "inference_mode": True,
-    }
     with atomic_path(out) as draft:
         draft.mkdir()
-        save_file(dict(tensors), draft / ADAPTER_FILE, {"format": "pt", "written_by": _AUTHOR})
+        write_tensors(draft / ADAPTER_FILE, tensors, {"format": "pt", "written_by": _AUTHOR})
+        r = Counter(ranks.values()).most_common(1)[0][0]
+        # Keys of a pattern are regular expressions, matched from any dot on: anchored, each matches one module.
+        pattern = {f"^{re.escape(module)}": rank for module, rank in ranks.items() if rank != r}
+        settings = {name: config.get(name) for name in _KEPT} | {
+            "peft_type": "LORA",
+            "r": r,
+            "lora_alpha": r,
+            "rank_pattern": pattern,
+            "alpha_pattern": pattern,
+            "target_modules": list(ranks),
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "use_rslora": False,
+            "use_dora": False,
+            "inference_mode": True,
+        }
         if (out / "README.md").is_file():
             shutil.copy2(out / "README.md", draft / "README.md")
         text = json.dumps(settings, indent=2, sort_keys=True) + "\n"

@@ -51,5 +51,5 @@ def export_lora(adapter_dir: Path, out_dir: Path) -> Path:
         lora[f"{prefix}.lora_A.weight"] = np.ascontiguousarray(R, dtype=np.float32)
         lora[f"{prefix}.lora_B.weight"] = np.ascontiguousarray(L, dtype=np.float32)
         ranks[module] = len(R)
-    write_lora(lora, ranks, config, out_dir)
+    write_lora(lora.items(), ranks, config, out_dir)
     return out_dir
