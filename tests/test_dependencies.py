@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 LOCKS = ["requirements.txt", "tests/requirements.txt"]
 OPTIONAL = {"bitsandbytes", "diffusers", "mcp"}
 """Used where they are installed, and named where they are missing."""
-NEEDED_BY_OTHERS = {"accelerate", "pyarrow", "python-multipart", "starlette"}
+NEEDED_BY_OTHERS = {"pyarrow", "python-multipart", "starlette"}
 """Declared, since what is imported does not ask for them, or not for a version that is safe."""
 CUDA = ("cuda-", "nvidia-", "triton")
 LOCKED = re.compile(r"([a-z0-9-]+)==([^ ;]+)( ; .+)?")

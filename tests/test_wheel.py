@@ -90,7 +90,8 @@ def test_version_is_that_of_the_checkout(scripts: Path, elsewhere: Path) -> None
 
 def test_demo_world_is_inside(scripts: Path, elsewhere: Path) -> None:
     out = _output(scripts / "hiplora", "analyze", "demo", "swap-lora", "--k", "4", cwd=elsewhere)
-    assert out.startswith("swap-lora (LoRA, 28 maps, k = 4): ")
+    assert out.startswith("| Adapter ")
+    assert re.search(r"^swap-lora: ", out, re.MULTILINE)
 
 
 @pytest.fixture
