@@ -103,7 +103,7 @@ def test_link_reproduces_the_view(visit: Visit) -> None:
 
 def test_tighter_budget_puts_more_modules_over_it(visit: Visit) -> None:
     page = visit.open("budget?epsilon=1.0&adapters=swap-lora")
-    visit.wait_for_plots(2)
+    visit.wait_for_plots(1)
     expect(page.get_by_role("heading", level=4).first).to_contain_text("swap-lora 0 of 28")
     slider = page.get_by_role("main").get_by_role("slider", name="Budget ε")
     slider.focus()
