@@ -45,7 +45,7 @@ def mistyped(given: Sequence[str]) -> str:
     typed_name = next((word for word in given if not word.startswith("-")), "")
     if not typed_name or typed_name in known or not (near := get_close_matches(typed_name, known, 1)):
         return ""
-    return f"there is no command {typed_name!r}: did you mean {near[0]}?"
+    return f"{typed_name!r} is not a command: did you mean {near[0]}?"
 
 
 def build_parser() -> argparse.ArgumentParser:

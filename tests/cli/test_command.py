@@ -168,7 +168,7 @@ def test_a_mistyped_command_is_answered_with_the_nearest(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["analize", "demo", "swap-lora"])
     assert stop.value.code == 2
-    assert "there is no command 'analize': did you mean analyze?" in capsys.readouterr().err
+    assert "'analize' is not a command: did you mean analyze?" in capsys.readouterr().err
 
 
 def test_a_mistyped_adapter_of_the_demo_is_answered_with_the_nearest_or_with_all(run):
