@@ -11,13 +11,11 @@ import streamlit as st
 
 from hiplora import figures
 from hiplora.adapters import Gains, place, save_lora
-from hiplora.demo.scored import ExactScores
 from hiplora.effects import AS_TRAINED, Scores, count, edits, indicator_table, removals
 from hiplora.effects import BLOCKS as BLOCKED
 from hiplora.errors import HiploraError
-from hiplora.paths import demo_base
 from hiplora.study import REPAIR_BUDGETS, Study
-from hiplora.ui import cards, loading, shell, tables
+from hiplora.ui import cards, loading, scoring, shell, tables
 from hiplora.ui.archive import zip_of
 from hiplora.ui.text import plain
 
@@ -43,42 +41,13 @@ FORMULA = (
 
 def ask_for_scores(study: Study) -> Scores | None:
     """Ask how edits are scored: exactly on the demo world, else by loss on two texts; None before there is one."""
-    if study.base.path.resolve() == demo_base().resolve():
-        return ExactScores(
-            st.select_slider(
-                "Examples per skill",
-                [40, 100, 200, 400],
-                200,
-                key="effect-size",
-                help="More are surer, and take longer.",
-            )
-        )
+    if scoring.is_exact(study):
+        return scoring.ask_exact("effect-size", 200)
     left, middle, right = st.columns([2, 2, 1])
-    task = left.text_input(
-        "Text of the task",
-        key="task-text",
-        bind="query-params",
-        persist_state="session",
-        placeholder="path of a text file",
-        help="Text like what the adapter was trained for, and best not the very text that it was trained on.",
-    )
-    kept = middle.text_input(
-        "Text of what should be kept",
-        key="kept-text",
-        bind="query-params",
-        persist_state="session",
-        placeholder="Python's documentation",
-        help="Text like what the base is used for besides. Empty: English that comes with Python.",
-    )
-    tokens = right.select_slider(
-        "Tokens of each",
-        [512, 1024, 2048, 4096, 8192],
-        2048,
-        key="effect-tokens",
-        persist_state="session",
-        help="More are surer, and take longer.",
-    )
-    if not task.strip():
+    task = scoring.ask_task_text(left, "Text of the task", "task-text", "query-params")
+    kept = scoring.ask_kept_text(middle)
+    tokens = scoring.ask_tokens(right, "effect-tokens", 2048)
+    if not task:
         st.info(
             "Name a text file of the task, and edits are scored by their loss on it, and on a text of what should be "
             "kept.",
@@ -86,7 +55,7 @@ def ask_for_scores(study: Study) -> Scores | None:
         )
         return None
     try:
-        return loading.text_losses(task.strip(), kept.strip(), tokens)
+        return loading.text_losses(task, kept, tokens)
     except HiploraError as error:
         st.error(plain(str(error)), icon=":material/error:")
         return None

@@ -9,13 +9,11 @@ import pandas as pd
 import streamlit as st
 
 from hiplora import figures
-from hiplora.demo.scored import ExactScores
 from hiplora.effects import TaskScores
 from hiplora.errors import HiploraError
 from hiplora.merging import ALL, WAYS, doubts, fail_table, outcome_rows, save_merge
-from hiplora.paths import demo_base
 from hiplora.study import BALANCES, Study, merge_groups
-from hiplora.ui import cards, loading, shell
+from hiplora.ui import cards, loading, scoring, shell
 from hiplora.ui.archive import zip_of
 from hiplora.ui.text import plain
 
@@ -59,45 +57,19 @@ def pair_of(names: Sequence[str], key: str) -> tuple[str, str]:
 
 def ask_for_scores(study: Study, names: Sequence[str]) -> TaskScores | None:
     """Ask how merges are scored: exactly on the demo world, else by loss on texts; None before there is one."""
-    if study.base.path.resolve() == demo_base().resolve():
-        return ExactScores(
-            st.select_slider(
-                "Examples per skill",
-                [40, 100, 200, 400],
-                100,
-                key="merge-size",
-                help="More are surer, and take longer.",
-            )
-        )
+    if scoring.is_exact(study):
+        return scoring.ask_exact("merge-size", 100)
     columns = st.columns(min(len(names), 4))
     texts = {
-        name: columns[place % len(columns)].text_input(
-            f"Text of {plain(name)}'s task",
-            key=f"merge-text-{name}",
-            persist_state="session",
-            placeholder="path of a text file",
-            help="Text like what the adapter was trained for, and best not the very text that it was trained on.",
+        name: scoring.ask_task_text(
+            columns[place % len(columns)], f"Text of {plain(name)}'s task", f"merge-text-{name}"
         )
         for place, name in enumerate(names)
     }
     left, right = st.columns([3, 1])
-    kept = left.text_input(
-        "Text of what should be kept",
-        key="kept-text",
-        bind="query-params",
-        persist_state="session",
-        placeholder="Python's documentation",
-        help="Text like what the base is used for besides. Empty: English that comes with Python.",
-    )
-    tokens = right.select_slider(
-        "Tokens of each",
-        [512, 1024, 2048, 4096, 8192],
-        1024,
-        key="merge-tokens",
-        persist_state="session",
-        help="More are surer, and take longer: each way reads all texts twice.",
-    )
-    given = {name: text.strip() for name, text in texts.items() if text.strip()}
+    kept = scoring.ask_kept_text(left)
+    tokens = scoring.ask_tokens(right, "merge-tokens", 1024)
+    given = {name: text for name, text in texts.items() if text}
     if not given:
         st.info(
             "Name a text file of each task, and each way to merge is scored by its loss on them, and on a text of "
@@ -106,7 +78,7 @@ def ask_for_scores(study: Study, names: Sequence[str]) -> TaskScores | None:
         )
         return None
     try:
-        return loading.task_losses(given, kept.strip(), tokens)
+        return loading.task_losses(given, kept, tokens)
     except HiploraError as error:
         st.error(plain(str(error)), icon=":material/error:")
         return None
