@@ -26,7 +26,8 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-SETTLED = '[data-testid="stApp"][data-test-script-state="notRunning"]'
+# A link that is followed before the sidebar's controls have loaded does not take their choices along.
+SETTLED = '[data-testid="stApp"][data-test-script-state="notRunning"]:not(:has([data-testid="stSkeleton"]))'
 PLOT = ".js-plotly-plot .nsewdrag"
 PAGES = {
     "": "Overview",

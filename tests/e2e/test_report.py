@@ -57,7 +57,7 @@ def test_a_changed_theme_repaints_the_figures(browser: Browser, report: Path) ->
     with opened(browser, report, color_scheme="light") as page:
         page.wait_for_selector("html[data-drawn]")
         page.emulate_media(color_scheme="dark")
-        page.wait_for_function("getComputedStyle(document.querySelector('.xtick text')).fill === 'rgb(228, 230, 234)'")
+        expect(page.locator(".xtick text").first).to_have_css("fill", "rgb(228, 230, 234)")
 
 
 def test_it_is_printed_on_white_with_its_figures(browser: Browser, report: Path) -> None:
@@ -66,7 +66,7 @@ def test_it_is_printed_on_white_with_its_figures(browser: Browser, report: Path)
         page.emulate_media(media="print")
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         assert page.locator("body").evaluate("body => getComputedStyle(body).color") == "rgb(0, 0, 0)"
-        page.wait_for_function("getComputedStyle(document.querySelector('.xtick text')).fill === 'rgb(34, 37, 43)'")
+        expect(page.locator(".xtick text").first).to_have_css("fill", "rgb(34, 37, 43)")
 
 
 def test_without_scripts_each_figure_has_its_table(browser: Browser, report: Path) -> None:
