@@ -195,6 +195,14 @@ class Plots:
         """
         return figures.merge_outcomes(self._study.merge_outcomes(weights=weights))
 
+    def merge_predictions(self, weights: Sequence[float] | None = None) -> go.Figure:
+        """Draw what each way keeps of the base against what its geometry said beforehand, on the demo world.
+
+        Args:
+            weights: one for each update; 1 by default.
+        """
+        return figures.merge_predictions(self._study.merge_predictions(weights=weights))
+
     def merge_balance(self, first: str, second: str, how: str = "sum") -> go.Figure:
         """Draw what merges of two updates keep as their weights move, on the demo world.
 

@@ -11,9 +11,10 @@ import streamlit as st
 from hiplora import figures
 from hiplora.effects import TaskScores
 from hiplora.errors import HiploraError
-from hiplora.merging import ALL, WAYS, doubts, fail_table, outcome_rows, save_merge
+from hiplora.measures import meaning_of
+from hiplora.merging import ALL, WAYS, doubts, fail_table, outcome_rows, prediction_table, save_merge
 from hiplora.study import BALANCES, Study, merge_groups
-from hiplora.ui import cards, loading, scoring, shell
+from hiplora.ui import cards, loading, scoring, shell, tables
 from hiplora.ui.archive import zip_of
 from hiplora.ui.text import plain
 
@@ -23,6 +24,25 @@ FAIL = r"\text{MergeFail} = \text{share of merges with } \min_t \text{task kept}
 FAIL += r" \;\text{ or }\; \text{kept}_{\text{worst single}} - \text{kept} > \delta"
 COSINE = r"\cos = \frac{\langle \Delta W_1, \Delta W_2 \rangle}{\lVert \Delta W_1 \rVert\, \lVert \Delta W_2 \rVert}"
 COSINE += r", \quad \text{of independent updates } 0 \pm 1/\sqrt{a b} \text{ in a block of } a \times b"
+
+GEOMETRY = {
+    "outcome": "Adapter or way",
+    "relative_norm": "Relative norm",
+    "pp": "Principal share",
+    "pp_null": "By chance",
+    "enrichment": "Enrichment",
+    "max_tightness": "Highest tightness",
+    "over_budget": "Over budget",
+}
+
+OF_TASK = "What is kept of the task of this adapter, whose own score is 100 %."
+MEANINGS = {
+    "tasks kept": "The mean over the tasks of what is kept of each adapter's own score.",
+    "over control": "How much more than the plain sum, scaled to the same norm.",
+    "base kept": "What is kept of what the base can do.",
+    "base over control": "How much more of the base than the plain sum, scaled to the same norm.",
+    "norm": "Over that of the plain sum.",
+}
 
 
 def weights_of(names: Sequence[str]) -> list[float]:
@@ -102,14 +122,14 @@ def show_outcomes(table: pd.DataFrame) -> None:
         }
     )
     shares = [*each.columns, *(name for name in shown if name != "norm")]
+    formats = dict.fromkeys(shares, "{:.1%}") | {"norm": "{:.2f}"}
+    titles = {name: name.capitalize() for name in (*shares, "norm", "outcome")}
+    helps = MEANINGS | {"outcome": meaning_of("outcome")}
+    rows = shown.join(each).reset_index("kind", drop=True).reset_index().rename(columns=titles)
     st.dataframe(
-        shown.join(each).reset_index("kind", drop=True).reset_index(),
+        rows.style.format({titles[name]: shape for name, shape in formats.items()}, na_rep="–"),
         hide_index=True,
-        column_config={name: st.column_config.NumberColumn(name.capitalize(), format="percent") for name in shares}
-        | {
-            "outcome": "Outcome",
-            "norm": st.column_config.NumberColumn("Norm", format="%.2f", help="Over that of the plain sum."),
-        },
+        column_config={title: st.column_config.Column(help=helps.get(name, OF_TASK)) for name, title in titles.items()},
     )
 
 
@@ -147,15 +167,25 @@ with st.expander("The ways", icon=":material/list:"):
                       for key, way in WAYS.items()]),
         hide_index=True,
     )  # fmt: skip
+ways = st.multiselect("Ways to merge", list(WAYS), list(WAYS), key="merge-ways")
+ways = [key for key in WAYS if key in ways] or list(WAYS)
+how_measured = study.base.identity, tuple(study[name].identity for name in names), study.k, study.epsilon, study.seen_as
+geometry = loading.background_table(
+    ("merge-geometry", *how_measured, tuple(weights), tuple(ways)),
+    partial(study.measure_merges, ways, weights, names=names),
+    lambda: len(names) + len(ways),
+    "Predict by geometry",
+    "rows",
+)
+if geometry is not None:
+    st.markdown("**Predicted by geometry**, before anything is scored:")
+    tables.show(geometry, GEOMETRY)
 scores = ask_for_scores(study, names)
 if scores is not None:
-    how_scored = study.base.identity, tuple(study[name].identity for name in names), study.k, study.epsilon
-    how_scored += study.seen_as, scores.identity
+    how_scored = *how_measured, scores.identity
     tasks = sum(scores.task_of(study[name]) is not None for name in names)
     if not tasks:
         st.info("None of these adapters has a task of the demo world on its card: only the base is scored.")
-    ways = st.multiselect("Ways to score", list(WAYS), list(WAYS), key="merge-ways")
-    ways = [key for key in WAYS if key in ways] or list(WAYS)
     outcomes = loading.background_table(
         ("merges", *how_scored, tuple(weights), tuple(ways)),
         partial(study.score_merges, ways, weights, names=names, scores=scores),
@@ -175,6 +205,14 @@ if scores is not None:
         show_outcomes(outcomes)
         for sentence in doubts(outcomes):
             st.warning(plain(sentence), icon=":material/info:")
+        if geometry is not None:
+            predicted = prediction_table(geometry, outcomes)
+            cards.figure_card(
+                figures.merge_predictions,
+                partial(study.merge_predictions, ways, weights, names=names, scores=scores),
+                name="merge-predictions",
+                compute=lambda _: predicted,
+            )
 
     if tasks:
         st.subheader("The balance of two")

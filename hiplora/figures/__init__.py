@@ -12,7 +12,7 @@ from hiplora.figures.directions import cumulative_energy, direction_energy
 from hiplora.figures.drift import principal_drift
 from hiplora.figures.heatmap import layer_map, tightness_history
 from hiplora.figures.inputs import input_damage, two_views
-from hiplora.figures.merges import merge_balance, merge_conflicts, merge_fail, merge_outcomes
+from hiplora.figures.merges import merge_balance, merge_conflicts, merge_fail, merge_outcomes, merge_predictions
 from hiplora.figures.modules import ledger, prices_by_module, reallocated_budgets, tightness_by_layer
 from hiplora.figures.octaves import octave_energy
 from hiplora.figures.playback import training_spectrum
@@ -46,6 +46,7 @@ __all__ = [
     "merge_error",
     "merge_fail",
     "merge_outcomes",
+    "merge_predictions",
     "merge_typical",
     "next_tokens",
     "norm_history",

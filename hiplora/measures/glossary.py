@@ -116,6 +116,8 @@ _HEADERS = {
     "seed": "Of the random numbers of its training.",
     "note": "What you wrote about the run on the page Train.",
     "indicator": "A measure that might tell in advance what a part causes.",
+    "over_budget": "How many modules have a tightness above 1.",
+    "outcome": "An adapter alone, or a way to merge.",
     "rank_correlation": "Spearman's: 1 when the indicator puts the parts in the right order, 0 when it says nothing.",
     "low": "Lower end of the 95 % interval, resampled.",
     "high": "Upper end of the 95 % interval, resampled.",

@@ -6,6 +6,8 @@ from hiplora.merging.model import save_model
 from hiplora.merging.outcomes import (
     ALL,
     BASE_ALLOWANCE,
+    MERGE,
+    SINGLE,
     TASK_THRESHOLD,
     balance_table,
     doubts,
@@ -14,6 +16,7 @@ from hiplora.merging.outcomes import (
     outcome_table,
     set_table,
 )
+from hiplora.merging.predicted import PREDICTORS, prediction_table
 from hiplora.merging.registry import WAYS
 from hiplora.merging.save import REPORT_FILE, require_new, save_merge, total_error
 from hiplora.merging.verify import Verification, verify
@@ -22,7 +25,10 @@ from hiplora.merging.way import Site, Way
 __all__ = [
     "ALL",
     "BASE_ALLOWANCE",
+    "MERGE",
+    "PREDICTORS",
     "REPORT_FILE",
+    "SINGLE",
     "TASK_THRESHOLD",
     "WAYS",
     "MergedUpdate",
@@ -37,6 +43,7 @@ __all__ = [
     "merge",
     "outcome_rows",
     "outcome_table",
+    "prediction_table",
     "require_new",
     "save_merge",
     "save_model",

@@ -1,6 +1,6 @@
 """What the merges of the updates of a study are worth, measured."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Final
 
@@ -9,7 +9,7 @@ import pandas as pd
 from hiplora.effects import KeptScores, TaskScores
 from hiplora.errors import HiploraError
 from hiplora.memory import Memory
-from hiplora.merging import WAYS, MergedUpdate
+from hiplora.merging import WAYS, prediction_table
 from hiplora.merging.bench import MergeBench
 from hiplora.merging.outcomes import ALL, balance_table, fail_table, outcome_table, set_table
 from hiplora.study.merges import Merges
@@ -61,6 +61,24 @@ class Outcomes(Merges):
         """Yield the table of `merge_outcomes` as it grows."""
         summed = self.merged("sum", weights, names=names)
         return self._named(outcome_table(self._merges(names, scores), self._ways(ways, weights, names), summed))
+
+    def merge_predictions(
+        self,
+        ways: Sequence[str] | None = None,
+        weights: Sequence[float] | None = None,
+        *,
+        names: Sequence[str] | None = None,
+        scores: KeptScores | None = None,
+    ) -> pd.DataFrame:
+        """Return how well the geometry of each way predicts what it loses of the base.
+
+        See `merge_geometry` and `hiplora.merging.prediction_table`. Arguments are those of `merge_outcomes`.
+
+        Raises:
+            HiploraError: as `merge_outcomes` and `merge_geometry`.
+        """
+        geometry = self.merge_geometry(ways, weights, names=names)
+        return prediction_table(geometry, self.merge_outcomes(ways, weights, names=names, scores=scores))
 
     def merge_balance(
         self, first: str, second: str, how: str = "sum", *, scores: KeptScores | None = None
@@ -147,11 +165,6 @@ class Outcomes(Merges):
     ) -> pd.DataFrame:
         """Return MergeFail of each way over thresholds: see `hiplora.merging.fail_table`; arguments as `merge_sets`."""
         return fail_table(self.merge_sets(ways, weight, names=names, scores=scores))
-
-    def _ways(
-        self, ways: Sequence[str] | None, weights: Sequence[float] | None, names: Sequence[str] | None
-    ) -> Mapping[str, MergedUpdate]:
-        return {how: self.merged(how, weights, names=names) for how in (WAYS if ways is None else ways)}
 
     def _merges(self, names: Sequence[str] | None, scores: KeptScores | None) -> MergeBench:
         """Return updates to be merged and scored; what was scored is remembered for the next table."""

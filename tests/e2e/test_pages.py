@@ -291,6 +291,9 @@ def test_two_adapters_are_merged_scored_and_taken_away(visit: Visit) -> None:
     expect(page.get_by_role("heading", level=4).first).to_contain_text(
         "swap-lora and edit-lora clearly reinforce each other in"
     )
+    page.get_by_role("button", name="Predict by geometry").click()
+    expect(page.get_by_text("Predicted by geometry, before anything is scored:")).to_be_visible()
+    visit.settle()
     page.get_by_role("main").get_by_role("slider", name="Examples per skill").press("Home")
     visit.settle()
     page.get_by_role("button", name="Score these ways").click()

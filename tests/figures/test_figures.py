@@ -14,7 +14,7 @@ from .test_ablation import TABLE as EFFECTS
 from .test_channels import PROBED
 from .test_differences import DIFFERENCE
 from .test_drift import TABLE as DRIFT
-from .test_merges import CONFLICTS, FAILS, balance_of_two
+from .test_merges import CONFLICTS, FAILS, balance_of_two, predictions
 from .test_merges import OUTCOMES as MERGES
 from .test_modules import priced, reallocated
 from .test_octaves import OCTAVES
@@ -60,6 +60,7 @@ def every_figure(layers: pd.DataFrame, directions: pd.DataFrame, sweeps: pd.Data
         "merge_typical": figures.merge_typical(learn.merge_effects((30,)), 30),
         "merge_conflicts": figures.merge_conflicts(CONFLICTS, "a", "b"),
         "merge_outcomes": figures.merge_outcomes(MERGES),
+        "merge_predictions": figures.merge_predictions(predictions()),
         "merge_balance": figures.merge_balance(balance_of_two()),
         "merge_fail": figures.merge_fail(FAILS),
         "two_views": figures.two_views(learn.two_views(30, 0.0), learn.PRINCIPAL_RANK),

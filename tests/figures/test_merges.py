@@ -140,3 +140,43 @@ def test_conflicts_stand_beside_what_independent_updates_have() -> None:
         "a and b clearly reinforce each other in 1 of 2 modules and cancel in 0; in principal blocks 1 and 0, in "
         "residual ones 1 and 0."
     )
+
+
+def predictions():
+    """Return three ways of which the norm says in what order they lose; the principal share nothing, being constant."""
+    ranks = {"relative_norm": (1.0, 0.9, 1.0), "pp": (np.nan,) * 3, "enrichment": (0.1, -0.8, 0.9),
+             "max_tightness": (0.2, -0.7, 0.9)}  # fmt: skip
+    values = {
+        "relative_norm": [0.3, 0.2, 0.1],
+        "pp": [0.1] * 3,
+        "enrichment": [3.0, 1, 2],
+        "max_tightness": [1.0, 3, 1],
+    }
+    return pd.concat(
+        [
+            pd.DataFrame({
+                "indicator": name, "value": values[name], "outcome": ["sum", "core", "ties"], "task_kept": 0.5,
+                "retention": [0.4, 0.5, 0.6], "lost": [0.6, 0.5, 0.4],
+                "rank_correlation": rank, "low": low, "high": high, "ways": 3,
+            })
+            for name, (rank, low, high) in ranks.items()
+        ],
+        ignore_index=True,
+    )  # fmt: skip
+
+
+def test_each_way_stands_where_its_geometry_and_its_measured_loss_put_it() -> None:
+    figure = figures.merge_predictions(predictions())
+    ties = [trace for trace in figure.data if trace.name == "ties"]
+    assert [(trace.x[0], trace.y[0]) for trace in ties] == [(0.1, 0.6), (0.1, 0.6), (2.0, 0.6), (1.0, 0.6)]
+    assert [note.text for note in figure.layout.annotations][:2] == ["1.00 (0.90 to 1.00)", "rank correlation: –"]
+
+
+def test_the_title_says_which_number_ranked_the_ways() -> None:
+    assert words(figures.merge_predictions(predictions())) == (
+        "Relative norm ranks the ways by what they lose of the base; highest tightness and enrichment do not clearly."
+    )
+    unsure = predictions().assign(low=-0.1)
+    assert words(figures.merge_predictions(unsure)).startswith("No number of the geometry clearly ranks")
+    unknown = predictions().assign(low=np.nan)
+    assert words(figures.merge_predictions(unknown)).startswith("Too few ways are scored, or all lose the same")

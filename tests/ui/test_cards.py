@@ -170,7 +170,7 @@ def test_every_card_that_a_page_names_is_looked_at() -> None:
     named = {name for path in sources for name in re.findall(r'name="([\w-]+)"', path.read_text())}
     # Computed on request only: the browser's tests ask for it.
     asked = {"block-effects", "energy-damage", "part-effects", "repair-outcomes"}
-    asked |= {"merge-outcomes", "merge-balance-curve", "merge-fail"}
+    asked |= {"merge-outcomes", "merge-balance-curve", "merge-fail", "merge-predictions"}
     assert named - asked <= {name for *_, names in PAGES for name in names}
 
 
@@ -179,6 +179,7 @@ def test_the_programs_of_scored_merges_draw_their_figures(monkeypatch: pytest.Mo
     study = open_study("demo", names, 16)
     for draw, table, *args in (
         (figures.merge_outcomes, partial(study.merge_outcomes, ["sum"], [1.0, 0.5], names=names, scores=scores)),
+        (figures.merge_predictions, partial(study.merge_predictions, ["sum"], names=names, scores=scores)),
         (figures.merge_balance, partial(study.merge_balance, *names, "sum", scores=scores), 2),
         (figures.merge_fail, partial(study.merge_fail, ["sum"], 0.5, names=names, scores=scores)),
     ):
