@@ -199,9 +199,9 @@ if scores is not None:
 
     st.subheader("Keep the task, save the base")
     st.caption(
-        "Tries edits by block, and their peers: scaling, a lower rank, budgets, PEFT's mitigation of intruder "
-        "dimensions. Half of the examples, or of the windows of each text, choose the best setting of each; the other "
-        "half says what it is worth."
+        "Tries edits by block, and their peers: scaling, a lower rank, a hard threshold, budgets, PEFT's mitigation of "
+        "intruder dimensions. Half of the examples, or of the windows of each text, choose the best setting of each; "
+        "the other half says what it is worth."
     )
     repairs = loading.background_table(
         ("repair", *key_of(study, name, scores)),

@@ -1,7 +1,7 @@
 """The edit that keeps an update's task and most of the base: chosen on half of the examples, judged on the other half.
 
-Beside it stand its peers, each at its own best setting: the update scaled down, cut to a lower rank, held within a
-budget, and PEFT's mitigation of intruder dimensions.
+Beside it stand its peers, each at its own best setting: the update scaled down, cut to a lower rank, cut at a
+hard threshold of its singular values, held within a budget, and PEFT's mitigation of intruder dimensions.
 """
 
 import math
@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
 from hiplora.adapters import Adapter, Delta, DenseDelta, Gains, LowRankDelta, Placement
@@ -25,6 +26,7 @@ BLOCKS: Final = "blocks"
 SCALED: Final = "scaled"
 _SCALES: Final = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 _RANKS: Final = (1, 2, 3, 4, 6)
+_THRESHOLDS: Final = (1.0, 0.7, 0.5, 0.35)
 _LAMBDAS: Final = (0.75, 0.5, 0.25, 0.0)
 _FEWEST: Final = 2
 _Score = Callable[[], tuple[Outcome, float]]
@@ -35,7 +37,7 @@ class Candidate:
     """One setting of one way to mend an update.
 
     Attributes:
-        way: `blocks`, `scaled`, `rank cut`, `within budget` or `intruders mitigated`.
+        way: `blocks`, `scaled`, `rank cut`, `hard threshold`, `within budget` or `intruders mitigated`.
         edit: the setting, in words.
         score: gives its outcome, and its norm over that of the update.
         gains: of an edit by blocks; None for any other.
@@ -125,7 +127,15 @@ def count(placement: Placement, budgets: int) -> int:
         placement: the update.
         budgets: number of budgets tried.
     """
-    return 1 + len(grid()) + len(_SCALES) + len(_ranks(placement)) + budgets + len(_LAMBDAS) * _is_plain_lora(placement)
+    return (
+        1
+        + len(grid())
+        + len(_SCALES)
+        + len(_ranks(placement))
+        + len(_THRESHOLDS)
+        + budgets
+        + len(_LAMBDAS) * _is_plain_lora(placement)
+    )
 
 
 def _candidates(bench: Bench, budgets: Mapping[float, Mapping[str, Gains]]) -> Iterator[Candidate]:
@@ -141,6 +151,12 @@ def _candidates(bench: Bench, budgets: Mapping[float, Mapping[str, Gains]]) -> I
         left, s, right = placement.delta(module).compact_svd
         return LowRankDelta(left[:, :rank] * s[:rank], right[:rank])
 
+    def thresholded(share: float, module: str) -> Delta:
+        delta = placement.delta(module)
+        left, s, right = delta.compact_svd
+        kept = s >= share * noise_threshold(s, delta.shape)
+        return LowRankDelta(left[:, kept] * s[kept], right[kept])
+
     yield Candidate(AS_TRAINED, AS_TRAINED, by_blocks(Gains()), Gains())
     for gains in grid():
         yield Candidate(BLOCKS, gains.words, by_blocks(gains), gains)
@@ -148,11 +164,32 @@ def _candidates(bench: Bench, budgets: Mapping[float, Mapping[str, Gains]]) -> I
         yield Candidate(SCALED, f"x {scale:g}", by_blocks(Gains(scale, scale, scale, scale)))
     for rank in _ranks(placement):
         yield Candidate("rank cut", f"rank {rank}", changed(("rank", rank), partial(cut, rank)))
+    for share in _THRESHOLDS:
+        name = f"{share:g} of the threshold"
+        yield Candidate("hard threshold", name, changed(("threshold", share), partial(thresholded, share)))
     for epsilon, of_modules in budgets.items():
         yield Candidate("within budget", f"ε = {epsilon:g}", by_blocks(of_modules))
     if _is_plain_lora(placement):
         for strength, change in _mitigated(placement):
             yield Candidate("intruders mitigated", f"λ = {strength:g}", changed(("intruders", strength), change))
+
+
+def noise_threshold(s: np.ndarray, shape: tuple[int, int]) -> float:
+    """Return the hard threshold of singular values for noise of unknown level (Gavish and Donoho, arXiv 1305.5870).
+
+    It is `omega(b)` times their median, with the paper's `omega(b) = 0.56 b^3 - 0.95 b^2 + 1.82 b + 1.43` for an aspect
+    ratio of `b`. An update of low rank has a median of zero: its threshold is that of the square core that holds all
+    its singular values beyond rounding, `b = 1`, which is our choice. 0 for an update of zeros.
+
+    Args:
+        s: singular values, falling.
+        shape: of the update, (m, n).
+    """
+    there = s[s > max(shape) * np.finfo(np.float64).eps * s.max(initial=0.0)]
+    if not len(there):
+        return 0.0
+    aspect = 1.0 if len(there) < min(shape) else min(shape) / max(shape)
+    return float((0.56 * aspect**3 - 0.95 * aspect**2 + 1.82 * aspect + 1.43) * np.median(there))
 
 
 def _ranks(placement: Placement) -> list[int]:

@@ -11,6 +11,7 @@ _SYMBOLS = {
     "blocks": "circle",
     "scaled": "diamond",
     "rank cut": "square",
+    "hard threshold": "hexagon",
     "within budget": "triangle-up",
     "intruders mitigated": "cross",
 }

@@ -3,6 +3,7 @@
 import numpy as np
 import peft
 import pytest
+import torch
 from peft.tuners.lora.intruders import reduce_intruder_dimension
 
 import hiplora
@@ -11,6 +12,7 @@ from hiplora.demo.scored import ExactScores
 from hiplora.demo.scoring import right_answers
 from hiplora.demo.skills import SKILLS, evaluation_examples
 from hiplora.effects import BLOCKS, SCALED, count, grid
+from hiplora.effects.repair import noise_threshold
 from hiplora.errors import HiploraError
 from hiplora.paths import demo_base
 from hiplora.sources.transformers_models import load_causal_lm, load_tokenizer
@@ -33,7 +35,7 @@ def table(study):
 
 
 def test_every_way_is_tried_and_each_has_one_best(study, table):
-    ways = ["as trained", "blocks", "scaled", "rank cut", "within budget", "intruders mitigated"]
+    ways = ["as trained", "blocks", "scaled", "rank cut", "hard threshold", "within budget", "intruders mitigated"]
     assert list(dict.fromkeys(table["way"])) == ways
     assert len(table) == count(study.placements[0], len(REPAIR_BUDGETS))
     assert len(table[table["way"] == BLOCKS]) == len(grid())
@@ -85,9 +87,34 @@ def test_mitigated_intruders_are_pefts_own(study, table):
     assert row["task_score"] == pytest.approx(right.mean())
 
 
+@pytest.mark.parametrize(("shape", "omega"), [((60, 60), 2.858), ((30, 120), 1.837)])
+def test_the_threshold_is_the_published_one_for_noise_of_full_rank(shape, omega):
+    s = np.linalg.svd(np.random.default_rng(0).standard_normal(shape), compute_uv=False)
+    # The published cubic is within 0.02 of the exact values of its table.
+    assert noise_threshold(s, shape) / np.median(s) == pytest.approx(omega, abs=0.02)
+
+
+def test_the_threshold_of_a_low_rank_update_is_that_of_its_core():
+    s = np.array([9.0, 3.0, 2.0, 1e-16])
+    assert noise_threshold(s, (40, 80)) == pytest.approx(2.86 * 3.0)
+    assert noise_threshold(np.zeros(4), (40, 80)) == 0.0
+
+
+def test_what_is_below_the_threshold_is_gone_as_in_the_dense_matrices_in_peft(study, table):
+    model = load_causal_lm(demo_base())
+    for weight, delta in study.placements[0]:
+        U, s, Vt = np.linalg.svd(delta.dense().astype(np.float64), full_matrices=False)
+        kept = s >= 0.5 * 2.86 * np.median(s[s > 1e-9 * s[0]])
+        changed = torch.from_numpy((U[:, kept] * s[kept]) @ Vt[kept]).float()
+        model.get_submodule(weight.module).weight.data += changed
+    right = right_answers(model, load_tokenizer(demo_base()), evaluation_examples("swap", SIZE)[1::2])
+    row = table[(table["way"] == "hard threshold") & (table["edit"] == "0.5 of the threshold")].iloc[0]
+    assert row["task_score"] == pytest.approx(right.mean())
+
+
 def test_an_adapter_of_another_method_has_the_ways_that_fit_it():
     study = hiplora.open("demo", ["swap-hiplora"], k=16)
-    assert count(study.placements[0], 0) == 1 + len(grid()) + 6 + 5
+    assert count(study.placements[0], 0) == 1 + len(grid()) + 6 + 5 + 4
 
 
 def test_another_base_has_no_exact_scores(llama_base, lora_folder):
