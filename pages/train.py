@@ -8,7 +8,7 @@ import streamlit as st
 from hiplora import figures
 from hiplora.errors import HiploraError
 from hiplora.figures import curves
-from hiplora.measures import MEASURES
+from hiplora.measures import MEASURES, meaning_of
 from hiplora.printable import for_spreadsheet
 from hiplora.training import Run, drift_history, layer_history
 from hiplora.training.prices import last_prices, price_table
@@ -25,6 +25,15 @@ STATES = {
     "killed": "Killed while running.",
     "failed": "Failed.",
     "finished": "Finished.",
+}
+COLUMNS = {
+    "run": "Run",
+    "method": "Method",
+    "task": "Trained on",
+    "state": "State",
+    "step": "Step",
+    "steps": "Of",
+    "note": "Note",
 }
 
 session = shell.require()
@@ -242,17 +251,11 @@ def show_table(shown: list[Run]) -> None:
         on_select=choose,
         selection_mode="single-row",
         column_config={
-            "shown": st.column_config.CheckboxColumn("In view"),
-            "run": "Run",
-            "method": "Method",
-            "task": "Trained on",
-            "state": "State",
-            "step": "Step",
-            "steps": "Of",
-            "task_score": st.column_config.NumberColumn("Task score", format="percent"),
-            "retention": st.column_config.NumberColumn("Base kept", format="percent"),
-            "note": "Note",
-            "when": st.column_config.DatetimeColumn("Last change", format="distance"),
+            "shown": st.column_config.CheckboxColumn("In view", help=meaning_of("shown")),
+            **{name: st.column_config.Column(title, help=meaning_of(name)) for name, title in COLUMNS.items()},
+            "task_score": st.column_config.NumberColumn("Task score", format="percent", help=meaning_of("task_score")),
+            "retention": st.column_config.NumberColumn("Base kept", format="percent", help=meaning_of("retention")),
+            "when": st.column_config.DatetimeColumn("Last change", format="distance", help=meaning_of("when")),
         },
     )
     st.caption(

@@ -8,6 +8,7 @@ import streamlit as st
 
 from hiplora import demo
 from hiplora.errors import HiploraError
+from hiplora.measures import meaning_of
 from hiplora.settings import HipLoraSettings
 from hiplora.sources import BaseModel
 from hiplora.training import METHODS, Run, RunConfig
@@ -224,5 +225,16 @@ def _show_match(base: BaseModel, configs: list[RunConfig]) -> None:
                 "Compared to LoRA": f"{match.difference:+.1%}",
             }
         )
-    st.dataframe(pd.DataFrame(rows), hide_index=True, width="content")
+    meanings = {
+        "Method": meaning_of("method"),
+        "Rank": meaning_of("rank"),
+        "Trained parameters": meaning_of("trainable_parameters"),
+        "Compared to LoRA": "Trained parameters, relative to those of a LoRA of the chosen rank.",
+    }
+    st.dataframe(
+        pd.DataFrame(rows),
+        hide_index=True,
+        width="content",
+        column_config={title: st.column_config.Column(help=meaning) for title, meaning in meanings.items()},
+    )
     st.caption(f"All methods match the size of a LoRA of rank {configs[0].r} within 5 %.")

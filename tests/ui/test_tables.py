@@ -6,6 +6,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from streamlit.testing.v1 import AppTest
+from streamlit.testing.v1.element_tree import Dataframe
 
 from tests.ui.visiting import visit
 
@@ -19,6 +20,13 @@ def written(app: AppTest) -> pd.DataFrame:
     return cells.set_axis(table.value.columns, axis=1)
 
 
+def assert_explained(table: Dataframe) -> None:
+    """Each header has a help."""
+    columns = json.loads(table.proto.columns)
+    explained = {title for title, settings in columns.items() if settings.get("help")}
+    assert set(table.value.columns) <= explained
+
+
 @pytest.mark.parametrize(
     ("page", "query"),
     [("overview", {}), ("read", {}), ("compare", {}), ("learn", {"part": "One sentence"})],
@@ -27,8 +35,7 @@ def test_every_header_of_a_table_is_explained(page: str, query: dict[str, str]) 
     app = visit(page, **query)
     assert app.dataframe
     for table in app.dataframe:
-        explained = {title for title, settings in json.loads(table.proto.columns).items() if settings.get("help")}
-        assert set(table.value.columns) <= explained
+        assert_explained(table)
 
 
 def test_numbers_read_as_in_the_figures() -> None:

@@ -15,6 +15,7 @@ from hiplora.training.events import Drift, Step
 from hiplora.training.run import Status
 from hiplora.training.watched import WatchedConfig
 from hiplora.ui import runs
+from tests.ui.test_tables import assert_explained
 from tests.ui.visiting import visit
 from tests.waiting import LIMIT
 
@@ -128,3 +129,10 @@ def test_the_drift_comes_before_every_other_chart(root: Path) -> None:
     drawn = [element.type for element in train("one", "edit-lora").main]
     charts = [kind for kind in drawn if "chart" in kind]
     assert charts == ["plotly_chart", "vega_lite_chart"]
+
+
+def test_every_header_of_its_tables_is_explained(root: Path) -> None:
+    tables = train("one").dataframe
+    assert "run" in tables[-1].value
+    for table in tables:
+        assert_explained(table)
