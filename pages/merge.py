@@ -127,8 +127,9 @@ def show_outcomes(table: pd.DataFrame) -> None:
     helps = MEANINGS | {"outcome": meaning_of("outcome")}
     rows = shown.join(each).reset_index("kind", drop=True).reset_index().rename(columns=titles)
     st.dataframe(
-        rows.style.format({titles[name]: shape for name, shape in formats.items()}, na_rep="–"),
+        rows.style.format({titles[name]: shape for name, shape in formats.items()}),
         hide_index=True,
+        placeholder="–",
         column_config={title: st.column_config.Column(help=helps.get(name, OF_TASK)) for name, title in titles.items()},
     )
 

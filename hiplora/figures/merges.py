@@ -201,7 +201,10 @@ def merge_predictions(table: pd.DataFrame) -> go.Figure:
         460,
         panels=True,
     )
-    return figure.update_layout(legend={"entrywidth": 112, "y": -0.25, "yanchor": "top"}, margin_b=110)
+    # The titles of the panels have two lines.
+    return figure.update_layout(
+        legend={"entrywidth": 112, "y": -0.25, "yanchor": "top"}, margin={"t": figure.layout.margin.t + 14, "b": 110}
+    ).update_annotations(font_size=13)
 
 
 def merge_balance(table: pd.DataFrame, marked: int | None = None) -> go.Figure:
@@ -389,8 +392,8 @@ def _best(merges: pd.DataFrame) -> str:
 
 def _ranked(row: pd.Series) -> str:
     if math.isnan(row["rank_correlation"]):
-        return "rank correlation: –"
-    return f"{row['rank_correlation']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+        return "–"
+    return f"{row['rank_correlation']:.2f}<br>({row['low']:.2f} to {row['high']:.2f})"
 
 
 def _predicted(table: pd.DataFrame) -> str:

@@ -65,7 +65,7 @@ def scale_of(table: pd.DataFrame) -> Scale:
             "Base skills kept",
             "Task score",
             "Base skills lost per unit of energy",
-            ".0%",
+            ".1~%",
             ".1%",
             percent,
             "Exact scores on held-out examples.",

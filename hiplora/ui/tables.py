@@ -22,15 +22,14 @@ def show(table: pd.DataFrame, titles: Mapping[str, str], alt: str = "") -> None:
         alt: what the table holds, for those who do not see it.
     """
     rows = for_spreadsheet(table[list(titles)]).reset_index(drop=True)
-    # Streamlit writes a missing text as None.
-    for column in (column for column in titles if rows[column].dtype.kind == "O"):
-        rows[column] = rows[column].astype("object").fillna("–")
     formats: dict[Any, Any] = {
         titles[column]: _format(rows[column], column) for column in titles if rows[column].dtype.kind in "iuf"
     }
     st.dataframe(
-        rows.rename(columns=titles).style.format(formats, na_rep="–"),
+        rows.rename(columns=titles).style.format(formats),
         hide_index=True,
+        # Whatever the style says, a missing value would be written as None.
+        placeholder="–",
         column_config={title: st.column_config.Column(help=meaning_of(column)) for column, title in titles.items()},
         alt=alt or None,
     )

@@ -169,7 +169,7 @@ def test_each_way_stands_where_its_geometry_and_its_measured_loss_put_it() -> No
     figure = figures.merge_predictions(predictions())
     ties = [trace for trace in figure.data if trace.name == "ties"]
     assert [(trace.x[0], trace.y[0]) for trace in ties] == [(0.1, 0.6), (0.1, 0.6), (2.0, 0.6), (1.0, 0.6)]
-    assert [note.text for note in figure.layout.annotations][:2] == ["1.00 (0.90 to 1.00)", "rank correlation: –"]
+    assert [note.text for note in figure.layout.annotations][:2] == ["1.00<br>(0.90 to 1.00)", "–"]
 
 
 def test_the_title_says_which_number_ranked_the_ways() -> None:

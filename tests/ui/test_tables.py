@@ -46,6 +46,7 @@ def test_numbers_read_as_in_the_figures() -> None:
     assert row[["Enrichment", "Band of chance", "Modules"]].tolist() == ["6.27", "0.86 to 1.15", "28"]
 
 
-def test_a_missing_word_is_a_dash() -> None:
-    table = visit("compare").dataframe[0].value
-    assert table["Budget"].tolist() == ["–", "λ = 10.0"]
+def test_a_missing_value_is_a_dash() -> None:
+    table = visit("compare").dataframe[0]
+    assert table.value["Budget"].isna().tolist() == [True, False]
+    assert table.proto.placeholder == "–"
