@@ -247,6 +247,7 @@ def show_table(shown: list[Run]) -> None:
     st.dataframe(
         for_spreadsheet(table),
         hide_index=True,
+        placeholder="–",
         key=key,
         on_select=choose,
         selection_mode="single-row",

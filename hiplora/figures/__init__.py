@@ -12,10 +12,11 @@ from hiplora.figures.directions import cumulative_energy, direction_energy
 from hiplora.figures.drift import principal_drift
 from hiplora.figures.heatmap import layer_map, tightness_history
 from hiplora.figures.inputs import input_damage, two_views
-from hiplora.figures.merges import merge_balance, merge_conflicts, merge_fail, merge_outcomes, merge_predictions
+from hiplora.figures.merges import merge_balance, merge_conflicts, merge_fail, merge_outcomes
 from hiplora.figures.modules import ledger, prices_by_module, reallocated_budgets, tightness_by_layer
 from hiplora.figures.octaves import octave_energy
 from hiplora.figures.playback import training_spectrum
+from hiplora.figures.predictions import merge_predictions
 from hiplora.figures.principal_block import principal_share
 from hiplora.figures.rank_sweep import sweep
 from hiplora.figures.repairs import repair_outcomes

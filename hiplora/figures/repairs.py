@@ -11,7 +11,7 @@ _SYMBOLS = {
     "blocks": "circle",
     "scaled": "diamond",
     "rank cut": "square",
-    "hard threshold": "hexagon",
+    "hard threshold": "hourglass",
     "within budget": "triangle-up",
     "intruders mitigated": "cross",
 }

@@ -56,6 +56,13 @@ def test_the_title_names_the_way_that_keeps_most_of_the_tasks_beside_its_control
     assert words(figures.merge_outcomes(unsure)).endswith("75 % and 65 %, which these examples cannot tell apart.")
 
 
+def test_of_ways_that_keep_as_much_of_the_tasks_the_title_names_the_one_that_keeps_most_of_the_base() -> None:
+    equal = OUTCOMES.assign(task_kept=OUTCOMES["task_kept"].replace({0.6: 0.8}))
+    assert words(figures.merge_outcomes(equal)).startswith(
+        "2 ways keep the most of the tasks, ties of them the most of the base: 80 % on average, at least 70 %"
+    )
+
+
 def test_a_way_has_one_look_in_every_figure() -> None:
     scatter, fails = figures.merge_outcomes(OUTCOMES), figures.merge_fail(FAILS)
     assert traces(scatter)["ties"].marker.color == traces(fails)["ties"].line.color
